@@ -1,0 +1,106 @@
+"""Gaussians: the value that travels through everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SH_C0 = 0.28209479177387814  # the zeroth real spherical harmonic: f_dc = (colour - 0.5) / SH_C0
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N 3D Gaussians in LGM's frame (y up, front view from +z), all values activated, float32.
+
+    Attributes:
+        positions: [N, 3], centres; LGM's own lie in [-1, 1].
+        opacities: [N], 0 to 1.
+        scales: [N, 3], standard deviations along the Gaussian's own axes, > 0, in scene units.
+        rotations: [N, 4], unit quaternions (w, x, y, z).
+        colors: [N, 3], RGB in display space (sRGB), 0 to 1.
+    """
+
+    positions: np.ndarray
+    opacities: np.ndarray
+    scales: np.ndarray
+    rotations: np.ndarray
+    colors: np.ndarray
+
+    def __post_init__(self):
+        count = len(self.positions)
+        for name, shape in (
+            ("positions", (count, 3)),
+            ("opacities", (count,)),
+            ("scales", (count, 3)),
+            ("rotations", (count, 4)),
+            ("colors", (count, 3)),
+        ):
+            array = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, {count} Gaussians need {shape}")
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> Gaussians:
+        """Gaussians from LGM's [N, 14] layout: xyz, opacity, scale x 3, quaternion wxyz, rgb."""
+        array = np.asarray(array, dtype=np.float32)
+        if array.ndim != 2 or array.shape[1] != 14:
+            raise ValueError(f"expected an array of shape [N, 14], not {array.shape}")
+        return cls(array[:, 0:3], array[:, 3], array[:, 4:7], array[:, 7:11], array[:, 11:14])
+
+    def to_array(self) -> np.ndarray:
+        """LGM's [N, 14] layout: xyz, opacity, scale x 3, quaternion wxyz, rgb."""
+        return np.concatenate(
+            [self.positions, self.opacities[:, None], self.scales, self.rotations, self.colors], axis=1
+        )
+
+    def select(self, mask: np.ndarray) -> Gaussians:
+        """The Gaussians at a boolean mask [N] or integer indices [M]."""
+        return Gaussians(
+            self.positions[mask], self.opacities[mask], self.scales[mask], self.rotations[mask], self.colors[mask]
+        )
+
+    def prune(self, min_opacity: float = 0.005) -> Gaussians:
+        """Without the Gaussians that cannot be seen, as the published code saves them."""
+        return self.select(self.opacities >= min_opacity)
+
+    def finite(self) -> np.ndarray:
+        """[N] bool: whether every value of a Gaussian is a finite number."""
+        return np.isfinite(self.to_array()).all(axis=1)
+
+    @property
+    def f_dc(self) -> np.ndarray:
+        """[N, 3], the zeroth spherical harmonics coefficients, as 3DGS files store colour."""
+        return (self.colors - 0.5) / SH_C0
+
+
+def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:
+    """[N, 3, 3] rotation matrices of unit quaternions [N, 4] (w, x, y, z)."""
+    w, x, y, z = np.moveaxis(np.asarray(quaternions), -1, 0)
+    return np.stack(
+        [
+            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+            np.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+            np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+        ],
+        -2,
+    )
+
+
+def multiply_quaternions(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The Hamilton product a * b of quaternions [..., 4] (w, x, y, z): rotate by b, then by a."""
+    aw, ax, ay, az = np.moveaxis(np.asarray(a), -1, 0)
+    bw, bx, by, bz = np.moveaxis(np.asarray(b), -1, 0)
+    return np.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        -1,
+    )

@@ -1,0 +1,249 @@
+"""What Blender and the worker say to each other: JSON-RPC 2.0, one message a line, over the worker's stdin and stdout.
+
+Blender asks (each request has an `id`; each answer carries it back):
+
+    initialize {}                     -> Initialized: versions, device, presets and what each can do
+    generate   {job, image | prompt}  -> the Result of the job (see GenerateRequest, GenerateResult)
+    cancel     {job}                  -> {"job": ..., "cancelled": bool}; the job itself then ends in a cancelled error
+    shutdown   {}                     -> {}; the worker leaves
+
+The worker tells, without an `id`:
+
+    progress   {job, stage, stage_index, stages, step, steps, message, preview}
+
+One job runs at a time; a second waits its turn. `cancel` takes effect within one denoising step, or at once for a job
+that waits. Pictures and Gaussians go by file, written under another name and renamed when whole. The worker leaves when
+its stdin ends. Nothing but messages is on its stdout.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, get_type_hints
+
+from .errors import LGMError
+
+PROTOCOL_VERSION = 1
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+JOB_FAILED = -32000  # error.data is a JobError
+
+STAGES = ("load", "matting", "views", "gaussians", "save")
+STAGE_LABELS = {
+    "load": "Loading the models",
+    "matting": "Cutting out the object",
+    "views": "Drawing the views",
+    "gaussians": "Placing the Gaussians",
+    "save": "Saving",
+}
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One job. Paths are absolute.
+
+    Attributes:
+        output: Folder that receives NAME.ply, NAME_views.png, NAME_input.png and NAME.json; made if missing.
+        image: The input image, or None.
+        prompt: The text, or ''. An image, a prompt or both must be given.
+        name: Stem of the files' names; '' takes the image's, or the prompt's first words.
+        overwrite: Whether files of that name in `output` may be replaced; otherwise a number is appended.
+        negative_prompt: What the views should not show; None takes the preset's.
+        preset: A name from `initialize`'s presets.
+        seed: 0 to 2**32 - 1.
+        steps: Denoising steps, or None for the preset's.
+        guidance: Classifier-free guidance scale (1 is none), or None for the preset's.
+        elevation: Degrees of the input view above the object, -90 to 90.
+        device: 'auto', 'cpu' or 'cuda'.
+        previews: Whether progress messages carry a picture of the views so far.
+    """
+
+    job: str
+    output: str
+    image: str | None = None
+    prompt: str = ""
+    name: str = ""
+    overwrite: bool = False
+    negative_prompt: str | None = None
+    preset: str = "mini"
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    elevation: float = 0.0
+    device: str = "auto"
+    previews: bool = True
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What a finished job left behind: files, and every setting that made them (NAME.json holds the same).
+
+    Attributes:
+        ply: The Gaussians, pruned, a 3DGS PLY in LGM's frame.
+        views: A picture of the four views side by side, azimuth 0, 90, 180, 270.
+        input: The matted, recentred input image, or None for text alone.
+        json: The file that holds this result.
+        gaussians: How many Gaussians the PLY holds.
+        settings: The request as it was carried out, every default filled in.
+        versions: Of the extension, Python, torch, diffusers, transformers and the preset's weights.
+        timings: Seconds of each stage, and 'total'.
+        device: 'cpu', or the GPU's name.
+        warnings: Sentences for the user.
+    """
+
+    job: str
+    ply: str
+    views: str
+    input: str | None
+    json: str
+    gaussians: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    timings: dict[str, float]
+    device: str
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: `step` of `steps` within stage number `stage_index` of `stages`, `preview` a picture's path."""
+
+    job: str
+    stage: str
+    stage_index: int
+    stages: int
+    step: int = 0
+    steps: int = 0
+    message: str = ""
+    preview: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The stage in words."""
+        return self.message or STAGE_LABELS.get(self.stage, self.stage)
+
+
+@dataclass(frozen=True)
+class PresetInfo:
+    """A preset as `initialize` tells it.
+
+    Attributes:
+        modes: Subset of 'image', 'text'.
+        ready: Whether its weights are here and whole.
+        problem: If not ready, a sentence that says what is missing and what to do.
+    """
+
+    name: str
+    label: str
+    modes: list[str]
+    ready: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Initialized:
+    """The worker's answer to `initialize`. `device` is what 'auto' takes: 'cuda' or 'cpu'."""
+
+    protocol: int
+    version: str
+    python: str
+    torch: str
+    device: str
+    device_name: str
+    presets: list[PresetInfo]
+    log: str
+
+
+@dataclass(frozen=True)
+class JobError:
+    """`data` of a failed job's error. `log` is the worker's log file."""
+
+    job: str
+    kind: str
+    log: str = ""
+
+
+def to_params(value: Any) -> dict[str, Any]:
+    """A message's dataclass as a JSON object."""
+    return asdict(value)
+
+
+def from_params(cls: type, params: Any) -> Any:
+    """A message's dataclass from a JSON object, its names and simple types checked.
+
+    Raises:
+        LGMError: If a field is missing, unknown or of another type.
+    """
+    if not isinstance(params, dict):
+        raise LGMError(f"{cls.__name__} needs a JSON object, not {type(params).__name__}.")
+    known = {f.name: f for f in fields(cls)}
+    if unknown := sorted(set(params) - set(known)):
+        raise LGMError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))}.")
+    required = (name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING)
+    if missing := sorted(set(required) - set(params)):
+        raise LGMError(f"{cls.__name__} needs {', '.join(map(repr, missing))}.")
+    hints = get_type_hints(cls)
+    values = {}
+    for name, value in params.items():
+        hint = hints[name]
+        if hint == list[PresetInfo]:
+            value = [from_params(PresetInfo, item) for item in value]
+        elif isinstance(value, int) and not isinstance(value, bool) and hint in (float, float | None):
+            value = float(value)
+        elif not _fits(value, hint):
+            raise LGMError(f"{cls.__name__}'s {name!r} can't be {value!r}.")
+        values[name] = value
+    return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    allowed = getattr(hint, "__args__", None) if getattr(hint, "__origin__", None) is None else (hint.__origin__,)
+    for kind in allowed or (hint,):
+        kind = getattr(kind, "__origin__", kind)
+        if kind is Any or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
+            return True
+    return False
+
+
+def request(id: int, method: str, params: Any = None) -> dict[str, Any]:
+    """A JSON-RPC request."""
+    return {"jsonrpc": "2.0", "id": id, "method": method, "params": params if params is not None else {}}
+
+
+def notification(method: str, params: Any) -> dict[str, Any]:
+    """A JSON-RPC notification."""
+    return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def response(id: int | str | None, result: Any) -> dict[str, Any]:
+    """A JSON-RPC answer."""
+    return {"jsonrpc": "2.0", "id": id, "result": result}
+
+
+def error_response(id: int | str | None, code: int, message: str, data: Any = None) -> dict[str, Any]:
+    """A JSON-RPC error; `message` is a sentence for the user."""
+    error = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return {"jsonrpc": "2.0", "id": id, "error": error}
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One message as one line of UTF-8 with its newline. Non-ASCII letters are escaped: no console can break them."""
+    return json.dumps(message, allow_nan=False).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The message in one line.
+
+    Raises:
+        ValueError: If the line is not a JSON object.
+    """
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("a message must be a JSON object")
+    return message

@@ -68,7 +68,7 @@ def test_answers_what_is_missing_and_what_is_no_object():
     with pytest.raises(LGMError, match="needs a JSON object"):
         messages.from_params(GenerateRequest, [1])
     for line in (b"[1]", b"{", b"\xff\xfe", b""):
-        with pytest.raises(ValueError, match="object|Expecting|decode"):
+        with pytest.raises(ValueError, match=r"object|Expecting|decode"):
             messages.decode(line)
 
 

@@ -6,7 +6,6 @@ axis): weight = int8 * scale. Every other tensor is stored as it is.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +49,7 @@ def save_file(state: dict[str, Tensor], path: str | Path, bits: Literal[16, 8] =
     partial = path.with_name(path.name + ".partial")
     try:
         safetensors.torch.save_file(tensors, partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

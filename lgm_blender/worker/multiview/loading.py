@@ -1,0 +1,202 @@
+"""The parts of a multi-view model, from a folder in diffusers' layout.
+
+Configurations and safetensors are read into this project's U-Net and into diffusers' and transformers' own classes. No
+code that comes with the weights is ever run, nothing is fetched, and a tensor that is missing, unexpected or of another
+shape is an error: some library versions would fill it with random numbers without a word.
+
+    unet/              config.json, diffusion_pytorch_model.safetensors
+    vae/               config.json, diffusion_pytorch_model.safetensors
+    scheduler/         scheduler_config.json
+    text_encoder/      config.json, model.safetensors            (with tokenizer/; or neither, for images only)
+    image_encoder/     config.json, model.safetensors            (with feature_extractor/; or neither, for text only)
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
+
+try:  # transformers 5: the plain name is another implementation where torchvision is installed, with other results
+    from transformers import CLIPImageProcessorPil as CLIPImageProcessor
+except ImportError:
+    from transformers import CLIPImageProcessor
+
+from ...core.errors import LGMError
+from ..quantization import load_file
+from .unet import MultiViewUNet
+
+SCHEDULERS = ("DDIMScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
+
+# Settings of the published U-Net class that no published checkpoint changes, and that this project's lacks.
+UNET_CONSTANTS = {
+    "dropout": 0,
+    "conv_resample": True,
+    "dims": 2,
+    "num_classes": None,
+    "num_heads": -1,
+    "num_heads_upsample": -1,
+    "use_scale_shift_norm": False,
+    "resblock_updown": False,
+    "n_embed": None,
+    "disable_self_attentions": None,
+    "num_attention_blocks": None,
+    "disable_middle_self_attn": False,
+    "adm_in_channels": None,
+}
+
+# The attention of AutoencoderKL before and after diffusers 0.18.
+VAE_RENAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        LGMError: If the file is missing or holds no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LGMError(f"The model's file {path} is missing or can't be read ({error.strerror}).", "weights") from error
+    except ValueError as error:
+        raise LGMError(f"The model's file {path} is damaged: it is no JSON. Fetch it again.", "weights") from error
+    if not isinstance(values, dict):
+        raise LGMError(f"The model's file {path} is damaged: it holds no JSON object. Fetch it again.", "weights")
+    return values
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], path: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """`model`, built on the meta device, with the tensors of `state`; ready for inference.
+
+    Raises:
+        LGMError: If the names or shapes differ; it tells the first of them.
+    """
+    expected = model.state_dict()
+    faults = [f"{name} is missing" for name in expected if name not in state]
+    faults += [f"{name} is unexpected" for name in state if name not in expected]
+    faults += [
+        f"{name} has shape {list(state[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise LGMError(f"{path} holds another model's weights: {'; '.join(faults[:3])}{more}.", "weights")
+    for name, tensor in state.items():
+        state[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+    model.load_state_dict(state, assign=True)
+    for module in model.modules():
+        if "position_ids" in module._buffers:  # counts up, is in no file, and was built without memory
+            module.position_ids = torch.arange(module.position_ids.shape[-1], device=device)[None]
+    return model.requires_grad_(False).eval()
+
+
+def _build(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
+    """The module that `build` makes of the folder's config.json, without memory for its weights."""
+    config = read_json(folder / "config.json")
+    try:
+        with torch.device("meta"):
+            return build(config)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise LGMError(f"{folder / 'config.json'} describes no model known here: {error}.", "weights") from error
+
+
+def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> MultiViewUNet:
+    """The U-Net of a folder with the published configuration and tensor names."""
+    model = _build(folder, _build_unet)
+    path = folder / "diffusion_pytorch_model.safetensors"
+    return fill(model, load_file(path), path, device, dtype)
+
+
+def _build_unet(config: dict[str, Any]) -> MultiViewUNet:
+    settings = {}
+    for name, value in config.items():
+        if name in inspect.signature(MultiViewUNet).parameters:
+            settings[name] = value
+        elif not name.startswith("_") and UNET_CONSTANTS.get(name, object()) != value:
+            raise ValueError(f"{name} = {value!r} is a setting of another U-Net")
+    return MultiViewUNet(**settings)
+
+
+def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
+    """diffusers' VAE, from files of any of its versions."""
+    model = _build(folder, AutoencoderKL.from_config)
+    path = folder / "diffusion_pytorch_model.safetensors"
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = {}
+    for name, tensor in load_file(path).items():
+        if ".attentions." in name:
+            for old, new in VAE_RENAMES.items():
+                name = name.replace(old, new)
+            if tensor.ndim == 4 and expected.get(name) == tensor.shape[:2]:  # a 1x1 convolution, now a linear layer
+                tensor = tensor[:, :, 0, 0]
+        state[name] = tensor
+    return fill(model, state, path, device, dtype)
+
+
+def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> CLIPTextModel:
+    """transformers' CLIP text model, from files of any of its versions."""
+    model = _build(folder, lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)))
+    return _fill_clip(model, folder, "text_model.", device, dtype)
+
+
+def load_image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
+    """transformers' CLIP vision model, from files of any of its versions."""
+    model = _build(folder, lambda config: CLIPVisionModel(CLIPVisionConfig.from_dict(config)))
+    return _fill_clip(model, folder, "vision_model.", device, dtype)
+
+
+def _fill_clip(model: nn.Module, folder: Path, prefix: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    path = folder / "model.safetensors"
+    wanted = prefix if any(name.startswith(prefix) for name in model.state_dict()) else ""
+    state = {
+        wanted + name.removeprefix(prefix): tensor
+        for name, tensor in load_file(path).items()
+        # Older files hold the positions' buffer; some hold the projection into CLIP's shared space, unused here.
+        if not name.endswith("position_ids") and name not in ("text_projection.weight", "visual_projection.weight")
+    }
+    return fill(model, state, path, device, dtype)
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """transformers' CLIP tokenizer."""
+    return _from_pretrained(CLIPTokenizer, folder, "vocab.json", "merges.txt")
+
+
+def load_image_processor(folder: Path) -> CLIPImageProcessor:
+    """transformers' CLIP image processor, the one that resizes with Pillow."""
+    return _from_pretrained(CLIPImageProcessor, folder, "preprocessor_config.json")
+
+
+def _from_pretrained(cls: type, folder: Path, *files: str) -> Any:
+    for file in files:  # otherwise some versions make an empty one without a word
+        if not (folder / file).is_file():
+            raise LGMError(f"The model's file {folder / file} is missing. Fetch the preset's weights again.", "weights")
+    try:
+        return cls.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LGMError(f"The model's files in {folder} can't be read: {error}", "weights") from error
+
+
+def load_scheduler(folder: Path, name: str | None = None) -> SchedulerMixin:
+    """diffusers' scheduler.
+
+    Args:
+        folder: Holds scheduler_config.json.
+        name: One of SCHEDULERS, in place of the one that the configuration names.
+    """
+    config = read_json(folder / "scheduler_config.json")
+    name = name or config.get("_class_name", SCHEDULERS[0])
+    if name not in SCHEDULERS:
+        raise LGMError(f"The scheduler {name!r} is unknown; use one of {', '.join(SCHEDULERS)}.", "weights")
+    return getattr(diffusers, name).from_config(config)

@@ -1,0 +1,228 @@
+"""The multi-view pipeline against what the published code computes, and what a caller may rely on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import golden_normal
+from diffusers import AutoencoderKL, DDIMScheduler
+from safetensors.torch import load_file
+from tiny_multiview import golden_state, write_folder
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from lgm_blender.core.cameras import multiview_cameras
+from lgm_blender.core.errors import Cancelled, LGMError
+from lgm_blender.worker.multiview.loading import SCHEDULERS, CLIPImageProcessor
+from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
+from lgm_blender.worker.multiview.unet import MultiViewUNet
+
+
+def test_the_pipeline_agrees_with_the_published_code(golden):
+    meta = json.loads((golden / "meta.json").read_text())
+    salt, settings = meta["salt"], meta["imagedream_pipeline"]
+    tensors = load_file(golden / "imagedream_pipeline.safetensors")
+
+    def normal(name: str, *shape: int) -> torch.Tensor:
+        return torch.from_numpy(golden_normal(salt, f"pipeline.{name}", shape))
+
+    unet = MultiViewUNet(**settings["unet"])
+    vae = AutoencoderKL(**settings["vae"])
+    encoder = CLIPVisionModel(CLIPVisionConfig(**settings["clip_vision"]))
+    for model in (unet, vae, encoder):
+        model.load_state_dict(golden_state(model, salt))
+        model.eval()
+    pipeline = MultiViewPipeline(
+        unet,
+        vae,
+        DDIMScheduler(**meta["imagedream_unet"]["scheduler"]),
+        image_processor=CLIPImageProcessor(**settings["clip_image_processor"]),
+        image_encoder=encoder,
+    )
+    width = settings["unet"]["context_dim"]
+    text = torch.cat([normal("negative", 1, 77, width), normal("positive", 1, 77, width)])
+    embeds, image_latent = pipeline.encode_image(tensors["image"].numpy())
+    latents = pipeline.denoise(
+        normal("latents", 5, 4, 32, 32)[:4],  # the fifth is the image's frame, which needs no noise here
+        text,
+        embeds,
+        image_latent,
+        settings["num_inference_steps"],
+        settings["guidance_scale"],
+        settings["elevation_above"],
+    )
+    views = pipeline.decode(latents)[:, ::2, ::2]
+    expected = tensors["views"][:4].numpy()
+    assert np.abs(views - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("models") / "with image und Käse")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder) -> MultiViewPipeline:
+    return MultiViewPipeline.from_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def text_pipeline(tmp_path_factory) -> MultiViewPipeline:
+    """MVDream's kind: no image."""
+    return MultiViewPipeline.from_folder(write_folder(tmp_path_factory.mktemp("models") / "text", image=False))
+
+
+@pytest.fixture(scope="module")
+def image_pipeline(tmp_path_factory) -> MultiViewPipeline:
+    """No text encoder."""
+    return MultiViewPipeline.from_folder(write_folder(tmp_path_factory.mktemp("models") / "image", text=False))
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).random((20, 24, 3), dtype=np.float32)
+
+
+def test_the_same_seed_gives_the_same_views_and_another_one_others(pipeline, picture):
+    views = pipeline(image=picture, steps=2, seed=3)
+    assert views.shape == (4, 16, 16, 3)
+    assert views.dtype == np.float32
+    assert 0 <= views.min() < views.max() <= 1
+    torch.manual_seed(99)
+    assert np.array_equal(pipeline(image=picture, steps=2, seed=3), views)
+    assert np.abs(pipeline(image=picture, steps=2, seed=4) - views).max() > 0.01
+
+
+def test_image_text_and_both_are_three_things(pipeline, picture):
+    assert pipeline.modes == ("image", "text")
+    image = pipeline(image=picture, steps=2)
+    text = pipeline("a cat", steps=2)
+    both = pipeline("a cat", image=picture, steps=2)
+    assert min(np.abs(a - b).max() for a, b in ((image, text), (text, both), (both, image))) > 1e-3
+
+
+def test_models_with_one_mode_say_so(text_pipeline, image_pipeline, picture):
+    assert text_pipeline.modes == ("text",)
+    assert text_pipeline("a cat", steps=1).shape == (4, 16, 16, 3)
+    with pytest.raises(LGMError, match="can't start from an image"):
+        text_pipeline("a cat", image=picture)
+    assert image_pipeline.modes == ("image",)
+    assert image_pipeline(image=picture, steps=1).shape == (4, 16, 16, 3)
+    with pytest.raises(LGMError, match="takes no text"):
+        image_pipeline("a cat", image=picture)
+
+
+def test_the_negative_prompt_counts_and_only_with_guidance(pipeline, picture):
+    def views(negative_prompt, guidance):
+        return pipeline(image=picture, steps=2, negative_prompt=negative_prompt, guidance=guidance)
+
+    assert np.abs(views("ugly", 5.0) - views("", 5.0)).max() > 1e-4
+    assert np.array_equal(views("ugly", 1.0), views("", 1.0))
+
+
+def test_guidance_1_computes_one_half_and_equals_the_limit_of_both(pipeline, picture, monkeypatch):
+    rows = []
+    denoise = pipeline.unet.denoise
+
+    def spy(x, timesteps, condition):
+        rows.append(len(x))
+        return denoise(x, timesteps, condition)
+
+    monkeypatch.setattr(pipeline.unet, "denoise", spy)
+    alone = pipeline(image=picture, steps=2, guidance=1.0)
+    both = pipeline(image=picture, steps=2, guidance=1.0 + 1e-6)
+    assert rows == [1, 1, 2, 2]
+    np.testing.assert_allclose(alone, both, atol=1e-4)
+
+
+def test_elevation_is_positive_above_the_object(pipeline, picture, monkeypatch):
+    cameras = []
+    prepare = pipeline.unet.prepare
+
+    def spy(context, camera, image_embeds):
+        cameras.append(camera)
+        return prepare(context, camera, image_embeds)
+
+    monkeypatch.setattr(pipeline.unet, "prepare", spy)
+    pipeline(image=picture, steps=1, elevation=30.0)
+    camera = cameras[0][0].numpy()
+    assert np.allclose(camera, multiview_cameras(30.0, image_frame=True))
+    heights = camera[:4].reshape(4, 4, 4)[:, 2, 3]  # the U-Net's cameras are z up
+    assert np.allclose(heights, 0.5, atol=1e-6)
+    assert not camera[4].any()
+
+
+def test_each_step_is_told_and_can_be_seen(pipeline, picture):
+    told = []
+    views = pipeline(image=picture, steps=3, on_step=lambda step, steps, decode: told.append((step, steps, decode())))
+    assert [(step, steps) for step, steps, _ in told] == [(1, 3), (2, 3), (3, 3)]
+    preview = told[-1][2]
+    assert preview.shape == views.shape
+    # The last step of DDIM ends at the least noise, not at none, so the last expectation is near the result.
+    assert np.abs(preview - views).mean() < 0.02
+    assert np.abs(told[0][2] - views).mean() > np.abs(preview - views).mean()
+
+
+def test_raising_from_on_step_ends_the_job_and_the_next_one_works(pipeline, picture):
+    expected = pipeline(image=picture, steps=3)
+    steps_done = []
+
+    def cancel(step, steps, decode):
+        steps_done.append(step)
+        if step == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        pipeline(image=picture, steps=3, on_step=cancel)
+    assert steps_done == [1, 2]
+    assert np.array_equal(pipeline(image=picture, steps=3), expected)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_ends_near_the_same_views(folder, picture, scheduler):
+    def views(name, steps):
+        return MultiViewPipeline.from_folder(folder, scheduler=name)(image=picture, steps=steps, guidance=1.0)
+
+    difference = np.abs(views(scheduler, 20) - views("DDIMScheduler", 60))
+    assert difference.mean() < 0.05
+
+
+def test_other_sizes(pipeline, picture):
+    assert pipeline(image=picture, steps=1, size=24).shape == (4, 24, 24, 3)
+    with pytest.raises(LGMError, match="multiple of 4"):
+        pipeline(image=picture, steps=1, size=18)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "an image, a text, or both"),
+        ({"prompt": "  "}, "an image, a text, or both"),
+        ({"prompt": "a", "steps": 0}, "Steps"),
+        ({"prompt": "a", "steps": 1001}, "Steps"),
+        ({"prompt": "a", "guidance": float("nan")}, "Guidance"),
+        ({"prompt": "a", "guidance": -1}, "Guidance"),
+        ({"image": np.ones((8, 8, 4), np.float32)}, "3 colours"),
+    ],
+)
+def test_bad_settings_are_answered_with_a_sentence(pipeline, settings, sentence):
+    with pytest.raises(LGMError, match=sentence) as caught:
+        pipeline(**settings)
+    assert caught.value.kind == "bad_input"
+
+
+def test_long_texts_are_cut(pipeline):
+    assert np.array_equal(pipeline("a " * 40, steps=1), pipeline("a " * 50, steps=1))
+
+
+def test_offloading_changes_nothing(folder, pipeline, picture):
+    offloaded = MultiViewPipeline.from_folder(folder, offload=True)
+    assert np.array_equal(offloaded("a cat", image=picture, steps=1), pipeline("a cat", image=picture, steps=1))
+
+
+def test_bfloat16_is_close(folder, pipeline, picture):
+    coarse = MultiViewPipeline.from_folder(folder, dtype=torch.bfloat16)
+    difference = coarse(image=picture, steps=4) - pipeline(image=picture, steps=4)
+    assert np.abs(difference).mean() < 0.02

@@ -191,14 +191,3 @@ def find_worker_python(preference: str = "", environ: Mapping[str, str] = os.env
             return environment_python(found)
     shared = environment_python(data_folder() / "environment")
     return shared if shared.exists() else None
-
-
-def worker_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Environment variables for the worker's process: this package importable, Blender's own Python settings gone."""
-    variables = {name: value for name, value in environ.items() if name not in ("PYTHONHOME", "PYTHONSTARTUP")}
-    package = str(Path(__file__).resolve().parents[2])
-    variables["PYTHONPATH"] = package
-    variables["PYTHONNOUSERSITE"] = "1"
-    variables["PYTHONUTF8"] = "1"
-    variables["PYTHONUNBUFFERED"] = "1"
-    return variables

@@ -541,6 +541,13 @@ def test(arguments: list[str]) -> int:
     return max(codes - {NO_TESTS}, default=NO_TESTS) if codes != {NO_TESTS} else NO_TESTS
 
 
+def lint() -> int:
+    """Ruff's rules and its format; 0 if both are kept."""
+    target = install(environment_for(blender_python()), "test")
+    ruff = [str(target.python), "-m", "ruff"]
+    return max(wait(start_child([*ruff, *words, "."], None)) for words in (["check"], ["format", "--check"]))
+
+
 def run_pytest(target: Environment, worker: Environment, arguments: list[str]) -> tuple[int, dict[str, int]]:
     """Runs the tests that this environment is for; pytest's exit code and how many passed, failed and so on."""
     rooms = ["core"]
@@ -598,6 +605,7 @@ def parse() -> argparse.Namespace:
     )
     demo_options.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: %(default)s)")
     commands.add_parser("test", help="all tests; arguments go on to pytest")
+    commands.add_parser("lint", help="ruff's checks and format")
     commands.add_parser("package", help="the extension zip, in dist/")
     clean_options = commands.add_parser("clean", help="gives back environments, build/ and dist/")
     clean_options.add_argument("--out", action="store_true", help="out/ too")
@@ -614,6 +622,8 @@ def main() -> int:
             demo(arguments.image, arguments.out, arguments.seed)
         elif arguments.command == "test":
             return test(arguments.arguments)
+        elif arguments.command == "lint":
+            return lint()
         elif arguments.command == "package":
             target = install(environment_for(blender_python()), "blender")
             print(f"Made {relative(package(target))}. In Blender: Preferences > Get Extensions > Install from Disk.")

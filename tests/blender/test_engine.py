@@ -1,0 +1,301 @@
+"""The engine against workers that behave and misbehave. Run: pytest tests/blender/test_engine.py"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lgm_blender.blender.engine import Engine, log_folder, worker_command
+from lgm_blender.blender.process import MAX_LINE, Process, clean_variables
+from lgm_blender.core.errors import LGMError
+from lgm_blender.core.messages import GenerateRequest
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+@pytest.fixture
+def make_engine(tmp_path):
+    """Engines of the fake worker's behaviours; stopped at the end."""
+    engines = []
+
+    def make(behaviour="well", **options):
+        engine = Engine([sys.executable, "-u", str(FAKE), behaviour], logs=tmp_path / "logs", **options)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.stop()
+
+
+def request(folder, **values) -> GenerateRequest:
+    return GenerateRequest(**{"job": "", "output": str(folder / "out"), "image": "/somewhere/apple.png", **values})
+
+
+def run_until(engine, condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        engine.step()
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_generates(make_engine, tmp_path):
+    engine = make_engine()
+    seen = []
+    result = engine.wait(engine.generate(request(tmp_path)), on_progress=lambda job: seen.append(job.state))
+    assert Path(result.ply) == tmp_path / "out" / "apple.ply"
+    assert seen[0] == "running"
+    assert seen[-1] == "done"
+    assert engine.state == "ready"
+    assert [preset.name for preset in engine.info.presets] == ["mini", "lgm"]
+
+
+def test_step_never_waits(make_engine, tmp_path):
+    engine = make_engine("slow")
+    job = engine.generate(request(tmp_path))
+    longest = 0.0
+    while not job.ended:
+        before = time.monotonic()
+        engine.step()
+        longest = max(longest, time.monotonic() - before)
+        time.sleep(0.01)
+    assert job.state == "done"
+    assert longest < 0.1
+
+
+def test_step_tells_each_change_once(make_engine, tmp_path):
+    engine = make_engine()
+    job = engine.generate(request(tmp_path))
+    changes = []
+    while not job.ended:
+        changes += engine.step()
+        time.sleep(0.01)
+    assert changes[-1] is job
+    assert engine.step() == []
+
+
+def test_second_job_needs_no_second_start(make_engine, tmp_path):
+    engine = make_engine()
+    engine.wait(engine.generate(request(tmp_path)))
+    pid = engine._process.pid
+    result = engine.wait(engine.generate(request(tmp_path)))
+    assert engine._process.pid == pid
+    assert Path(result.ply).name == "apple_2.ply"
+
+
+def test_two_jobs_at_once(make_engine, tmp_path):
+    engine = make_engine()
+    first, second = engine.generate(request(tmp_path)), engine.generate(request(tmp_path))
+    engine.wait(second)
+    assert first.state == "done"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("dies_at_start", ["could not start", "exit code 1", "No module named 'torch'", "worker_stderr.log"]),
+        ("haunted", ["could not start", "exit code 3"]),
+        ("dies_in_job", ["stopped unexpectedly", "exit code 7", "the roof is on fire"]),
+        ("old", ["version 99"]),
+        ("mute", ["closed its output"]),
+    ],
+)
+def test_death_is_a_sentence(make_engine, tmp_path, behaviour, words):
+    engine = make_engine(behaviour)
+    with pytest.raises(LGMError) as caught:
+        engine.wait(engine.generate(request(tmp_path)), timeout=20)
+    for word in words:
+        assert word in caught.value.message
+    assert caught.value.kind == "worker"
+    assert engine.state == "off"
+    assert not engine.busy
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_killed_for_memory(make_engine, tmp_path):
+    engine = make_engine("killed_in_job")
+    with pytest.raises(LGMError, match="memory") as caught:
+        engine.wait(engine.generate(request(tmp_path)))
+    assert caught.value.kind == "out_of_memory"
+
+
+def test_silent_worker_is_given_up(make_engine, tmp_path):
+    engine = make_engine("silent", start_timeout=0.5)
+    job = engine.generate(request(tmp_path))
+    pid = engine._process.pid
+    with pytest.raises(LGMError, match=r"did not answer within 0\.5 seconds"):
+        engine.wait(job)
+    run_until(engine, lambda: not alive(pid))
+
+
+def test_program_that_is_not_there(tmp_path):
+    engine = Engine([str(tmp_path / "no python")], logs=tmp_path)
+    job = engine.generate(request(tmp_path))
+    assert engine.step() == [job]
+    assert "could not be started" in job.error
+    with pytest.raises(LGMError, match="could not be started"):
+        engine.wait_ready()
+
+
+def test_starts_again_after_a_death(make_engine, tmp_path):
+    engine = make_engine("dies_once")
+    with pytest.raises(LGMError, match="exit code 7"):
+        engine.wait(engine.generate(request(tmp_path)))
+    assert engine.wait(engine.generate(request(tmp_path))).gaussians == 4000
+
+
+def test_starts_again_after_an_unnoticed_death(make_engine, tmp_path):
+    engine = make_engine()
+    engine.wait(engine.generate(request(tmp_path)))
+    engine._process.kill()
+    assert engine._process.wait(5)
+    time.sleep(0.1)
+    assert engine.wait(engine.generate(request(tmp_path)), timeout=20)
+
+
+def test_error_of_a_job(make_engine, tmp_path):
+    engine = make_engine("refuses")
+    with pytest.raises(LGMError, match="The image is empty") as caught:
+        engine.wait(engine.generate(request(tmp_path)))
+    assert caught.value.kind == "bad_input"
+    assert engine.state == "ready"
+
+
+def test_result_of_another_shape(make_engine, tmp_path):
+    engine = make_engine("bad_result")
+    with pytest.raises(LGMError, match="can't be read"):
+        engine.wait(engine.generate(request(tmp_path)))
+
+
+def test_noise_on_stdout_is_not_a_message(make_engine, tmp_path):
+    engine = make_engine("chatty")
+    assert engine.wait(engine.generate(request(tmp_path)), timeout=20).gaussians == 4000
+    assert any("a library says" in line for line in engine._process.tail)
+    assert any(str(MAX_LINE) in line for line in engine._process.tail)
+
+
+def test_cancel(make_engine, tmp_path):
+    engine = make_engine("long")
+    job = engine.generate(request(tmp_path))
+    run_until(engine, lambda: job.progress)
+    engine.cancel(job)
+    assert job.state == "cancelling"
+    run_until(engine, lambda: job.ended, 1.0)
+    assert (job.state, job.kind) == ("cancelled", "cancelled")
+    assert engine.state == "ready"
+
+
+def test_cancel_before_the_worker_is_up(make_engine, tmp_path):
+    engine = make_engine()
+    job = engine.generate(request(tmp_path))
+    engine.cancel(job)
+    assert job.state == "cancelled"
+    run_until(engine, lambda: engine.state == "ready")
+    assert not (tmp_path / "out").exists()
+
+
+def test_deaf_worker_is_ended_and_the_next_job_runs(make_engine, tmp_path):
+    engine = make_engine("deaf", cancel_timeout=0.3)
+    job, waiting = engine.generate(request(tmp_path)), engine.generate(request(tmp_path))
+    run_until(engine, lambda: job.progress)
+    pid = engine._process.pid
+    engine.cancel(job)
+    run_until(engine, lambda: job.ended)
+    assert job.state == "cancelled"
+    run_until(engine, lambda: waiting.progress)
+    assert engine._process.pid != pid
+    assert not alive(pid)
+
+
+def test_timeout_of_a_job(make_engine, tmp_path):
+    engine = make_engine("long")
+    with pytest.raises(LGMError, match="longer than"):
+        engine.wait(engine.generate(request(tmp_path)), timeout=0.5)
+    assert not engine.busy
+
+
+@pytest.mark.parametrize("behaviour", ["long", "deaf", "silent"])
+def test_stop_leaves_nothing(make_engine, tmp_path, behaviour):
+    engine = make_engine(behaviour)
+    job = engine.generate(request(tmp_path))
+    if behaviour != "silent":
+        run_until(engine, lambda: job.progress)
+    pid = engine._process.pid
+    before = time.monotonic()
+    engine.stop(patience=0.3)
+    assert time.monotonic() - before < 2
+    assert not alive(pid)
+    assert job.state == "cancelled"
+    assert engine.state == "off"
+    engine.stop()  # twice is no mistake
+    ours = (Process._read_lines.__name__, Process._read_errors.__name__, Process._write.__name__)
+    time.sleep(0.1)
+    assert not [thread for thread in threading.enumerate() if any(name in thread.name for name in ours)]
+
+
+def test_idle_worker_is_sent_home(make_engine, tmp_path):
+    engine = make_engine(idle_timeout=0.2)
+    engine.wait(engine.generate(request(tmp_path)))
+    pid = engine._process.pid
+    run_until(engine, lambda: engine.state == "off" and not alive(pid))
+    assert engine.wait(engine.generate(request(tmp_path))).gaussians == 4000
+
+
+def test_wait_ready(make_engine):
+    assert make_engine().wait_ready(20).device == "cpu"
+
+
+def test_full_pipe_does_not_stop_the_caller(tmp_path):
+    process = Process([sys.executable, "-c", "import time; time.sleep(30)"], clean_variables())
+    before = time.monotonic()
+    process.write(b"x" * (8 << 20))
+    assert time.monotonic() - before < 0.5
+    process.kill()
+    assert process.wait(5)
+
+
+def test_another_python_sees_nothing_of_this_one(monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    variables = clean_variables({"A": "1"})
+    assert "PYTHONHOME" not in variables
+    assert "PYTHONPATH" not in variables
+    assert variables["PYTHONNOUSERSITE"] == variables["PYTHONUTF8"] == variables["A"] == "1"
+
+
+def test_worker_command_finds_the_package_under_any_name(tmp_path, monkeypatch):
+    """The worker is started from the installed folder, whose parent holds other people's modules."""
+    import lgm_blender.blender.engine as module
+
+    folder = tmp_path / "an extension, by another näme"
+    (folder / "worker").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "worker" / "__init__.py").write_text("")
+    (tmp_path / "json.py").write_text("raise SystemExit('the neighbour was imported')")
+    (folder / "worker" / "__main__.py").write_text(
+        "import json, sys, lgm_blender.worker\nprint(__name__, sys.argv[1:], lgm_blender.worker.__package__)"
+    )
+    monkeypatch.setattr(module, "PACKAGE", folder)
+    process = Process(worker_command(sys.executable, "serve"), clean_variables(), merge_errors=True)
+    assert process.wait(20)
+    time.sleep(0.1)
+    assert process.lines() == [b"__main__ ['serve'] lgm_blender.worker\n"]
+
+
+def test_log_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("LGM_BLENDER_LOG_DIR", str(tmp_path))
+    assert log_folder() == tmp_path

@@ -1,0 +1,1 @@
+"""The second process: everything that needs torch. Nothing here is imported by Blender."""

@@ -1,0 +1,1 @@
+"""Training LGM and the multi-view model: views of meshes, losses, loops. See docs/training.md."""

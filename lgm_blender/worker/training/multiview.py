@@ -1,0 +1,341 @@
+"""Train the bundled multi-view model: ImageDream's U-Net with its text and image encoders, from nothing.
+
+Four views a quarter turn apart at one elevation are denoised together, with the input image as a fifth, clean frame and
+through an image encoder (ImageDream, arXiv 2312.02201, section 3.2), and a caption through a text encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
+
+from ...core.cameras import multiview_cameras
+from ..multiview.unet import MultiViewUNet
+from ..quantization import load_file
+from ..quantization import save_file as save_weights
+from .schedule import AveragedWeights, Clock, Log, cosine_rate
+from .views import Views, recentered, zoom_to_front
+
+MINI_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 96,
+    "num_res_blocks": 1,
+    "attention_resolutions": [4, 2],
+    "channel_mult": [1, 2, 2],
+    "num_head_channels": 32,
+    "transformer_depth": 1,
+    "context_dim": 192,
+    "camera_dim": 16,
+    "ip_dim": 16,
+    "ip_weight": 1.0,
+    "image_embed_dim": 192,
+    "resampler_depth": 1,
+    "resampler_heads": 4,
+}
+MINI_VISION = {
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "image_size": 128,
+    "patch_size": 16,
+    "hidden_act": "gelu",
+    "projection_dim": 192,
+}
+MINI_TEXT = {
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 24,
+    "hidden_act": "gelu",
+    "projection_dim": 192,
+}
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "prediction_type": "epsilon",
+}
+
+
+def make_tokenizer(captions: list[str], folder: Path, vocabulary: int = 2048) -> CLIPTokenizer:
+    """A CLIP tokenizer whose byte pairs come from the captions, saved as vocab.json and merges.txt."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        captions,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=["<|startoftext|>", "<|endoftext|>"],
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    model = json.loads(bpe.to_str())["model"]
+    vocab, merges = dict(model["vocab"]), model["merges"]
+    for letter in alphabet:  # a lone last letter must have a token as well
+        vocab.setdefault(letter, len(vocab))
+        vocab.setdefault(letter + "</w>", len(vocab))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    lines = [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MINI_TEXT["max_position_embeddings"],
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+class MultiViewModel(nn.Module):
+    """What is trained together: the U-Net, the text encoder and the image encoder."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, unet: dict = MINI_UNET):
+        super().__init__()
+        special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        self.unet = MultiViewUNet(**unet)
+        text = CLIPTextConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **special, **MINI_TEXT)
+        self.text_encoder = CLIPTextModel(text)
+        self.image_encoder = CLIPVisionModel(CLIPVisionConfig(**MINI_VISION))
+
+    def forward(self, latents, timesteps, tokens, camera, pixels, image_latents, keep_image):
+        """Predicted noise of the four views [B, 4, 4, h, w]; `keep_image` [B] of 0 and 1 drops the image."""
+        context = self.text_encoder(tokens).last_hidden_state
+        embeds = self.image_encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        embeds = embeds * keep_image[:, None, None].to(embeds.dtype)
+        image_latents = image_latents * keep_image[:, None, None, None]
+        frames = torch.cat([latents, image_latents[:, None]], 1)
+        noise = self.unet(frames, timesteps, context, camera, image_embeds=embeds, image_latents=image_latents)
+        return noise[:, :4].float()
+
+
+class Samples:
+    """Latents of four views and of the input image, for every object, start azimuth, mirrored or not, ready to train.
+
+    Attributes:
+        latents: [N, 4, 4, h, w] bf16, scaled, in the multi-view model's frame order.
+        image_latents: [N, 4, h, w] bf16, scaled, of the recentred input image.
+        pixels: [N, 3, P, P] uint8, the recentred input image for the image encoder.
+        objects: [N], the object each sample shows.
+        elevations: [N], degrees.
+        fronts: [N], whether the input view is the object's own front.
+    """
+
+    def __init__(self, views: Views, vae: AutoencoderKL, starts: int = 8, mirrored: bool = True):
+        device = views.pixels.device
+        size = MINI_VISION["image_size"]
+        rows: dict[str, list[Tensor]] = {}
+        quarter = torch.arange(4, device=device)
+        rings = [(0, 16, 16 // starts * i) for i in range(starts)] + [(16, 8, 0), (16, 8, 1)]
+        for first, ring, start in rings:
+            order = first + (start + quarter * (ring // 4)) % ring
+            for flip in (False, True) if mirrored else (False,):
+                for i in range(0, len(views), 32):
+                    objects = torch.arange(i, min(i + 32, len(views)), device=device)
+                    color, alpha = views.pictures(objects[:, None].expand(-1, 4), order.expand(len(objects), 4))
+                    if flip:  # the mirrored object, seen from the other side round
+                        color, alpha = color[:, [0, 3, 2, 1]].flip(-1), alpha[:, [0, 3, 2, 1]].flip(-1)
+                    image = recentered(color[:, 0], alpha[:, 0])
+                    color, alpha = zoom_to_front(color, alpha)
+                    # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
+                    pictures = torch.cat([color + 1 - alpha, image[:, None]], 1)[:, [3, 0, 1, 2, 4]]
+                    latents = encode(vae, pictures.flatten(0, 1)).view(len(objects), 5, 4, 32, 32)
+                    small = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+                    for name, value in {
+                        "latents": latents[:, :4],
+                        "image_latents": latents[:, 4],
+                        "pixels": (small * 255).round().to(torch.uint8),
+                        "objects": objects,
+                        "elevations": views.angles[objects, order[0], 0],
+                        "fronts": torch.full_like(objects, start == 0 and first == 0, dtype=torch.bool),
+                    }.items():
+                        rows.setdefault(name, []).append(value)
+        for name, parts in rows.items():
+            setattr(self, name, torch.cat(parts))
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Scaled latents [N, 4, h, w] bf16 of pictures [N, 3, H, W] in 0 to 1: the posterior's mean."""
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
+        mean = vae.encode(pictures * 2 - 1).latent_dist.mean
+    return (mean.float() * vae.config.scaling_factor).bfloat16()
+
+
+def clip_pixels(pixels: Tensor) -> Tensor:
+    """The image encoder's input of uint8 pixels: CLIP's mean and standard deviation."""
+    processor = CLIPImageProcessor()
+    mean = torch.tensor(processor.image_mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(processor.image_std, device=pixels.device).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+def cameras(elevations: Tensor) -> Tensor:
+    """The camera conditions [B, 5, 16] of elevations [B] in degrees."""
+    table = np.stack([multiview_cameras(float(e), image_frame=True) for e in elevations.tolist()])
+    return torch.from_numpy(table).to(elevations.device)
+
+
+def train_multiview(
+    samples: Samples,
+    captions: list[str],
+    tokenizer: CLIPTokenizer,
+    output: Path,
+    *,
+    seconds: float,
+    batch: int = 128,
+    rate: float = 4e-4,
+    init: Path | None = None,
+    min_snr: float = 5.0,
+    seed: int = 0,
+    phase: tuple[float, float] = (0.0, 1.0),
+    compile: bool = True,
+) -> MultiViewModel:
+    """Train for a number of seconds and save the averaged weights as output/multiview.safetensors (fp32).
+
+    The loss is the noise's MSE with min-SNR weights (arXiv 2303.09556). Captions are dropped from 30% of the samples,
+    the image from 15% of those with a front of their own, so that guidance and text alone work. A run in several parts
+    gives each its `phase` of the learning rate's cosine, and the weights of the one before as `init`.
+    """
+    device = samples.latents.device
+    cuda = device.type == "cuda"
+    torch.manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    model = MultiViewModel(tokenizer).to(device)
+    if init is not None:
+        model.load_state_dict(load_file(init, device=str(device)))
+    if cuda:
+        model.unet.to(memory_format=torch.channels_last)
+    average = AveragedWeights(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=cuda)
+    if compile:
+        model.unet.compile()
+    alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(device)
+    weights = torch.minimum(alphas / (1 - alphas), torch.tensor(min_snr)) / (alphas / (1 - alphas))
+    ids = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length)["input_ids"]
+    ids = torch.tensor(ids, device=device)
+    empty = torch.tensor(tokenizer("", padding="max_length")["input_ids"], device=device)
+    # Every sample's cameras once; the loop must not ask the host.
+    every_camera = cameras(samples.elevations)
+    fronts = samples.fronts.nonzero()[:, 0]
+    log, clock, step, sums = Log(output / "log.jsonl"), Clock(seconds), 0, []
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    while (progress := clock.progress) < 1:
+        rows = (random(batch) * len(samples)).long()
+        text_only = random(batch) < 0.12
+        rows = torch.where(text_only, fronts[(random(batch) * len(fronts)).long()], rows)
+        keep_image = (~(text_only | (random(batch) < 0.08))).float()
+        # Where the image is kept, half the captions go: at use, an image usually comes without words.
+        keep_text = text_only | (random(batch) < 0.4)
+        tokens = torch.where(keep_text[:, None], ids[samples.objects[rows]], empty)
+        latents = samples.latents[rows].float()
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        timesteps = (random(batch) * len(alphas)).long()
+        signal = alphas[timesteps].view(-1, 1, 1, 1, 1)
+        noised = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        for group in optimizer.param_groups:
+            group["lr"] = rate * cosine_rate(step, np.interp(progress, (0, 1), phase), 500 if init is None else 100)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+            predicted = model(
+                noised,
+                timesteps,
+                tokens,
+                every_camera[rows],
+                clip_pixels(samples.pixels[rows]),
+                samples.image_latents[rows].float(),
+                keep_image,
+            )
+        error = ((predicted - noise) ** 2).mean((1, 2, 3, 4))
+        loss = (error * weights[timesteps]).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model, step)
+        step += 1
+        sums.append(error.detach().mean())
+        if step % 200 == 0:
+            mean = torch.stack(sums).mean().item()
+            sums = []
+            log.write(step=step, progress=progress, noise_mse=mean)
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss is not finite any more at step {step}: training collapsed")
+    save_file({k: v.contiguous() for k, v in average.model.state_dict().items()}, output / "multiview.safetensors")
+    return average.model
+
+
+def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Path, bits: int = 8) -> None:
+    """Save as a diffusers-like folder: unet, vae, text_encoder, tokenizer, scheduler, image_encoder, feature_extractor.
+
+    Args:
+        model: The trained model.
+        vae: A folder that `train_vae` saved.
+        tokenizer: A folder that `make_tokenizer` saved.
+        folder: Where to.
+        bits: 8 or 16, of each weight.
+    """
+    parts = {
+        "unet": (model.unet.state_dict(), MINI_UNET, "diffusion_pytorch_model"),
+        "text_encoder": (model.text_encoder.state_dict(), model.text_encoder.config.to_dict(), "model"),
+        "image_encoder": (model.image_encoder.state_dict(), model.image_encoder.config.to_dict(), "model"),
+        "vae": (
+            load_file(vae / "diffusion_pytorch_model.safetensors"),
+            json.loads((vae / "config.json").read_text()),
+            "diffusion_pytorch_model",
+        ),
+    }
+    for name, (state, config, stem) in parts.items():
+        part = folder / name
+        part.mkdir(parents=True, exist_ok=True)
+        (part / "config.json").write_text(json.dumps(config, indent=1))
+        save_weights({k: v.float().cpu() for k, v in state.items()}, part / f"{stem}.safetensors", bits=bits)
+    shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    scheduler = {"_class_name": "DDIMScheduler", **SCHEDULER}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
+    size = MINI_VISION["image_size"]
+    processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    processor.save_pretrained(folder / "feature_extractor")

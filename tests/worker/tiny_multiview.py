@@ -76,9 +76,9 @@ SCHEDULER = {
 
 
 def golden_state(model: torch.nn.Module, salt: str = "tiny") -> dict[str, torch.Tensor]:
-    """A state dict for `model` whose weights follow from their names."""
+    """A state dict for `model` whose weights follow from their names, without the prefix of older transformers."""
     return {
-        name: torch.from_numpy(golden_weight(salt, name, tensor.shape)) if tensor.is_floating_point() else tensor
+        name: torch.from_numpy(golden_weight(salt, name.removeprefix("vision_model."), tensor.shape))
         for name, tensor in model.state_dict().items()
     }
 

@@ -168,7 +168,7 @@ class MultiViewPipeline:
                 views as they are expected to become, [4, h, w, 3] of about 128 pixels. What it raises ends the job.
 
         Raises:
-            LGMError: If the model can't start from what is given, or a setting is out of its range.
+            LGMError: If the model can't start from what is given, a setting is out of its range, or the numbers overflow.
         """
         size = self.size if size is None else size
         self._check(prompt, image, steps, guidance, size)
@@ -181,6 +181,10 @@ class MultiViewPipeline:
             self.device
         )
         latents = self.denoise(noise, text, embeds, image_latent, steps, guidance, elevation, on_step)
+        if not torch.isfinite(latents).all():  # fp16 ends at 65504
+            raise LGMError(
+                "The views' numbers went out of range. Choose the CPU, or weights made for this precision.", "internal"
+            )
         return self.decode(latents)
 
     @torch.inference_mode()

@@ -168,7 +168,7 @@ class MultiViewPipeline:
                 views as they are expected to become, [4, h, w, 3] of about 128 pixels. What it raises ends the job.
 
         Raises:
-            LGMError: If the model can't start from what is given, a setting is out of its range, or the numbers overflow.
+            LGMError: If the model can't start from what is given, a setting is out of range, or the numbers overflow.
         """
         size = self.size if size is None else size
         self._check(prompt, image, steps, guidance, size)

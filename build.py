@@ -49,6 +49,8 @@ APT_PACKAGES = (
 )
 
 
+PIP_TELLING = "(Collecting|Downloading|Using cached|Building|Installing) "  # pip's lines worth showing while it works
+
 BLENDER_EXT = "bpy/*/scripts/addons_core/bl_pkg/cli/blender_ext.py"  # Blender's own builder and validator of extensions
 
 INSTALL_EXTENSION = """
@@ -157,13 +159,14 @@ class Ticker:
 
     def tick(self) -> None:
         while not self.done.wait(0.5 if self.terminal else 30.0):
-            last = next((line.strip() for line in reversed(self.lines) if line.strip()), "")
+            telling = (line.strip() for line in reversed(self.lines) if re.match(PIP_TELLING, line.strip()))
+            last = next(telling, "")
             text = f"  {self.label}: {time.monotonic() - self.start:.0f} s"
             width = shutil.get_terminal_size().columns - 1
             if self.terminal:
                 print("\r" + f"{text}  {last}"[:width].ljust(width), end="", flush=True)
             else:
-                print(f"{text} ... {last[:100]}", flush=True)
+                print(f"{text}  {last[:100]}", flush=True)
 
     def __enter__(self) -> Ticker:
         self.thread.start()

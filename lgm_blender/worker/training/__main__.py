@@ -1,7 +1,8 @@
-"""Train the bundled models: python -m lgm_blender.worker.training draw|lgm|vae|multiview|bundle --work DIR ...
+"""Train the bundled models: python -m lgm_blender.worker.training draw|lgm|vae|multiview|bundle|evaluate --work DIR ...
 
 `draw` draws the training views of an objects.zip, `lgm`, `vae` and `multiview` train one model each for a number of
-seconds, `bundle` writes the preset folder. Each reads what the ones before it left in --work.
+seconds, `bundle` writes the preset
+folder, `evaluate` judges one. Each reads what the ones before it left in --work.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from .views import Views
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker.training", description=__doc__)
-    parser.add_argument("stage", choices=("draw", "lgm", "vae", "multiview", "bundle"))
+    parser.add_argument("stage", choices=("draw", "lgm", "vae", "multiview", "bundle", "evaluate"))
     parser.add_argument("--objects", type=Path, help="objects.zip")
     parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
-    parser.add_argument("--output", type=Path, help="bundle: the preset folder")
+    parser.add_argument("--output", type=Path, help="bundle, evaluate: the preset folder")
+    parser.add_argument("--mode", choices=("reconstruct", "image"), nargs="*", default=("reconstruct", "image"))
     parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--batch", type=int)
@@ -85,15 +87,24 @@ def main() -> None:
         train_vae(views("train"), args.work / "vae", lpips=lpips, **common)
     elif args.stage == "multiview":
         from diffusers import AutoencoderKL
+        from transformers import CLIPTokenizer
 
         from .multiview import Samples, make_tokenizer, train_multiview
 
         captions = [o["caption"] for o in index["train"]]
-        tokenizer = make_tokenizer(captions, args.work / "tokenizer")
+        folder = args.work / "tokenizer"
+        # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
+        exists = (folder / "vocab.json").exists()
+        tokenizer = CLIPTokenizer.from_pretrained(folder) if exists else make_tokenizer(captions, folder)
         vae = AutoencoderKL.from_pretrained(args.work / "vae").to(device).eval()
         start = time.monotonic()
-        samples = Samples(views("train"), vae)
-        print(f"{len(samples)} samples encoded in {time.monotonic() - start:.0f} s", flush=True)
+        encoded = args.work / "samples.pt"
+        if encoded.exists():
+            samples = torch.load(encoded, map_location=device, weights_only=False)
+        else:
+            samples = Samples(views("train"), vae)
+            torch.save(samples, encoded)
+        print(f"{len(samples)} samples ready in {time.monotonic() - start:.0f} s", flush=True)
         train_multiview(
             samples, captions, tokenizer, args.work / "multiview", init=args.init, phase=tuple(args.phase), **common
         )
@@ -101,6 +112,14 @@ def main() -> None:
         from .bundle import bundle
 
         Log(args.work / "bundle.jsonl").write(**bundle(args.work, args.output))
+    elif args.stage == "evaluate":
+        from .evaluate import evaluate_image, evaluate_reconstruct
+
+        log, seen = Log(args.work / "evaluate.jsonl"), views("val")
+        if "reconstruct" in args.mode:
+            log.write(**evaluate_reconstruct(args.output, seen, lpips, args.work / "reconstruct.png"))
+        if "image" in args.mode:
+            log.write(**evaluate_image(args.output, seen, args.work / "image.png"))
     if device.type == "cuda":
         print(json.dumps({"peak_gb": torch.cuda.max_memory_allocated() / 1e9}))
 

@@ -30,6 +30,7 @@ class Views:
     @classmethod
     def from_array(cls, pixels: np.ndarray, ids: list[str], device: torch.device | str) -> Views:
         """Views of the objects `ids`, in the order of the array's rows, a few rows at a time to spare memory."""
+        pixels = pixels[: len(ids)]
         target = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
         for i in range(0, len(ids), 64):
             target[i : i + 64] = torch.from_numpy(np.array(pixels[i : i + 64])).to(device)

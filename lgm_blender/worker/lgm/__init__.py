@@ -1,0 +1,92 @@
+"""LGM: four views to Gaussians. The model, its rays, and loading it from a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ...core.cameras import orbit_cameras
+from ...core.errors import LGMError
+from ...core.gaussians import Gaussians
+from ..quantization import load_file
+from .model import LGM, PRESETS, LGMConfig
+
+__all__ = ["LGM", "PRESETS", "LGMConfig", "gaussians_from_views", "load_lgm"]
+
+
+def load_lgm(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> LGM:
+    """LGM from a folder with config.json and model.safetensors.
+
+    Args:
+        folder: Of a preset, or of training's output.
+        device: Where it will run.
+        dtype: Of the U-Net; None takes fp16 on CUDA, fp32 elsewhere. The last convolution is always fp32.
+
+    Raises:
+        LGMError: If a file is missing, damaged, or of another model.
+    """
+    folder, device = Path(folder), torch.device(device)
+    try:
+        config = LGMConfig.from_dict(json.loads((folder / "config.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise LGMError(f"{folder / 'config.json'} can't be read as LGM's configuration: {error}", "weights") from error
+    return lgm_from_file(config, folder / "model.safetensors", device, dtype)
+
+
+def lgm_from_file(
+    config: LGMConfig, path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> LGM:
+    """LGM of a configuration with the weights of one safetensors file, a published one for example.
+
+    Raises:
+        LGMError: If the file is missing, damaged, or of another model.
+    """
+    device = torch.device(device)
+    with torch.device("meta"):
+        model = LGM(config)
+    state = load_file(path)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    # The published checkpoints carry LPIPS's weights along with some versions; nothing else may be extra.
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("lpips_loss.")}
+    wrong = [n for n in expected if n not in state or state[n].shape != expected[n]] + [
+        n for n in state if n not in expected
+    ]
+    if wrong:
+        names = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise LGMError(
+            f"{path} holds another model than its preset says ({names} are missing, extra or of another shape). "
+            "Fetch the weights again, or choose the preset they belong to.",
+            "weights",
+        )
+    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    model.load_state_dict(
+        {name: tensor.to(torch.float32 if name.startswith("conv.") else dtype) for name, tensor in state.items()},
+        assign=True,
+    )
+    model = model.to(device).eval().requires_grad_(False)
+    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
+
+
+@torch.inference_mode()
+def gaussians_from_views(model: LGM, views: np.ndarray, elevation: float = 0.0) -> Gaussians:
+    """Gaussians of four views.
+
+    Args:
+        model: From `load_lgm`.
+        views: [4, H, W, 3] float32, 0 to 1, on white, azimuth 0, 90, 180, 270; resized if not of the model's size.
+        elevation: Of the four cameras above the object, in degrees.
+
+    Returns:
+        All 4 · splat_size² Gaussians, in LGM's frame; those that cannot be seen are not yet pruned.
+    """
+    weight = next(model.parameters())
+    images = torch.from_numpy(np.ascontiguousarray(views, np.float32)).permute(0, 3, 1, 2).to(weight.device)
+    size = model.config.input_size
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    poses = torch.from_numpy(orbit_cameras(elevation)).to(weight.device)
+    return Gaussians.from_array(model(images[None], poses[None])[0].float().cpu().numpy())

@@ -53,14 +53,24 @@ PIP_TELLING = "(Collecting|Downloading|Using cached|Building|Installing) "  # pi
 
 BLENDER_EXT = "bpy/*/scripts/addons_core/bl_pkg/cli/blender_ext.py"  # Blender's own builder and validator of extensions
 
+# In bpy nothing is enabled at the start and a left-over handler can hang the exit: so enable, and leave at once.
 INSTALL_EXTENSION = """
-import os, sys
+import os, sys, traceback
 import bpy
-bpy.ops.extensions.package_install_files(filepath=sys.argv[1], repo="user_default", enable_on_install=True)
+try:
+    bpy.ops.extensions.package_install_files(filepath=sys.argv[1], repo="user_default", enable_on_install=True)
+except RuntimeError:
+    traceback.print_exc()
 enabled = "bl_ext.user_default.lgm_blender" in bpy.context.preferences.addons
-bpy.ops.wm.save_userpref()
 print("enabled" if enabled else "The extension could not be enabled.", flush=True)
 os._exit(0 if enabled else 1)
+"""
+RUN_BATCH = """
+import runpy, sys
+import bpy
+bpy.ops.preferences.addon_enable(module="bl_ext.user_default.lgm_blender")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 # pytest, counting, in a process that can't hang at its end as Blender may (it does if a timer or handler is left).
@@ -80,12 +90,12 @@ os._exit(int(code))
 """
 NO_TESTS = 5  # pytest's exit code when no test was chosen
 
-RESULTS = {  # the files of one image, by what follows NAME
-    ".ply": "the splats, a 3DGS PLY",
-    ".blend": "the scene",
-    ".png": "the splats, rendered by Blender",
-    "_views.png": "the four views they were made from",
-    ".json": "every setting, the seed, the versions, the times",
+RESULTS = {  # what the batch's line calls the files of one image
+    "ply": "the splats, a 3DGS PLY",
+    "blend": "the scene",
+    "png": "the splats, rendered by Blender",
+    "views": "the four views they were made from",
+    "json": "every setting, the seed, the versions, the times",
 }
 
 
@@ -364,11 +374,7 @@ def make(target: Environment) -> None:
     if target.python.exists() and environment.has_package(target.folder, "pip"):
         return
     command = [target.base.path, "-m", "venv", "--clear", target.folder]
-    try:
-        run(command, f"Making {target.folder.name} with {target.base}", f"venv{target.folder.name}")
-    except Failure as failure:
-        name = "python{}.{}-venv".format(*target.base.version)
-        raise Failure(f"{failure}\n\nOn Debian and Ubuntu 'apt-get install {name}' may be all it needs.") from None
+    run(command, f"Making {target.folder.name} with {target.base}", f"venv{target.folder.name}")
 
 
 def check_bpy(target: Environment) -> None:
@@ -497,28 +503,28 @@ def demo(image: Path, out: Path, seed: int) -> None:
     ready = time.monotonic()
     print(f"Blender: {main} in {main.folder.name}. Worker: {worker} in {worker.folder.name}.", flush=True)
     batch = user / "extensions" / "user_default" / "lgm_blender" / "blender" / "batch.py"
-    command = [main.python, batch, "--", "--input", image.resolve(), "--output", out.resolve(), "--seed", seed]
+    options = ["--input", image.absolute(), "--output", out.absolute(), "--seed", seed, "--overwrite"]
+    command = [str(part) for part in (main.python, "-c", RUN_BATCH, batch, "--", *options)]
     variables = {
         "BLENDER_USER_RESOURCES": str(user),
         environment.PYTHON_VARIABLE: str(worker.python),
         "LGM_BLENDER_LOG_DIR": str(BUILD / "logs"),
     }
-    command = [str(part) for part in command]
-    if code := wait(start_child(command, variables)):
-        logs = relative(BUILD / "logs")
-        raise Failure(f"The demo ended with code {code}; its logs are in {logs}. The command:\n\n    {shown(command)}")
-    show_result(out, image.stem)
+    child = start_child(command, variables, stdout=subprocess.PIPE)
+    said = [line for line in child.stdout if line.startswith("{")]
+    code = wait(child)
+    if code or not said:
+        raise Failure(f"The demo ended with code {code}. Its logs are in {relative(BUILD / 'logs')}.")
+    show_result(json.loads(said[-1]))
     print(f"Installing took {ready - start:.1f} s, the image {time.monotonic() - ready:.1f} s.")
 
 
-def show_result(out: Path, name: str) -> None:
-    """Says where the files are, and how long each stage took."""
-    result = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-    print("\n" + "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result["timings"].items()))
-    for suffix, what in RESULTS.items():
-        path = out / f"{name}{suffix}"
-        if path.exists():
-            print(f"  {relative(path):<32} {what}")
+def show_result(record: dict) -> None:
+    """Says where the files are, and how long each stage took. `record` is what the batch says of an image."""
+    timings = json.loads(Path(record["json"]).read_text(encoding="utf-8"))["timings"]
+    print("\n" + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in timings.items()))
+    for kind, what in RESULTS.items():
+        print(f"  {relative(Path(record[kind])):<28} {what}")
 
 
 # -------------------------------------------------------------------------------------------------------- the tests

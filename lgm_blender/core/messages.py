@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .errors import LGMError
 
@@ -32,7 +33,8 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 JOB_FAILED = -32000  # error.data is a JobError
 
-STAGES = ("load", "matting", "views", "gaussians", "save")
+# An image that can't be used is told before any model is loaded. A text alone skips 'matting'.
+STAGES = ("matting", "load", "views", "gaussians", "save")
 STAGE_LABELS = {
     "load": "Loading the models",
     "matting": "Cutting out the object",
@@ -201,9 +203,9 @@ def from_params(cls: type, params: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    allowed = getattr(hint, "__args__", None) if getattr(hint, "__origin__", None) is None else (hint.__origin__,)
-    for kind in allowed or (hint,):
-        kind = getattr(kind, "__origin__", kind)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        kind = get_origin(kind) or kind
         if kind is Any or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
             return True
     return False

@@ -1,0 +1,49 @@
+"""Blender's side: everything that touches bpy. bpy is imported at registration, not before."""
+
+import importlib
+
+_MODULES = ("preferences", "properties", "operators", "panel")
+
+
+def register() -> None:
+    """Registers the classes and opens the session. Once registered, it does nothing."""
+    import bpy
+
+    from . import preferences, properties, session
+
+    if hasattr(bpy.types.Scene, "lgm"):
+        return
+    session.open_session(preferences.value, preferences.user_folder() / "logs")
+    for cls in _classes():
+        bpy.utils.register_class(cls)
+    bpy.types.Scene.lgm = bpy.props.PointerProperty(type=properties.LGM_Settings)
+    bpy.types.TOPBAR_MT_file_import.append(_draw_import)
+    bpy.types.TOPBAR_MT_file_export.append(_draw_export)
+
+
+def unregister() -> None:
+    """Gives back all of it: the worker, timers, handlers, previews and classes. Does nothing if nothing is there."""
+    import bpy
+
+    from . import session
+
+    session.close_session()
+    if not hasattr(bpy.types.Scene, "lgm"):
+        return
+    bpy.types.TOPBAR_MT_file_import.remove(_draw_import)
+    bpy.types.TOPBAR_MT_file_export.remove(_draw_export)
+    del bpy.types.Scene.lgm
+    for cls in reversed(_classes()):
+        bpy.utils.unregister_class(cls)
+
+
+def _classes() -> tuple[type, ...]:
+    return sum((importlib.import_module(f".{name}", __package__).CLASSES for name in _MODULES), ())
+
+
+def _draw_import(self, context) -> None:
+    self.layout.operator("lgm.import_ply", text="Gaussian Splats (.ply)")
+
+
+def _draw_export(self, context) -> None:
+    self.layout.operator("lgm.export_ply", text="Gaussian Splats (.ply)")

@@ -47,10 +47,10 @@ def worker_command(python: Path | str, *arguments: str) -> list[str]:
     return [str(python), "-I", "-u", "-X", "utf8", "-c", _BOOTSTRAP, str(PACKAGE), *arguments]
 
 
-def log_folder() -> Path:
-    """Where the worker's logs go: LGM_BLENDER_LOG_DIR, else the user's data folder."""
+def log_folder(default: Path | None = None) -> Path:
+    """Where the worker's logs go: LGM_BLENDER_LOG_DIR, else `default`, else the user's data folder."""
     chosen = os.environ.get(LOG_VARIABLE)
-    return Path(chosen) if chosen else data_folder() / "logs"
+    return Path(chosen) if chosen else default or data_folder() / "logs"
 
 
 JobState = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
@@ -89,6 +89,16 @@ class Job:
     def ended(self) -> bool:
         """Whether the state is final."""
         return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def label(self) -> str:
+        """What is being done, in words, with the number of a step where steps are long."""
+        if self.state == "cancelling":
+            return "Stopping"
+        if self.progress is None:
+            return "Waiting"
+        steps = f" {self.progress.step}/{self.progress.steps}" if self.progress.stage == "views" else ""
+        return self.progress.label + (steps if self.progress.steps else "")
 
 
 class Engine:

@@ -119,9 +119,8 @@ def run():
             if BEHAVIOUR != "deaf":
                 cancelled.add(p["job"])
                 send({"id": m["id"], "result": {"job": p["job"], "cancelled": True}})
-        elif method == "shutdown":
-            if BEHAVIOUR != "deaf":
-                break
+        elif method == "shutdown" and BEHAVIOUR != "deaf":
+            break
     if BEHAVIOUR == "deaf":
         time.sleep(1000)
 

@@ -20,8 +20,8 @@ echo "$@" >> "$0.calls"
 for word in $FAIL; do case "$*" in *"$word"*) echo "error: $word did not work"; exit 2;; esac; done
 if [ "$1" = venv ]; then
   for folder in "$@"; do case "$folder" in */environment) break;; esac; done
-  mkdir -p "$folder/bin"; printf '#!/bin/sh\\n[ -z "$BROKEN" ] || { echo "ImportError: libGL"; exit 1; }\\necho torch 9\\n' \
-    > "$folder/bin/python"
+  mkdir -p "$folder/bin"; echo '#!/bin/sh' > "$folder/bin/python"
+  echo '[ -z "$BROKEN" ] || { echo "ImportError: libGL"; exit 1; }; echo torch 9' >> "$folder/bin/python"
   chmod +x "$folder/bin/python"
 fi
 [ -z "$SLOW" ] || sleep 60
@@ -178,7 +178,7 @@ def test_other_requirements_make_it_outdated(folder, monkeypatch):
 def test_uv_is_fetched_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     steps = install.install_steps(tmp_path, sys.executable, gpu=False)
-    assert [command[:4] for command in steps[0].alternatives][0] == (sys.executable, "-I", "-m", "pip")
+    assert steps[0].alternatives[0][:4] == (sys.executable, "-I", "-m", "pip")
     assert steps[1].alternatives[0][0] == str(tmp_path / "tools" / "bin" / "uv")
 
 

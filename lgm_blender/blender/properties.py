@@ -1,0 +1,64 @@
+"""What the user sets for each scene."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import session
+
+
+def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
+    """The presets that the worker told of, or those every worker has."""
+    return session.current().preset_items()
+
+
+class LGM_Settings(bpy.types.PropertyGroup):
+    """What to make: `scene.lgm`."""
+
+    image: bpy.props.PointerProperty(
+        name="Image",
+        description="A picture of one object. An alpha channel is used; a plain background is cut out",
+        type=bpy.types.Image,
+        poll=lambda self, image: image.type not in ("RENDER_RESULT", "COMPOSITING"),
+    )
+    prompt: bpy.props.StringProperty(
+        name="Prompt",
+        description="What it is, in a few words. With an image it may stay empty",
+        options={"TEXTEDIT_UPDATE"},
+    )
+    preset: bpy.props.EnumProperty(
+        name="Preset", description="Which models", items=preset_items, default=session.preset_number("mini")
+    )
+    seed: bpy.props.IntProperty(name="Seed", description="The same seed gives the same result", min=0)
+    use_random_seed: bpy.props.BoolProperty(
+        name="Random Seed", description="Draw a new seed for every run; the one that was used stays in the field"
+    )
+    negative_prompt: bpy.props.StringProperty(
+        name="Negative Prompt", description="What the views should not show. Empty: the preset's own"
+    )
+    steps: bpy.props.IntProperty(
+        name="Steps", description="Denoising steps. 0: the preset's own", min=0, max=1000, soft_max=100
+    )
+    guidance: bpy.props.FloatProperty(
+        name="Guidance",
+        description="How closely the views follow image and prompt; 1 is no guidance. 0: the preset's own",
+        min=0.0,
+        soft_max=15.0,
+    )
+    elevation: bpy.props.FloatProperty(
+        name="Elevation",
+        description="Degrees that the image's camera is above the object; negative if it looks up at it",
+        min=-90.0,
+        max=90.0,
+        soft_min=-45.0,
+        soft_max=45.0,
+    )
+    output: bpy.props.StringProperty(
+        name="Output Folder",
+        description="Where the files of this scene go. Empty: the folder in the preferences, "
+        "else a folder lgm beside the saved .blend",
+        subtype="DIR_PATH",
+    )
+
+
+CLASSES = (LGM_Settings,)

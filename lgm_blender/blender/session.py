@@ -1,0 +1,422 @@
+"""What lives as long as the add-on is enabled: the engine, the job on its way, the last result, the last error.
+
+`Session.step` does what can be done without waiting. In the window a timer calls it; in the background, where timers
+never fire, `Session.wait` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+import traceback
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bpy
+import bpy.utils.previews
+
+from ..core.errors import ErrorKind, LGMError
+from ..core.formats.ply import read_ply
+from ..core.messages import GenerateRequest, GenerateResult
+from . import install, splats
+from .engine import Engine, Job, log_folder, worker_command
+
+BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without a job
+LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
+
+# What every worker has; it tells more once it runs.
+PRESETS = (("mini", "Mini", "Small models that come with the add-on"), ("lgm", "LGM", "The published models"))
+
+
+@dataclass
+class Problem:
+    """Why the last job failed: a sentence, what it is about, and the log file that says more or ''."""
+
+    sentence: str
+    kind: ErrorKind = "internal"
+    log: str = ""
+
+
+@dataclass
+class Outcome:
+    """What the last job made."""
+
+    result: GenerateResult
+    object_name: str
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+
+class Session:
+    """One per Blender; see `current`.
+
+    Args:
+        preference: Gives a preference's value by its name.
+        logs: Folder for the worker's logs, unless the environment names another.
+
+    Attributes:
+        engine: The worker, once there was something to do for it.
+        job: The job on its way, or None.
+        problem, outcome: How the last job ended, or None.
+        installation: The last run of the installer, or None.
+        picture: Icon of the views so far, or of the last result; 0 if there is none.
+    """
+
+    def __init__(self, preference: Callable[[str], Any], logs: Path | None = None):
+        self.engine: Engine | None = None
+        self.job: Job | None = None
+        self.problem: Problem | None = None
+        self.outcome: Outcome | None = None
+        self.installation: install.Installation | None = None
+        self.picture = 0
+        self._preference = preference
+        self._logs = log_folder(logs)
+        self._scene_uid = 0
+        self._temporary: Path | None = None
+        self._worker: tuple[float, install.WorkerPython] | None = None
+        self._items: list[tuple] = []
+        self._previews = bpy.utils.previews.new()
+        self._shown = ""
+
+    # ---- What there is
+
+    def worker(self) -> install.WorkerPython:
+        """Which Python the worker runs on. Cheap enough for drawing."""
+        now = time.monotonic()
+        if self._worker is None or now - self._worker[0] > LOOK_AGAIN:
+            self._worker = now, install.worker_python(bpy.path.abspath(self._preference("worker_python")))
+        return self._worker[1]
+
+    def forget_worker(self) -> None:
+        """Looks for the worker's Python again: it may have changed."""
+        self._worker = None
+
+    @property
+    def installing(self) -> bool:
+        """Whether the installer runs."""
+        return self.installation is not None and self.installation.state == "running"
+
+    @property
+    def working(self) -> bool:
+        """Whether anything goes on that the window should show."""
+        return self.job is not None or self.installing or bool(self.engine and self.engine.state == "starting")
+
+    def preset_items(self) -> list[tuple[str, str, str, str, int]]:
+        """Presets as items of an enum property."""
+        known = self.engine.info.presets if self.engine and self.engine.info else []
+        presets = [(p.name, p.label, p.problem or "Ready") for p in known] or PRESETS
+        # Blender keeps no reference to these strings: they must live on.
+        self._items = [(name, label, tip, "NONE", preset_number(name)) for name, label, tip in presets]
+        return self._items
+
+    # ---- The worker
+
+    def ready_engine(self) -> Engine:
+        """The engine for the worker of today's preferences.
+
+        Raises:
+            LGMError: (kind 'worker') If there is no Python for it.
+        """
+        self.forget_worker()
+        python, where = self.worker()
+        if python is None:
+            raise LGMError(where, "worker")
+        command = worker_command(python, "serve")
+        variables = worker_variables()
+        if self.engine and (self.engine.command, self.engine.variables) != (command, variables):
+            self.engine.stop()
+            self.engine = None
+        if self.engine is None:
+            self.engine = Engine(command, variables=variables, logs=self._logs)
+        minutes = self._preference("idle_minutes")
+        self.engine.idle_timeout = 60.0 * minutes if minutes else None
+        return self.engine
+
+    def start_worker(self) -> None:
+        """Starts the worker, to hear what it says about itself.
+
+        Raises:
+            LGMError: (kind 'worker') If there is no Python for it.
+        """
+        self.ready_engine().start()
+        _watch()
+
+    def install(self) -> None:
+        """Starts the installer. Whether Blender may go online is for the caller to ask."""
+        if self.engine:
+            self.engine.stop()  # Windows can't replace files that are in use
+        self.problem = None
+        self.installation = install.Installation()
+        _watch()
+
+    def log(self) -> Path:
+        """The log file that says most about what happened last."""
+        if self.problem and self.problem.log:
+            return Path(self.problem.log)
+        if self.installation and (not self.engine or self.installation.state == "failed"):
+            return self.installation.log
+        return self.engine.log if self.engine else self._logs / "worker_stderr.log"
+
+    # ---- Jobs
+
+    def temporary_folder(self) -> Path:
+        """A folder for the current job's input, gone when the job has ended."""
+        if self._temporary is None:
+            self._temporary = Path(tempfile.mkdtemp(prefix="lgm_", dir=bpy.app.tempdir))
+        return self._temporary
+
+    def begin(self, request: GenerateRequest, scene: bpy.types.Scene) -> Job:
+        """Sends a request; its splats will go into `scene`.
+
+        Raises:
+            LGMError: If there is no worker, or another job is on its way.
+        """
+        if self.job is not None:
+            raise LGMError("Another job is running. Wait for it, or cancel it first.")
+        engine = self.ready_engine()
+        self.problem = self.outcome = None
+        self._clear_picture()
+        self._scene_uid = scene.session_uid
+        self.job = engine.generate(request)
+        _watch()
+        return self.job
+
+    def cancel(self) -> None:
+        """Gives up whatever is going on."""
+        if self.installing:
+            self.installation.cancel()
+        if self.job and self.engine:
+            self.engine.cancel(self.job)
+        _redraw()
+
+    def abandon(self) -> None:
+        """Gives up the job because the file it was for is closed, and forgets results that lie in it."""
+        self.cancel()
+        self._scene_uid = 0
+        self.problem = self.outcome = None
+        self._clear_picture()
+
+    def step(self) -> bool:
+        """Does what can be done without waiting; whether there is anything new to show."""
+        changed = False
+        if self.installation and self.installation.step():
+            changed = True
+            if self.installation.state != "running":
+                self.forget_worker()
+        if self.engine:
+            before = self.engine.state
+            changed |= bool(self.engine.step()) or self.engine.state != before
+        if self.job:
+            if self.job.ended:
+                self._finish()
+                changed = True
+            elif self.job.progress and self.job.progress.preview:
+                self._show(self.job.progress.preview)
+        return changed
+
+    def wait(self) -> None:
+        """Blocks until nothing goes on any more. For the background and for scripts."""
+        try:
+            while self.working:
+                self.step()
+                time.sleep(0.02)
+        except BaseException:
+            self.cancel()
+            raise
+
+    def close(self) -> None:
+        """Ends everything and gives everything back."""
+        if self.installation:
+            self.installation.cancel()
+        if self.engine:
+            self.engine.stop()
+        self.job = None
+        self._remove_temporary()
+        bpy.utils.previews.remove(self._previews)
+
+    def _finish(self) -> None:
+        job, self.job = self.job, None
+        self._remove_temporary()
+        if job.state == "cancelled":
+            self._clear_picture()
+        elif job.state == "failed":
+            self.problem = Problem(job.error, job.kind or "internal", job.log)
+            self._clear_picture()
+        else:
+            try:
+                self._add(job)
+            except LGMError as error:
+                self.problem = Problem(error.message, error.kind)
+            except Exception as error:
+                traceback.print_exc()
+                self.problem = Problem(f"The splats could not be added to the scene: {error}", "internal")
+
+    def _add(self, job: Job) -> None:
+        scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
+        result = job.result
+        if scene is None:
+            raise LGMError(f"The scene is gone that the splats were for. They are in {result.ply}", "bad_input")
+        warnings = list(result.warnings)
+        gaussians = read_ply(result.ply, on_warning=warnings.append)
+        name = Path(result.ply).stem
+        made = splats.add_splats(gaussians, name, settings=splats_settings(result), scene=scene)
+        select(made, scene)
+        push_undo(f"LGM: {name}")
+        self.outcome = Outcome(result, made.name, job.seconds, warnings)
+        self._show(result.views)
+
+    def _remove_temporary(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
+
+    # ---- The picture in the panel
+
+    def _show(self, path: str) -> None:
+        if bpy.app.background:
+            return
+        with contextlib.suppress(OSError):
+            key = f"{path} {Path(path).stat().st_mtime_ns}"
+            if key != self._shown:
+                self._previews.clear()
+                preview = self._previews.load(key, path, "IMAGE")
+                preview.image_size[:]  # reads the file now: it may be replaced or gone when it is drawn
+                self.picture, self._shown = preview.icon_id, key
+
+    def _clear_picture(self) -> None:
+        self._previews.clear()
+        self.picture, self._shown = 0, ""
+
+
+def worker_variables() -> dict[str, str]:
+    """Environment variables that tell the worker what Blender allows."""
+    # The hub's client asks the network even for what it has; Blender's switch is meant for everyone in it.
+    return {} if bpy.app.online_access else {"HF_HUB_OFFLINE": "1"}
+
+
+def preset_number(name: str) -> int:
+    """The number a preset is saved under in a .blend. It follows from the name, so presets may come and go."""
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF
+
+
+def splats_settings(result: GenerateResult) -> dict[str, Any]:
+    """What is stored on the object: the settings, the seed and the prompt, and what made it."""
+    settings = {key: value for key, value in result.settings.items() if value is not None}
+    return {**settings, "device": result.device, "versions": result.versions, "ply": result.ply}
+
+
+def select(made: bpy.types.Object, scene: bpy.types.Scene) -> None:
+    """Makes an object the selected and active one, unless the user is in the middle of editing another."""
+    for layer in scene.view_layers:
+        layer.update()  # else it does not know the object yet
+        if made.name not in layer.objects:
+            continue
+        active = layer.objects.active
+        if active and active.mode != "OBJECT":
+            continue
+        for other in layer.objects.selected:
+            other.select_set(False, view_layer=layer)
+        made.select_set(True, view_layer=layer)
+        layer.objects.active = made
+
+
+def push_undo(message: str) -> None:
+    """Makes what was done since the last step one step of Blender's undo history."""
+    manager = bpy.context.window_manager
+    window = bpy.context.window or (manager.windows[0] if manager and manager.windows else None)
+    if window is None or bpy.app.background:
+        return
+    with bpy.context.temp_override(window=window):
+        bpy.ops.ed.undo_push(message=message)
+
+
+# ---- The one session, and its timer
+
+_session: Session | None = None
+
+
+def current() -> Session:
+    """The session of the enabled add-on.
+
+    Raises:
+        RuntimeError: If the add-on is not registered.
+    """
+    if _session is None:
+        raise RuntimeError("lgm_blender is not registered")
+    return _session
+
+
+def open_session(preference: Callable[[str], Any], logs: Path | None = None) -> None:
+    """Makes the session; at registration."""
+    global _session
+    close_session()
+    _session = Session(preference, logs)
+    bpy.app.handlers.load_pre.append(_before_load)
+
+
+def close_session() -> None:
+    """Ends the session and everything that it started. Does nothing if there is none."""
+    global _session
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)
+    if _before_load in bpy.app.handlers.load_pre:
+        bpy.app.handlers.load_pre.remove(_before_load)
+    if _session is not None:
+        _session.close()
+        _session = None
+
+
+def _watch() -> None:
+    """Sees to it that the session is stepped while there is something to step."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, first_interval=BUSY, persistent=True)
+
+
+def _tick() -> float | None:
+    if _session is None:
+        return None
+    had_problem = _session.problem
+    try:
+        changed = _session.step()
+    except Exception:  # a timer that raises is never called again, and nobody would know
+        traceback.print_exc()
+        _session.problem = Problem("Something went wrong in the add-on; the system console says more.", "internal")
+        changed = True
+    if changed or _session.working:
+        _redraw()
+    if _session.problem and _session.problem is not had_problem:
+        _announce(_session.problem.sentence)
+    if _session.working:
+        return BUSY
+    return IDLE if _session.engine and _session.engine.state != "off" else None
+
+
+def _redraw() -> None:
+    """Has the panels drawn again that show the session."""
+    manager = bpy.context.window_manager
+    for window in manager.windows if manager else ():
+        for area in window.screen.areas:
+            if area.type in ("VIEW_3D", "PREFERENCES"):
+                for region in area.regions:
+                    if area.type == "PREFERENCES" or region.type == "UI":
+                        region.tag_redraw()
+
+
+def _announce(sentence: str) -> None:
+    """Shows a failure wherever the user is: the panel may be closed."""
+    manager = bpy.context.window_manager
+    if not manager or not manager.windows:
+        return
+    with bpy.context.temp_override(window=manager.windows[0]):
+        manager.popup_menu(lambda menu, _: menu.layout.label(text=sentence), title="LGM", icon="ERROR")
+
+
+@bpy.app.handlers.persistent
+def _before_load(*_) -> None:
+    if _session is not None:
+        _session.abandon()

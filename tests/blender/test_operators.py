@@ -1,0 +1,299 @@
+"""Operators and session with a stand-in for the worker. Run: pytest tests/blender/test_operators.py"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+
+import lgm_blender
+from lgm_blender.blender import images, install, panel, session
+from lgm_blender.core.formats.ply import read_ply
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+@pytest.fixture
+def worker(monkeypatch, tmp_path, golden):
+    """Sets how the stand-in for the worker behaves; the add-on is registered in an empty file."""
+    monkeypatch.setenv("LGM_BLENDER_PYTHON", sys.executable)
+    monkeypatch.setenv("LGM_BLENDER_LOG_DIR", str(tmp_path / "logs"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    lgm_blender.register()
+
+    def behave(behaviour):
+        command = [sys.executable, "-u", str(FAKE), behaviour, str(golden / "lgm.ply")]
+        monkeypatch.setattr(session, "worker_command", lambda python, *arguments: command)
+
+    behave("well")
+    yield behave
+    lgm_blender.unregister()
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "ein Bild, schön.png"
+    images.write_png(path, np.full((4, 4, 4), 200, np.uint8))
+    return path
+
+
+def generate(tmp_path, **options):
+    return bpy.ops.lgm.generate(output=str(tmp_path / "out"), **options)
+
+
+def run_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        session.current().step()
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def test_image_file_becomes_an_object(worker, tmp_path, picture, golden):
+    assert generate(tmp_path, image_path=str(picture), seed=7) == {"FINISHED"}
+    made = bpy.context.object
+    assert made.name == "ein Bild, schön"
+    assert made.select_get()
+    assert list(made["lgm"].keys())
+    assert made["lgm"]["seed"] == 7
+    assert len(made.data.vertices) == len(read_ply(golden / "lgm.ply"))
+    outcome = session.current().outcome
+    assert outcome.object_name == made.name
+    assert Path(outcome.result.ply) == tmp_path / "out" / "ein Bild, schön.ply"
+
+
+def test_scene_settings_are_used(worker, tmp_path, picture):
+    settings = bpy.context.scene.lgm
+    settings.image = bpy.data.images.load(str(picture))
+    settings.prompt, settings.seed, settings.steps, settings.elevation = "a thing", 3, 9, -10.0
+    settings.preset, settings.output = "lgm", str(tmp_path / "out")
+    assert bpy.ops.lgm.generate() == {"FINISHED"}
+    asked = session.current().outcome.result.settings
+    assert {k: asked[k] for k in ("prompt", "seed", "elevation", "preset", "image")} == {
+        "prompt": "a thing", "seed": 3, "elevation": -10.0, "preset": "lgm", "image": str(picture)
+    }  # fmt: skip
+
+
+def test_given_prompt_replaces_the_scenes_image(worker, tmp_path, picture):
+    bpy.context.scene.lgm.image = bpy.data.images.load(str(picture))
+    generate(tmp_path, prompt="a red apple")
+    asked = session.current().outcome.result.settings
+    assert (asked["image"], asked["prompt"]) == (None, "a red apple")
+
+
+def test_image_datablock_without_a_file(worker, tmp_path):
+    bpy.data.images.new("Gemälde", 8, 8, alpha=True)
+    assert generate(tmp_path, image_name="Gemälde") == {"FINISHED"}
+    result = session.current().outcome.result
+    assert Path(result.ply).name == "Gemälde.ply"
+    assert not Path(result.settings["image"]).exists()  # the temporary file is gone
+
+
+def test_random_seed_is_shown(worker, tmp_path):
+    settings = bpy.context.scene.lgm
+    settings.use_random_seed = True
+    seeds = set()
+    for _ in range(2):
+        generate(tmp_path, prompt="x")
+        seeds.add(settings.seed)
+        assert session.current().outcome.result.settings["seed"] == settings.seed
+    assert len(seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "Choose an image or write a prompt first."),
+        ({"image_path": "/no/such/file.png"}, "There is no file"),
+        ({"image_name": "nobody"}, "no image called 'nobody'"),
+    ],
+)
+def test_bad_input_is_a_sentence(worker, tmp_path, options, sentence):
+    with pytest.raises(RuntimeError, match=sentence):
+        generate(tmp_path, **options)
+    assert sentence in session.current().problem.sentence
+    assert session.current().engine is None  # nothing was started for it
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "sentence", "kind"),
+    [
+        ("dies_at_start", "No module named 'torch'", "worker"),
+        ("dies_in_job", "the roof is on fire", "worker"),
+        ("refuses", "The image is empty", "bad_input"),
+    ],
+)
+def test_failure_is_a_sentence(worker, tmp_path, behaviour, sentence, kind):
+    worker(behaviour)
+    with pytest.raises(RuntimeError, match=sentence):
+        generate(tmp_path, prompt="x")
+    assert session.current().problem.kind == kind
+    assert session.current().job is None
+    assert not bpy.data.objects
+    worker("well")
+    assert generate(tmp_path, prompt="x") == {"FINISHED"}
+    assert session.current().problem is None
+
+
+def test_no_worker(worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("LGM_BLENDER_PYTHON", str(tmp_path / "nowhere"))
+    session.current().forget_worker()
+    with pytest.raises(RuntimeError, match="LGM_BLENDER_PYTHON does not exist"):
+        generate(tmp_path, prompt="x")
+
+
+def start(tmp_path, **options):
+    """A job that is not waited for, as the window starts it."""
+    from lgm_blender.core.messages import GenerateRequest
+
+    request = GenerateRequest(job="", output=str(tmp_path / "out"), prompt="x", **options)
+    return session.current().begin(request, bpy.context.scene)
+
+
+def test_step_by_step(worker, tmp_path):
+    job = start(tmp_path)
+    assert not bpy.ops.lgm.generate.poll()  # one at a time
+    labels, factors = [], []
+    while session.current().job:
+        session.current().step()
+        labels.append(job.label)
+        factors.append(panel.job_factor(job))
+        time.sleep(0.005)
+    assert {"Waiting", "Drawing the views 1/4", "Drawing the views 4/4"} <= set(labels)
+    assert factors == sorted(factors)
+    assert 0 < factors[-1] <= 1
+    assert bpy.context.object.name == "x"
+
+
+def test_cancel(worker, tmp_path):
+    worker("long")
+    assert not bpy.ops.lgm.cancel.poll()
+    job = start(tmp_path)
+    run_until(lambda: job.progress)
+    assert bpy.ops.lgm.cancel() == {"FINISHED"}
+    run_until(lambda: session.current().job is None)
+    assert job.state == "cancelled"
+    assert session.current().problem is None
+    assert not bpy.data.objects
+
+
+def test_another_file_is_opened_meanwhile(worker, tmp_path):
+    worker("slow")
+    job = start(tmp_path)
+    run_until(lambda: job.progress)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    run_until(lambda: session.current().job is None)
+    assert job.state == "cancelled"
+    assert not bpy.data.objects
+    assert session.current().problem is None
+    assert hasattr(bpy.types.Scene, "lgm")
+
+
+def test_scene_is_deleted_meanwhile(worker, tmp_path):
+    other = bpy.data.scenes.new("other")
+    job = start(tmp_path)
+    bpy.data.scenes.remove(next(s for s in bpy.data.scenes if s is not other))
+    run_until(lambda: session.current().job is None)
+    assert job.state == "done"
+    assert "scene is gone" in session.current().problem.sentence
+    assert job.result.ply in session.current().problem.sentence
+
+
+def test_object_being_edited_is_left_alone(worker, tmp_path):
+    bpy.ops.mesh.primitive_cube_add()
+    cube = bpy.context.object
+    bpy.ops.object.mode_set(mode="EDIT")
+    generate(tmp_path, prompt="x")
+    assert bpy.context.object is cube
+    assert cube.mode == "EDIT"
+    assert "x" in bpy.data.objects
+
+
+def test_ply_that_can_not_be_read(worker, tmp_path, monkeypatch):
+    command = [sys.executable, "-u", str(FAKE), "well"]  # writes no real PLY
+    monkeypatch.setattr(session, "worker_command", lambda python, *arguments: command)
+    with pytest.raises(RuntimeError):
+        generate(tmp_path, prompt="x")
+    assert session.current().problem.kind == "bad_input"
+
+
+def test_worker_stays_for_the_next_job_and_leaves_with_the_add_on(worker, tmp_path):
+    generate(tmp_path, prompt="x")
+    process = session.current().engine._process
+    generate(tmp_path, prompt="x")
+    assert session.current().engine._process is process
+    session.close_session()
+    assert process.exit_code() is not None
+    session.open_session(lambda name: "")
+
+
+def test_presets_of_the_worker(worker, tmp_path):
+    settings = bpy.context.scene.lgm
+    assert settings.preset == "mini"
+    assert panel.what_is_missing(settings) == "Choose an image or write a prompt."
+    settings.prompt = "x"
+    assert panel.what_is_missing(settings) == ""
+    assert bpy.ops.lgm.check_worker() == {"FINISHED"}
+    assert "needs an image" in panel.what_is_missing(settings)
+    settings.preset = "lgm"
+    assert panel.what_is_missing(settings) == "Not fetched."
+
+
+def test_import_and_export(worker, tmp_path, golden):
+    assert bpy.ops.lgm.import_ply(filepath=str(golden / "lgm.ply"), up="-Y") == {"FINISHED"}
+    made = bpy.context.object
+    assert made.name == "lgm"
+    assert made.rotation_euler.x == pytest.approx(np.pi)
+    made.rotation_euler.x = 0.0
+    path = tmp_path / "wieder öffnen.ply"
+    assert bpy.ops.lgm.export_ply(filepath=str(path)) == {"FINISHED"}
+    before, after = read_ply(golden / "lgm.ply").to_array(), read_ply(path).to_array()
+    turned = (before[:, 7:11] * after[:, 7:11]).sum(1) < 0
+    after[turned, 7:11] *= -1  # the same rotation
+    np.testing.assert_allclose(after, before, atol=2e-6)
+
+
+def test_export_needs_splats(worker):
+    bpy.ops.mesh.primitive_cube_add()
+    assert not bpy.ops.lgm.export_ply.poll()
+
+
+def test_import_of_another_ply_is_a_sentence(worker, tmp_path):
+    path = tmp_path / "mesh.ply"
+    path.write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n0\n")
+    with pytest.raises(RuntimeError, match=r"mesh\.ply"):
+        bpy.ops.lgm.import_ply(filepath=str(path))
+
+
+def test_install_asks_before_it_goes_online(worker):
+    assert not bpy.app.online_access
+    assert not bpy.ops.lgm.install_worker.poll()
+    with pytest.raises(RuntimeError, match="Allow Online Access"):
+        bpy.ops.lgm.install_worker()
+
+
+def test_install_and_remove(worker, tmp_path, monkeypatch):
+    code = f"import os; os.makedirs({str(install.installed_python().parent)!r}); print('torch 9')"
+    steps = [install.Step("Trying", ((sys.executable, "-c", code),))]
+    monkeypatch.setattr(install, "install_steps", lambda folder, python, gpu: steps)
+    monkeypatch.setitem(install.DISK_NEEDED, False, 0)
+    now = session.current()
+    now.install()
+    run_until(lambda: not now.installing)
+    assert now.installation.state == "done", now.installation.error
+    assert install.read_marker()["torch"] == "torch 9"
+    assert bpy.ops.lgm.remove_worker() == {"FINISHED"}
+    assert install.read_marker() is None
+
+
+def test_open_log(worker, tmp_path):
+    assert bpy.ops.lgm.open_log() == {"CANCELLED"}
+    generate(tmp_path, prompt="x")
+    assert bpy.ops.lgm.open_log() == {"FINISHED"}
+    assert session.current().log() == tmp_path / "logs" / "worker_stderr.log"

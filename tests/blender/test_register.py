@@ -1,0 +1,87 @@
+"""Registering and giving everything back. Run: pytest tests/blender/test_register.py"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import bpy
+import pytest
+
+import lgm_blender
+from lgm_blender.blender import session
+
+
+def traces() -> dict[str, object]:
+    """Everything the add-on could leave behind in Blender."""
+    return {
+        "types": {name for name in dir(bpy.types) if name.startswith("LGM")},
+        "operators": set(dir(bpy.ops.lgm)),
+        "scene": hasattr(bpy.types.Scene, "lgm"),
+        "handlers": {
+            name: list(functions) for name in dir(bpy.app.handlers)
+            if isinstance(functions := getattr(bpy.app.handlers, name), list)
+        },
+        "timer": bpy.app.timers.is_registered(session._tick),
+        "menus": [len(menu._dyn_ui_initialize()) for menu in (bpy.types.TOPBAR_MT_file_import,)],
+        "threads": threading.active_count(),
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def unregistered():
+    lgm_blender.unregister()
+    yield
+    lgm_blender.unregister()
+
+
+def test_registering_three_times_leaves_nothing_behind():
+    lgm_blender.register()
+    lgm_blender.unregister()
+    before = traces()
+    assert not before["types"]
+    assert not before["scene"]
+    for _ in range(3):
+        lgm_blender.register()
+        assert traces() != before
+        lgm_blender.unregister()
+        assert traces() == before
+
+
+def test_twice_is_no_mistake():
+    lgm_blender.register()
+    now = session.current()
+    lgm_blender.register()
+    assert session.current() is now
+    lgm_blender.unregister()
+    lgm_blender.unregister()
+
+
+def test_registration_asks_for_no_worker_and_no_torch():
+    lgm_blender.register()
+    assert session.current().engine is None
+    assert "torch" not in sys.modules
+
+
+def test_settings_survive_in_a_file(tmp_path):
+    lgm_blender.register()
+    bpy.context.scene.lgm.preset = "lgm"
+    bpy.context.scene.lgm.prompt = "grüner Apfel"
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "file.blend"))
+    lgm_blender.unregister()
+    lgm_blender.register()
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "file.blend"))
+    assert bpy.context.scene.lgm.preset == "lgm"
+    assert bpy.context.scene.lgm.prompt == "grüner Apfel"
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+
+
+def test_package_imports_without_blender():
+    """The worker imports the same package, in a Python without bpy."""
+    code = "import sys; sys.modules['bpy'] = None; import lgm_blender, lgm_blender.blender.engine"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=lgm_blender.__path__[0] + "/.."
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,113 @@
+"""The panel in a real Blender window, on a screen that nobody sees.
+
+    python tests/window/check.py [--suite sid] [--root FOLDER] [--out FOLDER]
+
+Needs root and: apt-get install -y --no-install-recommends mmdebstrap xvfb xdotool imagemagick
+Makes a root folder with Debian's Blender where there is none (2 minutes, 1.1 GB), opens its window, lets `drive.py` use
+the panel with a stand-in for the worker, checks what it wrote down, and leaves pictures to look at in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+DISPLAY = ":77"
+
+
+def prepare(share: Path) -> None:
+    """What Blender needs, in a folder that it sees as /share."""
+    shutil.copytree(
+        ROOT / "lgm_blender", share / "lgm_blender", ignore=shutil.ignore_patterns("__pycache__", "weights")
+    )
+    for path in (HERE / "drive.py", ROOT / "tests" / "blender" / "fake_worker.py", ROOT / "tests" / "golden" / "lgm.ply",
+                 ROOT / "docs" / "samples" / "cactus.png"):  # fmt: skip
+        shutil.copy(path, share)
+    for name in ("home", "user"):
+        (share / name).mkdir()
+
+
+def watch(share: Path, out: Path, blender: subprocess.Popen, seconds: float) -> dict:
+    """Takes the pictures that drive.py asks for until it has written its report."""
+    end = time.monotonic() + seconds
+    while not (share / "report.json").exists():
+        if blender.poll() is not None:
+            raise SystemExit(f"Blender ended with code {blender.returncode} before it had a report.")
+        if time.monotonic() > end:
+            raise SystemExit("Blender wrote no report in time.")
+        for want in share.glob("*.want"):
+            picture = out / f"{want.stem}.png"
+            command = ["import", "-window", "root", str(picture)]
+            subprocess.run(command, env={**os.environ, "DISPLAY": DISPLAY}, check=True)
+            want.rename(want.with_suffix(".done"))
+            print(picture, flush=True)
+        time.sleep(0.1)
+    return json.loads((share / "report.json").read_text())
+
+
+def judge(report: dict) -> list[str]:
+    """What is wrong with a report."""
+    rules = {
+        "the story ended": "error" not in report,
+        "the click returned at once": report.get("seconds_of_the_click", 9) < 0.5,
+        "the window never stood still for half a second": report.get("longest_standstill", 9) < 0.5,
+        "the job gave one object": report.get("objects_added") == 1 and not report.get("problem"),
+        "one undo took it away": report.get("objects_after_undo") == 0,
+        "a job was cancelled within a second": report.get("seconds_to_cancel", 9) < 1,
+        "a death was told": "the roof is on fire" in str(report.get("death")),
+        "unregistering ended the worker": report.get("worker_left") is False,
+    }
+    return [rule for rule, kept in rules.items() if not kept]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="sid", help="Debian's: sid has Blender 5.2, trixie 4.3")
+    parser.add_argument("--root", type=Path, help="root folder of that suite; kept for the next time")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "window", help="where the pictures go")
+    options = parser.parse_args()
+    root = options.root or Path(tempfile.gettempdir()) / f"lgm_blender_{options.suite}"
+    if not (root / "usr" / "bin" / "blender").exists():
+        subprocess.run([HERE / "make_chroot.sh", options.suite, root], check=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        share = Path(folder)
+        prepare(share)
+        screen = ["Xvfb", DISPLAY, "-screen", "0", "1280x800x24", "+extension", "GLX", "+render", "-noreset"]
+        xvfb = subprocess.Popen(screen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stack.callback(xvfb.wait)
+        stack.callback(xvfb.kill)
+        time.sleep(1)
+        variables = [
+            f"DISPLAY={DISPLAY}",
+            "LIBGL_ALWAYS_SOFTWARE=1",
+            "HOME=/share/home",
+            "BLENDER_USER_RESOURCES=/share/user",
+        ]
+        blender = ["blender", "--window-geometry", "0", "0", "1280", "800", "--python", "/share/drive.py"]
+        log = stack.enter_context((options.out / "blender.log").open("w"))
+        command = [HERE / "in_chroot.sh", root, share, "env", *variables, *blender]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        report = watch(share, options.out, process, 300.0)
+    print(json.dumps(report, indent=2))
+    broken = judge(report)
+    for rule in broken:
+        print(f"not so: {rule}")
+    print(f"{8 - len(broken)} passed, {len(broken)} failed")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Runs inside a real Blender window: uses the panel as a user would, and writes down what happened.
+
+`check.py` starts it and takes the pictures: this side asks for one by writing NAME.want and waits for NAME.done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import bpy
+
+SHARE = Path(__file__).resolve().parent
+sys.path.insert(0, str(SHARE))
+
+import lgm_blender  # noqa: E402
+from lgm_blender.blender import session  # noqa: E402
+
+ticks = []  # when this side's timer ran: how long the window stood still is the longest gap
+frames = []  # when the 3D view was drawn
+report = {"blender": bpy.app.version_string, "python": sys.version.split()[0]}
+
+
+def behave(behaviour: str) -> None:
+    """Sets how the stand-in for the worker behaves, from the next start on."""
+    command = [sys.executable, "-u", str(SHARE / "fake_worker.py"), behaviour, str(SHARE / "lgm.ply")]
+    session.worker_command = lambda python, *arguments: command
+
+
+def tick():
+    ticks.append(time.monotonic())
+    return 0.01
+
+
+def side_panel():
+    """The 3D view's area and its side panel."""
+    area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == "VIEW_3D")
+    return area, next(region for region in area.regions if region.type == "UI")
+
+
+def picture(name: str):
+    """Waits until check.py has taken a picture of the screen."""
+    side_panel()[1].tag_redraw()
+    for _ in range(5):
+        yield 0.1
+    (SHARE / f"{name}.want").touch()
+    while not (SHARE / f"{name}.done").exists():
+        yield 0.05
+
+
+def until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("it never happened")
+        yield 0.02
+
+
+def longest_gap(times, start, end) -> float:
+    inside = [start, *(t for t in times if start <= t <= end), end]
+    return max(b - a for a, b in zip(inside, inside[1:], strict=False))
+
+
+def story():
+    """What the user does, one step after the other; every yield gives Blender its window back for a while."""
+    now = session.current()
+    area, region = side_panel()
+    area.spaces.active.show_region_ui = True
+    yield 2.0
+    region.active_panel_category = "LGM"
+    region.tag_redraw()
+    yield from picture("1_empty")
+
+    settings = bpy.context.scene.lgm
+    settings.image = bpy.data.images.load(str(SHARE / "cactus.png"))
+    settings.seed = 5
+    yield from picture("2_ready")
+
+    behave("slow")
+    objects = len(bpy.data.objects)
+    start = time.monotonic()
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
+        bpy.ops.lgm.generate("INVOKE_DEFAULT")
+    report["seconds_of_the_click"] = time.monotonic() - start
+    yield from until(lambda: now.job.progress and now.job.progress.step > 10)
+    yield from picture("3_running")
+    yield from until(lambda: now.job is None)
+    end = time.monotonic()
+    report["job_seconds"] = end - start
+    report["ticks"] = sum(start <= t <= end for t in ticks)
+    report["frames"] = sum(start <= t <= end for t in frames)
+    report["longest_standstill"] = longest_gap(ticks, start, end)
+    report["problem"] = now.problem and now.problem.sentence
+    report["objects_added"] = len(bpy.data.objects) - objects
+    yield from picture("4_done")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
+        bpy.ops.ed.undo()
+    report["objects_after_undo"] = len(bpy.data.objects) - objects
+    yield 0.5
+
+    now.engine.stop()
+    behave("long")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
+        bpy.ops.lgm.generate("INVOKE_DEFAULT")
+    yield from until(lambda: now.job.progress)
+    start = time.monotonic()
+    bpy.ops.lgm.cancel()
+    yield from until(lambda: now.job is None)
+    report["seconds_to_cancel"] = time.monotonic() - start
+
+    now.engine.stop()
+    behave("dies_in_job")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
+        bpy.ops.lgm.generate("INVOKE_DEFAULT")
+    yield from until(lambda: now.job is None)
+    report["death"] = now.problem.sentence
+    yield from picture("5_died")
+    now.problem = None
+
+    os.environ["LGM_BLENDER_PYTHON"] = "/nowhere/python"
+    now.forget_worker()
+    region.tag_redraw()
+    yield from picture("6_no_worker")
+    os.environ["LGM_BLENDER_PYTHON"] = sys.executable
+    now.forget_worker()
+
+    behave("long")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
+        bpy.ops.lgm.generate("INVOKE_DEFAULT")
+    yield from until(lambda: now.job.progress)
+    process = now.engine._process
+    start = time.monotonic()
+    lgm_blender.unregister()
+    report["seconds_to_unregister"] = time.monotonic() - start
+    report["worker_left"] = process.exit_code() is None
+
+
+def go(steps=None):
+    """Runs the story from a timer; ends Blender with it."""
+    try:
+        return next(steps)
+    except StopIteration:
+        pass
+    except Exception as error:
+        report["error"] = repr(error)
+    (SHARE / "report.json").write_text(json.dumps(report, indent=2))
+    os._exit(0)
+
+
+bpy.context.preferences.view.show_splash = False
+os.environ["LGM_BLENDER_PYTHON"] = sys.executable
+lgm_blender.register()
+bpy.types.SpaceView3D.draw_handler_add(lambda: frames.append(time.monotonic()), (), "WINDOW", "POST_PIXEL")
+bpy.app.timers.register(tick, persistent=True)
+steps = story()
+bpy.app.timers.register(lambda: go(steps), first_interval=2.0, persistent=True)

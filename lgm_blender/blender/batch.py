@@ -234,13 +234,12 @@ def _make_item(
     result = _finished(output, item.name) if options.skip_existing else None
     skipped = result is not None and all((output / f"{item.name}{suffix}").exists() for suffix in _suffixes(options))
     if result is None:
-        name = item.name if options.overwrite else _free_name(output, item.name)
         request = GenerateRequest(
             job="",
             output=str(output),
             image=str(item.image) if item.image else None,
             prompt=options.prompt.strip(),
-            name=name,
+            name=item.name,
             overwrite=options.overwrite,
             negative_prompt=options.negative_prompt,
             preset=options.preset,
@@ -322,14 +321,6 @@ def _finished(output: Path, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, LGMError):
         return None
     return result if Path(result["ply"]).is_file() else None
-
-
-def _free_name(output: Path, name: str) -> str:
-    free, number = name, 1
-    while any((output / f"{free}{suffix}").exists() for suffix in (*_WORKER_FILES.values(), ".blend", ".png")):
-        number += 1
-        free = f"{name}_{number}"
-    return free
 
 
 @contextlib.contextmanager

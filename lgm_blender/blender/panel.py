@@ -45,8 +45,10 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
 
         if now.job:
             draw_job(layout, now)
-        elif now.installing or now.worker().path is None:
-            preferences.draw_worker(layout.box(), context)
+        elif now.installing:
+            preferences.draw_installation(layout, now.installation)
+        elif now.worker().path is None:
+            draw_install(layout, context, now)
         else:
             draw_generate(layout, context)
         if now.problem:
@@ -86,6 +88,18 @@ class LGM_PT_files(_Panel, bpy.types.Panel):
         column.operator("lgm.export_ply", icon="EXPORT")
 
 
+def draw_install(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
+    """Why nothing can be made yet, and the button that changes it."""
+    preferences.draw_text(layout, now.worker().where, context, icon="INFO")
+    if not preferences.online():
+        preferences.draw_online(layout, context)
+    column = layout.column(align=True)
+    row = column.row(align=True)
+    row.scale_y = 1.6
+    row.operator("lgm.install_worker", icon="IMPORT")
+    column.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")
+
+
 def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """The button, or why it can't be pressed."""
     missing = what_is_missing(context.scene.lgm)
@@ -120,8 +134,16 @@ def draw_job(layout: bpy.types.UILayout, now: session.Session) -> None:
     label = "Starting the worker" if now.engine.state == "starting" else job.label
     row.progress(factor=job_factor(job), text=f"{label}  {seconds:.0f} s")
     row.operator("lgm.cancel", text="", icon="X")
-    if now.picture:
-        layout.template_icon(icon_value=now.picture, scale=10)
+    draw_views(layout, now)
+
+
+def draw_views(layout: bpy.types.UILayout, now: session.Session) -> None:
+    """The views, two by two."""
+    column = layout.column(align=True)
+    for first in range(0, len(now.pictures), 2):
+        row = column.row(align=True)
+        for icon in now.pictures[first : first + 2]:
+            row.template_icon(icon_value=icon, scale=5.5)
 
 
 def job_factor(job) -> float:
@@ -152,8 +174,7 @@ def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem
 def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
     """What the last job made."""
     outcome = now.outcome
-    if now.picture:
-        layout.template_icon(icon_value=now.picture, scale=10)
+    draw_views(layout, now)
     layout.label(text=outcome.object_name, icon="OUTLINER_OB_POINTCLOUD")
     seed = outcome.result.settings.get("seed")
     layout.label(text=f"{outcome.result.gaussians:,} Gaussians, seed {seed}, {outcome.seconds:.0f} s")

@@ -88,12 +88,8 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """What is installed, and buttons to change it."""
     now = session.current()
     installation = now.installation
-    if installation and installation.state == "running":
-        factor = (installation.index + 0.5) / max(1, installation.count)
-        layout.progress(factor=factor, text=f"{installation.label} ({installation.index + 1} of {installation.count})")
-        row = layout.row()
-        row.label(text=installation.message[-80:])
-        row.operator("lgm.cancel", text="Cancel", icon="X")
+    if now.installing:
+        draw_installation(layout, installation)
         return
     if installation and installation.state == "failed":
         draw_text(layout, installation.error, context, icon="ERROR")
@@ -122,6 +118,15 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     row.operator("lgm.remove_worker", icon="TRASH")
 
 
+def draw_installation(layout: bpy.types.UILayout, installation: install.Installation) -> None:
+    """How far the installer is, and a way to stop it."""
+    row = layout.row(align=True)
+    row.scale_y = 1.4
+    row.progress(factor=(installation.index + 0.5) / max(1, installation.count), text=installation.label)
+    row.operator("lgm.cancel", text="", icon="X")
+    layout.label(text=installation.message)
+
+
 def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """Why nothing can be fetched, and the switch for it."""
     if bpy.app.online_access_override:
@@ -138,10 +143,10 @@ def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 def draw_text(layout: bpy.types.UILayout, text: str, context: bpy.types.Context, icon: str = "NONE") -> None:
     """A sentence in as many lines as it needs: labels don't wrap."""
     width = context.region.width if context.region else 300
-    letters = max(20, int(width / (7.0 * context.preferences.system.ui_scale)) - 8)
+    letters = max(20, int(width / (7.0 * context.preferences.system.ui_scale)) - 12)  # less icon, box and button
     column = layout.column(align=True)
     column.scale_y = 0.85
-    for number, line in enumerate(textwrap.wrap(text, letters)):
+    for number, line in enumerate(textwrap.wrap(text, letters, break_on_hyphens=False)):
         column.label(text=line, icon=icon if number == 0 else "NONE" if icon == "NONE" else "BLANK1")
 
 

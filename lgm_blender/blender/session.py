@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import textwrap
 import time
 import traceback
 import zlib
@@ -19,6 +20,7 @@ from typing import Any
 
 import bpy
 import bpy.utils.previews
+import imbuf
 
 from ..core.errors import ErrorKind, LGMError
 from ..core.formats.ply import read_ply
@@ -27,6 +29,7 @@ from . import install, splats
 from .engine import Engine, Job, log_folder, worker_command
 
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without a job
+NEVER = 525600  # minutes
 LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
 
 # What every worker has; it tells more once it runs.
@@ -64,7 +67,7 @@ class Session:
         job: The job on its way, or None.
         problem, outcome: How the last job ended, or None.
         installation: The last run of the installer, or None.
-        picture: Icon of the views so far, or of the last result; 0 if there is none.
+        pictures: Icons of the views so far, or of the last result's; none if there are none.
     """
 
     def __init__(self, preference: Callable[[str], Any], logs: Path | None = None):
@@ -73,7 +76,7 @@ class Session:
         self.problem: Problem | None = None
         self.outcome: Outcome | None = None
         self.installation: install.Installation | None = None
-        self.picture = 0
+        self.pictures: list[int] = []
         self._preference = preference
         self._logs = log_folder(logs)
         self._scene_uid = 0
@@ -126,14 +129,14 @@ class Session:
         python, where = self.worker()
         if python is None:
             raise LGMError(where, "worker")
-        command = worker_command(python, "serve")
+        minutes = self._preference("idle_minutes")
+        command = worker_command(python, "serve", "--idle-minutes", str(minutes or NEVER))
         variables = worker_variables()
         if self.engine and (self.engine.command, self.engine.variables) != (command, variables):
             self.engine.stop()
             self.engine = None
         if self.engine is None:
             self.engine = Engine(command, variables=variables, logs=self._logs)
-        minutes = self._preference("idle_minutes")
         self.engine.idle_timeout = 60.0 * minutes if minutes else None
         return self.engine
 
@@ -245,7 +248,8 @@ class Session:
         if job.state == "cancelled":
             self._clear_picture()
         elif job.state == "failed":
-            self.problem = Problem(job.error, job.kind or "internal", job.log)
+            sentence = job.error.removesuffix(f" The log is {job.log}")  # there is a button for it
+            self.problem = Problem(sentence, job.kind or "internal", job.log)
             self._clear_picture()
         else:
             try:
@@ -278,19 +282,27 @@ class Session:
     # ---- The picture in the panel
 
     def _show(self, path: str) -> None:
-        if bpy.app.background:
+        """Cuts a row of views apart into icons, so that a narrow panel can show them large."""
+        if bpy.app.background or path == self._shown:
             return
-        with contextlib.suppress(OSError):
-            key = f"{path} {Path(path).stat().st_mtime_ns}"
-            if key != self._shown:
-                self._previews.clear()
-                preview = self._previews.load(key, path, "IMAGE")
-                preview.image_size[:]  # reads the file now: it may be replaced or gone when it is drawn
-                self.picture, self._shown = preview.icon_id, key
+        self._shown = path
+        self._previews.clear()
+        self.pictures = []
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
+            row = imbuf.load(path)
+            width, height = row.size
+            for left in range(0, width - height + 1, height):
+                view = row.copy()
+                view.crop((left, 0), (left + height - 1, height - 1))
+                file = str(Path(folder, f"{left}.png"))
+                imbuf.write(view, filepath=file)
+                preview = self._previews.load(f"{path} {left}", file, "IMAGE")
+                tuple(preview.image_size)  # asking reads the file, which is gone when it is drawn
+                self.pictures.append(preview.icon_id)
 
     def _clear_picture(self) -> None:
         self._previews.clear()
-        self.picture, self._shown = 0, ""
+        self.pictures, self._shown = [], ""
 
 
 def worker_variables() -> dict[str, str]:
@@ -396,24 +408,37 @@ def _tick() -> float | None:
     return IDLE if _session.engine and _session.engine.state != "off" else None
 
 
-def _redraw() -> None:
-    """Has the panels drawn again that show the session."""
+def _panels():
+    """The windows' regions that show the session, each with its area."""
     manager = bpy.context.window_manager
     for window in manager.windows if manager else ():
         for area in window.screen.areas:
-            if area.type in ("VIEW_3D", "PREFERENCES"):
-                for region in area.regions:
-                    if area.type == "PREFERENCES" or region.type == "UI":
-                        region.tag_redraw()
+            for region in area.regions:
+                if area.type == "PREFERENCES" or (area.type == "VIEW_3D" and region.type == "UI"):
+                    yield area, region
+
+
+def _redraw() -> None:
+    """Has the panels drawn again that show the session."""
+    for _, region in _panels():
+        region.tag_redraw()
 
 
 def _announce(sentence: str) -> None:
-    """Shows a failure wherever the user is: the panel may be closed."""
+    """Shows a failure at the mouse, unless a panel that tells of it can be seen."""
     manager = bpy.context.window_manager
+    for area, region in _panels():
+        if area.type == "VIEW_3D" and area.spaces.active.show_region_ui and region.active_panel_category == "LGM":
+            return
     if not manager or not manager.windows:
         return
+
+    def draw(menu, context):
+        for line in textwrap.wrap(sentence, 70, break_long_words=False):
+            menu.layout.label(text=line)
+
     with bpy.context.temp_override(window=manager.windows[0]):
-        manager.popup_menu(lambda menu, _: menu.layout.label(text=sentence), title="LGM", icon="ERROR")
+        manager.popup_menu(draw, title="LGM", icon="ERROR")
 
 
 @bpy.app.handlers.persistent

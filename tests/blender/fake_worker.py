@@ -16,7 +16,7 @@ from pathlib import Path
 
 BEHAVIOUR = sys.argv[1] if len(sys.argv) > 1 else "well"
 PLY = sys.argv[2] if len(sys.argv) > 2 else ""
-STEPS = {"slow": 30, "deaf": 100000, "long": 100000}.get(BEHAVIOUR, 4)
+STEPS = {"slow": 30, "steady": 200, "deaf": 100000, "long": 100000}.get(BEHAVIOUR, 4)
 cancelled = set()
 
 
@@ -30,13 +30,13 @@ def fail(id, job, sentence, kind):
 
 
 def picture(path, shade):
-    """A 2 x 2 grey PNG."""
+    """Four grey views in a row, a PNG of 256 x 64."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = bytes([0, shade, shade]) * 2
-    header = struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0)
+    rows = (b"\0" + b"".join(bytes([(shade + 50 * view) % 256]) * 64 for view in range(4))) * 64
+    header = struct.pack(">IIBBBBB", 256, 64, 8, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     Path(path).write_bytes(png)
 
@@ -67,7 +67,7 @@ def generate(id, p):
             return fail(id, job, "Cancelled.", "cancelled")
         preview = None
         if p["previews"]:
-            preview = str(folder / f"preview_{job}.png")
+            preview = str(folder / f"preview_{job}_{step}.png")
             picture(preview, 40 * step % 255)
         progress = {"job": job, "stage": "views", "stage_index": 2, "stages": 5, "step": step + 1, "steps": STEPS}
         send({"method": "progress", "params": {**progress, "message": "", "preview": preview}})

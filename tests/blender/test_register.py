@@ -81,7 +81,6 @@ def test_settings_survive_in_a_file(tmp_path):
 def test_package_imports_without_blender():
     """The worker imports the same package, in a Python without bpy."""
     code = "import sys; sys.modules['bpy'] = None; import lgm_blender, lgm_blender.blender.engine"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=lgm_blender.__path__[0] + "/.."
-    )
+    folder = Path(lgm_blender.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -59,9 +60,10 @@ def until(condition, seconds=60.0):
         yield 0.02
 
 
-def longest_gap(times, start, end) -> float:
+def gaps(times, start, end) -> list[tuple[float, float]]:
+    """The longest times between two ticks, and when they were, in seconds after `start`."""
     inside = [start, *(t for t in times if start <= t <= end), end]
-    return max(b - a for a, b in zip(inside, inside[1:], strict=False))
+    return sorted(((round(b - a, 2), round(a - start, 2)) for a, b in itertools.pairwise(inside)), reverse=True)[:4]
 
 
 def story():
@@ -77,9 +79,10 @@ def story():
     settings = bpy.context.scene.lgm
     settings.image = bpy.data.images.load(str(SHARE / "cactus.png"))
     settings.seed = 5
+    bpy.ops.ed.undo_push(message="An image is chosen")
     yield from picture("2_ready")
 
-    behave("slow")
+    behave("steady")
     objects = len(bpy.data.objects)
     start = time.monotonic()
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
@@ -92,7 +95,7 @@ def story():
     report["job_seconds"] = end - start
     report["ticks"] = sum(start <= t <= end for t in ticks)
     report["frames"] = sum(start <= t <= end for t in frames)
-    report["longest_standstill"] = longest_gap(ticks, start, end)
+    report["standstills"] = gaps(ticks, start, end)
     report["problem"] = now.problem and now.problem.sentence
     report["objects_added"] = len(bpy.data.objects) - objects
     yield from picture("4_done")

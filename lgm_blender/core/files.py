@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +38,20 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # the folder itself is gone or not a folder: nothing of ours is in it
             temporary.unlink(missing_ok=True)
+
+
+def write_together(files: dict[Path, bytes]) -> None:
+    """Write files that belong together: all are on the disk before the first gets its name, the last one named last.
+
+    Raises:
+        LGMError: (kind 'output') if one can't be written; then none is there.
+    """
+    with ExitStack() as stack:
+        for path, data in reversed(files.items()):  # a stack ends with what was put on it first
+            file = stack.enter_context(replacing(path))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def output_error(path: Path, error: OSError) -> LGMError:

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.files import replacing
+from lgm_blender.core.files import replacing, write_together
 
 
 def test_replaces_when_whole(tmp_path):
@@ -73,3 +73,20 @@ def test_a_folder_nobody_can_write_to():
     with pytest.raises(LGMError) as caught, replacing("/proc/lgm_blender.ply") as file:
         file.write(b"new")
     assert caught.value.kind == "output"
+
+
+def test_files_that_belong_together_appear_together(tmp_path, monkeypatch):
+    write_together({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+    calls = []
+
+    def full_at_last(_):
+        calls.append(_)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full_at_last)
+    with pytest.raises(LGMError, match="disk is full"):
+        write_together({tmp_path / name: b"3" for name in "abc"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}

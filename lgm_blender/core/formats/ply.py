@@ -48,25 +48,35 @@ _HEADER_LIMIT = 1 << 20  # bytes; a 3DGS header has about 1,500
 
 
 def write_ply(
-    path: str | os.PathLike,
-    gaussians: Gaussians,
-    *,
-    sh_degree: Literal[0, 3] = 0,
-    normals: bool = False,
+    path: str | os.PathLike, gaussians: Gaussians, *, sh_degree: Literal[0, 3] = 0, normals: bool = False
 ) -> None:
-    """Write Gaussians as a binary little-endian PLY; with the default options what the published code writes.
+    """Write Gaussians as a PLY file, replaced if it is there. It is whole or not there at all.
+
+    Args:
+        path: The file.
+        gaussians, sh_degree, normals: See `encode_ply`.
+
+    Raises:
+        LGMError: (kind 'output') if the file can't be written.
+        ValueError: If a value is not finite, or there are no Gaussians.
+    """
+    data = encode_ply(gaussians, sh_degree=sh_degree, normals=normals)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def encode_ply(gaussians: Gaussians, *, sh_degree: Literal[0, 3] = 0, normals: bool = False) -> bytes:
+    """Gaussians as a binary little-endian PLY; with the default options what the published code writes.
 
     Where a logarithm has no finite value, the nearest one is written: an opacity of 0 or 1 becomes the float32 next
     to it (logit -87.3 or 16.6), and every scale has 1e-8 added first, as published.
 
     Args:
-        path: The file, replaced if it is there. It is whole or not there at all.
         gaussians: What to write, in any frame, every value finite; prune it first.
         sh_degree: 3 adds the 45 properties f_rest_*, all zero.
         normals: Adds nx, ny, nz, all zero.
 
     Raises:
-        LGMError: (kind 'output') if the file can't be written.
         ValueError: If a value is not finite, or there are no Gaussians.
     """
     if not len(gaussians):
@@ -98,9 +108,7 @@ def write_ply(
 
     properties = "".join(f"property float {name}\n" for name in names)
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(gaussians)}\n{properties}end_header\n"
-    with replacing(path) as file:
-        file.write(header.encode("ascii"))
-        file.write(rows.tobytes())
+    return header.encode("ascii") + rows.tobytes()
 
 
 def read_ply(path: str | os.PathLike, on_warning: Callable[[str], None] | None = None) -> Gaussians:

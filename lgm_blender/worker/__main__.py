@@ -1,0 +1,160 @@
+"""The worker: python -m lgm_blender.worker serve | generate | models. Each says more with --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+try:
+    from ..core.errors import LGMError
+    from ..core.messages import GenerateRequest, Progress, to_params
+except ImportError as error:
+    sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line.
+
+    Returns:
+        0 if all went well, 1 after an error (a sentence on stderr), 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_generate(commands)
+    _add_models(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except LGMError as error:
+        print(f"Error: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Cancelled.", file=sys.stderr)
+        return 130
+    except ImportError as error:
+        print(f"Error: the worker's Python ({sys.executable}) lacks {error.name}. {error}", file=sys.stderr)
+        return 1
+
+
+def _add_serve(commands) -> None:
+    about = "Serve Blender: JSON-RPC on stdin and stdout, until stdin ends."
+    parser = commands.add_parser("serve", help=about, description=about)
+    parser.add_argument("--idle-minutes", type=float, default=5.0, help="free the models after that long without a job")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .server import serve
+
+    serve(options.idle_minutes)
+    return 0
+
+
+def _add_generate(commands) -> None:
+    about = "Make Gaussians of an image, a text or both. Prints the paths of the files it made."
+    parser = commands.add_parser("generate", help=about, description=about)
+    parser.add_argument("--image", metavar="FILE", help="a picture of one object")
+    parser.add_argument("--prompt", metavar="TEXT", default="", help="what it is; may go without an image")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
+    parser.add_argument("--name", default="", help="of the results; by default the image's, or the text's first words")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
+    parser.add_argument("--preset", default="mini", help="mini, lgm, or the folder of one (default: mini)")
+    parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: 0)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
+    parser.add_argument("--guidance", type=float, help="how closely to follow; 1 is none (default: the preset's)")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to show (default: the preset's)")
+    parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the camera above the object")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
+    parser.set_defaults(run=_generate)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from .pipeline import Pipeline
+
+    request = GenerateRequest(
+        job="generate",
+        output=str(Path(options.output).absolute()) if options.output else "",
+        image=str(Path(options.image).absolute()) if options.image is not None else None,
+        prompt=options.prompt,
+        name=options.name,
+        overwrite=options.overwrite,
+        negative_prompt=options.negative_prompt,
+        preset=options.preset,
+        seed=options.seed,
+        steps=options.steps,
+        guidance=options.guidance,
+        elevation=options.elevation,
+        device=options.device,
+        previews=False,
+    )
+    result = Pipeline().generate(request, _print_progress)
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(to_params(result)))
+    else:
+        print(*filter(None, (result.ply, result.views, result.input, result.json)), sep="\n")
+    return 0
+
+
+def _print_progress(progress: Progress) -> None:
+    count = f" {progress.step}/{progress.steps}" if progress.steps else ""
+    if sys.stderr.isatty():  # in a terminal one line per stage that counts up
+        first = "\n" if progress.step == 0 and progress.stage_index else "\r"
+        last = "\n" if progress.stage_index == progress.stages - 1 else ""
+        print(f"{first}{progress.label}{count}", end=last, file=sys.stderr, flush=True)
+    else:
+        print(f"{progress.label}{count}", file=sys.stderr, flush=True)
+
+
+def _add_models(commands) -> None:
+    about = "List the presets, check that their weights are whole, or fetch them."
+    parser = commands.add_parser("models", help=about, description=about)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--check", metavar="PRESET", help="read all its files and compare them with their SHA-256")
+    group.add_argument("--download", metavar="PRESET", help="fetch what is missing into the Hugging Face cache")
+    parser.add_argument("--mode", choices=("image", "text"), action="append", help="only what this mode needs")
+    parser.set_defaults(run=_models)
+
+
+def _models(options: argparse.Namespace) -> int:
+    from . import models
+
+    if options.download:
+        preset = models.find_preset(options.download)
+        models.download(preset, tuple(options.mode or preset.modes), _DownloadPrinter())
+        print(f"The preset '{preset.name}' is here.")
+    elif options.check:
+        preset = models.find_preset(options.check)
+        checked = models.CheckedFiles()
+        checked.entries.clear()  # asked for by hand, files are read again
+        for part in ("lgm", *(options.mode or preset.modes)):
+            preset.verify(part, checked)
+            print(f"{part}: {preset.locate(part)} is whole.")
+    else:
+        for info in models.preset_infos():
+            state = f"ready, from {' or '.join(info.modes)}" if info.ready else info.problem
+            print(f"{info.name}: {info.label}: {state}")
+    return 0
+
+
+class _DownloadPrinter:
+    """A line per file and per tenth of it."""
+
+    def __init__(self):
+        self.last = ("", -1)
+
+    def __call__(self, fetched) -> None:
+        tenth = 10 * fetched.done // fetched.total if fetched.total else 0
+        if self.last != (fetched.name, tenth):
+            self.last = (fetched.name, tenth)
+            size = f"{fetched.done / 1e6:,.0f} of {fetched.total / 1e6:,.0f} MB"
+            print(f"[{fetched.index}/{fetched.count}] {fetched.name}: {size}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""The worker as a server: JSON-RPC 2.0 over stdin and stdout (core/messages.py), one job at a time.
+
+A thread reads, so that a cancel is heard while a job runs; the main thread works. Nothing but messages can get onto
+the real stdout: whatever a library prints goes to stderr. When stdin ends, the worker leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import logging.handlers
+import os
+import platform
+import queue
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..core import messages
+from ..core.environment import data_folder
+from ..core.errors import Cancelled, LGMError
+from ..core.messages import GenerateRequest, Initialized, JobError, Progress
+from ..core.version import VERSION
+from .devices import device_name, resolve_device
+from .models import preset_infos
+from .pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+LOG_VARIABLE = "LGM_BLENDER_LOG_DIR"
+LOG_SIZE, LOG_FILES = 1_000_000, 3
+IDLE_MINUTES = 5.0  # without a job, after which the models' memory is given back
+LINE_LIMIT = 1 << 24  # bytes of a message
+GRACE = 10.0  # seconds for a job to notice that the worker should leave; loading a large model does not listen
+PREVIEWS_PREFIX = "lgm_blender_previews_"
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "PIL", "scipy")
+
+
+def serve(idle_minutes: float = IDLE_MINUTES) -> None:
+    """Serve on this process's stdin and stdout until stdin ends or `shutdown` comes."""
+    log_file = start_log()
+    stdin, stdout = _take_standard_streams()
+    sweep_previews()
+    previews = Path(tempfile.mkdtemp(prefix=PREVIEWS_PREFIX))
+    server = Server(Pipeline(previews), stdin, stdout, log_file, idle_minutes * 60)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.leave())
+    log.info("worker %s started, process %d, Python %s", VERSION, os.getpid(), platform.python_version())
+    try:
+        server.run()
+    finally:
+        shutil.rmtree(previews, ignore_errors=True)
+        log.info("worker left")
+
+
+@dataclass
+class _Job:
+    """A request that has no answer yet."""
+
+    id: int | str
+    request: GenerateRequest
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    answered: bool = False
+
+
+class Server:
+    """Reads requests from one file descriptor, answers on another.
+
+    Args:
+        pipeline: Does the jobs.
+        stdin, stdout: File descriptors.
+        log_file: Where the log is, for error messages, or None.
+        idle_seconds: Without a job, after which the pipeline's models are freed.
+    """
+
+    def __init__(self, pipeline: Pipeline, stdin: int, stdout: int, log_file: Path | None, idle_seconds: float):
+        self.pipeline = pipeline
+        self.stdin = stdin
+        self.stdout = stdout
+        self.log_file = str(log_file or "")
+        self.idle_seconds = idle_seconds
+        self.leaving = threading.Event()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: dict[str, _Job] = {}
+        self._jobs_lock = threading.RLock()
+        self._write_lock = threading.Lock()
+
+    def run(self) -> None:
+        """Works until the worker is told to leave."""
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        idle_since = time.monotonic()
+        while not self.leaving.is_set():
+            try:
+                work = self._work.get(timeout=1.0)
+            except queue.Empty:
+                if self.pipeline.loaded and time.monotonic() - idle_since > self.idle_seconds:
+                    self.pipeline.free()
+                continue
+            if work is not None:
+                work()
+                idle_since = time.monotonic()
+        while not self._work.empty():  # what was asked before stdin ended is answered; jobs, that they are cancelled
+            if work := self._work.get():
+                work()
+
+    def leave(self) -> None:
+        """Ends `run` soon: the running job within one step, the others at once. By force if that takes too long."""
+        if self.leaving.is_set():
+            return
+        self.leaving.set()
+        with self._jobs_lock:
+            for job in self._jobs.values():
+                job.cancelled.set()
+        self._work.put(None)
+        timer = threading.Timer(GRACE, self._leave_by_force)
+        timer.daemon = True
+        timer.start()
+
+    def _leave_by_force(self) -> None:
+        log.warning("the job did not end in time")
+        if self.pipeline.previews:
+            shutil.rmtree(self.pipeline.previews, ignore_errors=True)
+        logging.shutdown()
+        os._exit(0)
+
+    # Reading
+
+    def _read(self) -> None:
+        try:
+            for line in _lines(self.stdin):
+                if line.strip():
+                    self._receive(line)
+        except OSError as error:
+            log.warning("stdin can't be read: %s", error)
+        log.info("stdin ended")
+        self.leave()
+
+    def _receive(self, line: bytes) -> None:
+        id = None
+        try:
+            try:
+                message = messages.decode(line)
+            except (ValueError, RecursionError) as error:
+                self._send(messages.error_response(None, messages.PARSE_ERROR, f"This line is no message: {error}."))
+                return
+            id, method, params = message.get("id"), message.get("method"), message.get("params", {})
+            if not isinstance(method, str) or not isinstance(id, int | str | None) or isinstance(id, bool):
+                raise _ProtocolError(messages.INVALID_REQUEST, "A request needs a method and an id.")
+            handler = {
+                "initialize": self._on_initialize,
+                "generate": self._on_generate,
+                "cancel": self._on_cancel,
+                "shutdown": self._on_shutdown,
+            }.get(method)
+            if handler is None:
+                raise _ProtocolError(messages.METHOD_NOT_FOUND, f"There is no method {method!r}.")
+            if id is None:
+                raise _ProtocolError(messages.INVALID_REQUEST, f"{method} needs an id.")
+            handler(id, params)
+        except _ProtocolError as error:
+            log.warning("refused: %s", error)
+            self._send(messages.error_response(id if isinstance(id, int | str) else None, error.code, str(error)))
+        except Exception as error:  # whatever came, the next line is read
+            log.exception("a message could not be handled")
+            self._fail(id, LGMError(f"The worker could not handle a message ({error}).", "internal"), "")
+
+    def _on_initialize(self, id: int | str, params: Any) -> None:
+        self._work.put(lambda: self._answer(id, "", lambda: messages.to_params(describe(self.log_file))))
+
+    def _on_generate(self, id: int | str, params: Any) -> None:
+        name = params.get("job", "") if isinstance(params, dict) else ""
+        try:
+            request = messages.from_params(GenerateRequest, params)
+            with self._jobs_lock:
+                if request.job in self._jobs:
+                    raise LGMError(f"There already is a job {request.job!r}.")
+                job = self._jobs[request.job] = _Job(id, request)
+        except LGMError as error:
+            data = messages.to_params(JobError(str(name), error.kind, self.log_file))
+            self._send(messages.error_response(id, messages.INVALID_PARAMS, error.message, data))
+            return
+        self._work.put(lambda: self._generate(job))
+
+    def _on_cancel(self, id: int | str, params: Any) -> None:
+        name = params.get("job") if isinstance(params, dict) else None
+        with self._jobs_lock:
+            job = self._jobs.get(name) if isinstance(name, str) else None
+            if job:
+                job.cancelled.set()
+        self._send(messages.response(id, {"job": name, "cancelled": job is not None}))
+        if job and self._running is not job:
+            self._end(job, error=Cancelled())
+
+    def _on_shutdown(self, id: int | str, params: Any) -> None:
+        self._send(messages.response(id, {}))
+        self.leave()
+
+    # Working
+
+    _running: _Job | None = None
+
+    def _generate(self, job: _Job) -> None:
+        with self._jobs_lock:
+            if job.answered:
+                return
+            self._running = job
+        request = job.request
+        log.info("job %s: preset %s, seed %d, image %r", request.job, request.preset, request.seed, request.image)
+        try:
+            result = self.pipeline.generate(request, self._progress, job.cancelled.is_set)
+            self._end(job, result=messages.to_params(result))
+        except LGMError as error:
+            log.info("job %s: %s: %s", request.job, error.kind, error.message)
+            self._end(job, error=error)
+        except Exception as error:
+            log.exception("job %s failed", request.job)
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._end(job, error=LGMError(f"Something went wrong in the worker ({what}).", "internal"))
+        finally:
+            self._running = None
+
+    def _end(self, job: _Job, result: Any = None, error: LGMError | None = None) -> None:
+        """Answers a job, once."""
+        with self._jobs_lock:
+            if job.answered:
+                return
+            job.answered = True
+            self._jobs.pop(job.request.job, None)
+        if error is None:
+            self._send(messages.response(job.id, result))
+        else:
+            self._fail(job.id, error, job.request.job)
+
+    def _answer(self, id: int | str, job: str, compute: Callable[[], Any]) -> None:
+        try:
+            self._send(messages.response(id, compute()))
+        except LGMError as error:
+            self._fail(id, error, job)
+        except Exception as error:
+            log.exception("a request failed")
+            self._fail(id, LGMError(f"Something went wrong in the worker ({error}).", "internal"), job)
+
+    def _progress(self, progress: Progress) -> None:
+        self._send(messages.notification("progress", messages.to_params(progress)))
+
+    # Writing
+
+    def _fail(self, id: int | str | None, error: LGMError, job: str) -> None:
+        data = messages.to_params(JobError(job, error.kind, self.log_file))
+        self._send(messages.error_response(id, messages.JOB_FAILED, error.message, data))
+
+    def _send(self, message: dict[str, Any]) -> None:
+        data = memoryview(messages.encode(message))
+        try:
+            with self._write_lock:
+                while data:
+                    data = data[os.write(self.stdout, data) :]
+        except OSError as error:  # nobody listens any more
+            log.warning("stdout can't be written to: %s", error)
+            self.leave()
+
+
+class _ProtocolError(Exception):
+    def __init__(self, code: int, sentence: str):
+        super().__init__(sentence)
+        self.code = code
+
+
+def describe(log_file: str = "") -> Initialized:
+    """What this worker is and can do.
+
+    Raises:
+        LGMError: (kind 'worker') if its Python lacks a package.
+    """
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise LGMError(f"The worker's Python lacks {', '.join(missing)}. Install the worker again.", "worker")
+    device = resolve_device("auto")
+    return Initialized(
+        protocol=messages.PROTOCOL_VERSION,
+        version=VERSION,
+        python=platform.python_version(),
+        torch=version("torch"),
+        device=device,
+        device_name=device_name(device),
+        presets=preset_infos(),
+        log=log_file,
+    )
+
+
+def start_log() -> Path | None:
+    """Sends this process's log into a file that is rotated, and returns it; None if no folder can be written to."""
+    chosen = os.environ.get(LOG_VARIABLE)
+    for folder in (Path(chosen) if chosen else data_folder() / "logs", Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / "worker.log"
+            handler = logging.handlers.RotatingFileHandler(
+                path, maxBytes=LOG_SIZE, backupCount=LOG_FILES - 1, encoding="utf-8"
+            )
+            handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+            logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+            logging.captureWarnings(True)
+            return path
+    return None
+
+
+def sweep_previews(older_than: float = 86_400.0) -> None:
+    """Removes the previews of workers that were killed, once they are a day old."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREVIEWS_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > older_than:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_standard_streams() -> tuple[int, int]:
+    """Descriptors of the real stdin and stdout; then 0 reads nothing and 1 is stderr, for libraries and children."""
+    stdin, stdout = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return stdin, stdout
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """Lines as they come, the last one too if it has no end; of an endless line, pieces.
+
+    Not a buffered file: a thread that waits in one would stop the interpreter from leaving.
+    """
+    pending = b""
+    while block := os.read(descriptor, 1 << 16):
+        *lines, pending = (pending + block).split(b"\n")
+        yield from lines
+        if len(pending) > LINE_LIMIT:
+            yield pending
+            pending = b""
+    yield pending

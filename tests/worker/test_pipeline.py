@@ -1,0 +1,399 @@
+"""worker/pipeline.py: the whole path with tiny models, and an answer to everything that can be wrong with a request."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from tiny_preset import write_preset
+
+from lgm_blender.core.errors import Cancelled, LGMError
+from lgm_blender.core.files import output_error
+from lgm_blender.core.formats.ply import read_ply
+from lgm_blender.core.gaussians import Gaussians
+from lgm_blender.core.messages import STAGES, GenerateRequest
+from lgm_blender.worker import devices, pipeline
+from lgm_blender.worker.models import CheckedFiles
+from lgm_blender.worker.pipeline import Pipeline
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory) -> Path:
+    return write_preset(tmp_path_factory.mktemp("presets") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory) -> Pipeline:
+    """One for all tests: its models stay loaded, as in a session."""
+    return Pipeline(tmp_path_factory.mktemp("previews"), CheckedFiles(tmp_path_factory.mktemp("data") / "checked.json"))
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    picture = Image.new("RGB", (80, 60), "white")
+    ImageDraw.Draw(picture).ellipse((20, 10, 60, 50), fill=(200, 60, 30))
+    path = tmp_path / "in put" / "żółw & 亀.png"
+    path.parent.mkdir()
+    picture.save(path)
+    return path
+
+
+@pytest.fixture
+def request_(preset, image, tmp_path) -> GenerateRequest:
+    return GenerateRequest(job="j1", output=str(tmp_path / "out" / "new folder"), image=str(image), preset=str(preset))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_an_image_becomes_files(worker, request_, image):
+    told = []
+    result = worker.generate(request_, told.append)
+
+    output = Path(request_.output)
+    stem = image.stem
+    assert files(output) == sorted(f"{stem}{end}" for end in (".json", ".ply", "_input.png", "_views.png"))
+    gaussians = read_ply(result.ply)
+    assert len(gaussians) == result.gaussians > 0
+    assert gaussians.opacities.min() >= 0.005 * 0.999
+    assert Image.open(result.views).size == (4 * 16, 16)
+    assert Image.open(result.input).size == (256, 256)
+
+    assert json.loads(Path(result.json).read_text(encoding="utf-8")) == json.loads(json.dumps(result.__dict__))
+    assert result.settings["steps"] == 3
+    assert result.settings["guidance"] == 2.0
+    assert result.settings["negative_prompt"] == "ugly"
+    assert result.settings["device"] in ("cpu", "cuda")
+    assert result.settings["matting"] == "border"
+    assert result.settings["name"] == stem
+    assert {"lgm_blender", "python", "torch", "diffusers", "transformers", "preset"} <= set(result.versions)
+    assert result.versions["preset"].endswith(" 7")
+    assert list(result.timings) == [*STAGES, "total"]
+    assert result.timings["total"] >= sum(result.timings[stage] for stage in STAGES) * 0.99
+    assert result.warnings == []
+
+    assert [p.stage for p in told if p.step == 0] == list(STAGES)
+    assert [p.stage_index for p in told] == sorted(p.stage_index for p in told)
+    assert [(p.step, p.steps) for p in told if p.stage == "views"] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert {p.job for p in told} == {"j1"}
+    previews = [p.preview for p in told if p.preview]
+    assert previews
+    assert Image.open(previews[-1]).size == (4 * 16, 16)
+
+
+def test_the_same_request_gives_the_same_bytes(worker, request_):
+    first = worker.generate(request_)
+    worker.free()
+    assert not worker.loaded
+    second = worker.generate(request_)
+    assert Path(second.ply).name == f"{Path(request_.image).stem}_001.ply"
+    assert Path(first.ply).read_bytes() == Path(second.ply).read_bytes()
+    other = worker.generate(replace(request_, seed=1))
+    assert Path(first.ply).read_bytes() != Path(other.ply).read_bytes()
+
+
+def test_the_result_can_be_made_again_from_its_settings(worker, request_):
+    first = worker.generate(replace(request_, seed=5, steps=2, guidance=1.0, elevation=20))
+    settings = json.loads(Path(first.json).read_text(encoding="utf-8"))["settings"]
+    for name in ("mode", "matting", "scheduler"):
+        settings.pop(name)
+    again = worker.generate(GenerateRequest(job="again", **settings))
+    assert again.ply != first.ply
+    assert Path(first.ply).read_bytes() == Path(again.ply).read_bytes()
+
+
+def test_text_alone(worker, request_):
+    told = []
+    request = replace(request_, image=None, prompt='a "red" ball: on/off, and more words')
+    result = worker.generate(request, told.append)
+    assert Path(result.ply).name == "a _red_ ball_ on_off, and more.ply"
+    assert result.input is None
+    assert "matting" not in {p.stage for p in told}
+    assert result.settings["mode"] == "text"
+    assert files(Path(request.output)) == sorted(Path(p).name for p in (result.ply, result.views, result.json))
+
+
+def test_a_text_beside_an_image_changes_the_views(worker, request_):
+    plain = worker.generate(request_)
+    told = worker.generate(replace(request_, prompt="a red ball"))
+    assert not told.warnings
+    assert Path(plain.views).read_bytes() != Path(told.views).read_bytes()
+
+
+def test_a_preset_without_text_says_that_it_was_left_out(worker, request_, tmp_path):
+    preset = write_preset(tmp_path / "image only", text=False)
+    result = worker.generate(replace(request_, preset=str(preset), prompt="a red ball"))
+    assert "takes no text" in result.warnings[0]
+    assert result.settings["prompt"] == ""
+
+
+def test_views_go_to_lgm_in_its_order(worker, request_, monkeypatch):
+    """LGM's views are frames 1, 2, 3, 0 (reference: LGM's app), and the picture of the views is in the same order."""
+    worker.generate(request_)
+    frames = np.stack([np.full((16, 16, 3), i / 10, np.float32) for i in range(4)])
+    seen = []
+
+    class Model:
+        modes = ("image",)
+
+        def __call__(self, prompt, image, **settings):
+            return frames
+
+    def gaussians_from_views(model, views, elevation):
+        seen.append((views[:, 0, 0, 0], elevation))
+        return random_gaussians()
+
+    monkeypatch.setattr(worker, "_multiview", (worker._multiview[0], Model()))
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", gaussians_from_views)
+    result = worker.generate(replace(request_, elevation=-30))
+    np.testing.assert_allclose(seen[0][0], [0.1, 0.2, 0.3, 0.0])
+    assert seen[0][1] == -30
+    row = np.asarray(Image.open(result.views))[0, ::16, 0]
+    np.testing.assert_array_equal(row, np.uint8(np.float32([0.1, 0.2, 0.3, 0]) * 255 + 0.5))
+
+
+def random_gaussians(count: int = 5) -> Gaussians:
+    r = np.random.default_rng(0)
+    return Gaussians(
+        r.normal(size=(count, 3)),
+        np.full(count, 0.5),
+        np.full((count, 3), 0.1),
+        np.eye(4)[[0] * count],
+        np.ones((count, 3)),
+    )
+
+
+def test_what_is_not_finite_or_not_visible_is_left_out(worker, request_, monkeypatch):
+    gaussians = random_gaussians(5)
+    gaussians.positions[1, 1] = np.nan
+    gaussians.opacities[2] = 0.001
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: gaussians)
+    result = worker.generate(request_)
+    assert result.gaussians == 3
+    assert result.warnings == ["1 Gaussians were left out: their values are not finite."]
+
+    gaussians.opacities[:] = 0
+    with pytest.raises(LGMError, match="Nothing visible"):
+        worker.generate(replace(request_, name="none"))
+    assert not any(name.startswith("none") for name in files(Path(request_.output)))
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_cancel_takes_effect_within_a_step(worker, request_, step):
+    told = []
+    with pytest.raises(Cancelled):
+        worker.generate(request_, told.append, lambda: any(p.stage == "views" and p.step >= step for p in told))
+    assert max(p.step for p in told) <= step + 1
+    assert {p.stage for p in told} == {"matting", "load", "views"}
+    assert not Path(request_.output).exists()
+    worker.generate(request_)  # and the next one is well
+
+
+def test_cancel_before_the_files_get_their_names(worker, request_):
+    told = []
+    with pytest.raises(Cancelled):
+        worker.generate(request_, told.append, lambda: bool(told) and told[-1].stage == "save")
+    assert not any(path.is_file() for path in Path(request_.output).rglob("*"))
+
+
+def test_nothing_is_overwritten_unless_asked(worker, request_):
+    request = replace(request_, name="thing")
+    first = worker.generate(request)
+    second = worker.generate(replace(request, seed=1))
+    third = worker.generate(replace(request, seed=2, overwrite=True))
+    assert [Path(r.ply).name for r in (first, second, third)] == ["thing.ply", "thing_001.ply", "thing.ply"]
+    assert json.loads(Path(first.json).read_text())["settings"]["seed"] == 2
+
+
+def test_the_input_image_is_never_overwritten(worker, request_, image):
+    """A batch in Blender saves its render as NAME.png."""
+    before = image.read_bytes()
+    result = worker.generate(replace(request_, output=str(image.parent)))
+    assert Path(result.ply).stem == f"{image.stem}_001"
+    result = worker.generate(replace(request_, output=str(image.parent), overwrite=True))
+    assert Path(result.ply).stem == f"{image.stem}_001"
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("żółw 亀 — ok", "żółw 亀 — ok"),
+        ("../../etc/passwd", ".._.._etc_passwd"),
+        ("a<b>c:d|e?f*g", "a_b_c_d_e_f_g"),
+        ("con", "_con"),
+        ("LPT1.x", "_LPT1.x"),
+        ("dots... ", "dots"),
+        ("...", "untitled"),
+        ("\x00\x1f", "__"),
+        ("x" * 300, "x" * 200),
+        ("亀" * 100, "亀" * 66),
+    ],
+)
+def test_names_that_every_system_can_have(name, stem):
+    assert pipeline.file_stem(GenerateRequest("j", "o", name=name)) == stem
+
+
+def test_names_from_image_or_text():
+    assert pipeline.file_stem(GenerateRequest("j", "o", image="/a/b.c.jpeg")) == "b.c"
+    assert pipeline.file_stem(GenerateRequest("j", "o", prompt=" a  b\nc d e f g h")) == "a b c d e f"
+
+
+def broken(tmp_path: Path) -> dict[str, tuple[dict, str, str]]:
+    """Changes to a good request, and the kind and words of their answer."""
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "zero.png").write_bytes(b"")
+    (tmp_path / "file").write_text("in a folder's place")
+    Image.new("RGBA", (64, 64)).save(tmp_path / "transparent.png")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    Image.new("RGB", (20_000, 10)).save(tmp_path / "long.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "noise.png")
+    return {
+        "no such file": ({"image": str(tmp_path / "none.png")}, "bad_input", "There is no file"),
+        "a folder": ({"image": str(tmp_path)}, "bad_input", "is a folder"),
+        "not an image": ({"image": str(tmp_path / "text.png")}, "bad_input", "not an image"),
+        "zero bytes": ({"image": str(tmp_path / "zero.png")}, "bad_input", "empty file"),
+        "transparent": ({"image": str(tmp_path / "transparent.png")}, "bad_input", "fully transparent"),
+        "one colour": ({"image": str(tmp_path / "white.png")}, "bad_input", "of one colour"),
+        "20000 x 10": ({"image": str(tmp_path / "long.png")}, "bad_input", "too narrow"),
+        "not plain": ({"image": str(tmp_path / "noise.png")}, "matting", "not plain"),
+        "nothing": ({"image": None, "prompt": " \n"}, "bad_input", "nothing to start from"),
+        "unknown preset": ({"preset": "maxi"}, "bad_input", "no preset 'maxi'"),
+        "no preset there": ({"preset": str(tmp_path)}, "weights", "is no preset"),
+        "seed": ({"seed": 2**32}, "bad_input", "seed must be"),
+        "negative seed": ({"seed": -1}, "bad_input", "seed must be"),
+        "no steps": ({"steps": 0}, "bad_input", "number of steps must be"),
+        "many steps": ({"steps": 100_000}, "bad_input", "number of steps must be"),
+        "guidance": ({"guidance": float("nan")}, "bad_input", "guidance must be"),
+        "elevation": ({"elevation": 91.0}, "bad_input", "elevation must be"),
+        "device": ({"device": "tpu"}, "bad_input", "no device 'tpu'"),
+        "output is a file": ({"output": str(tmp_path / "file")}, "output", "is not a folder"),
+        "output in a file": ({"output": str(tmp_path / "file" / "x")}, "output", "is not a folder"),
+        "no output": ({"output": ""}, "output", "no output folder"),
+        "null": ({"output": str(tmp_path / "a\0b")}, "output", "no output folder"),
+        "null image": ({"image": "a\0b.png"}, "bad_input", "no file of that name"),
+        **({"unwritable": ({"output": "/proc/lgm"}, "output", "Nothing can be saved")} if os.name != "nt" else {}),
+    }
+
+
+def test_bad_input_is_answered_before_anything_is_loaded(request_, tmp_path, monkeypatch):
+    for name in ("U2NET_HOME", "REMBG_HOME", "XDG_DATA_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    worker = Pipeline(checked=CheckedFiles(tmp_path / "checked.json"))
+    for name, (change, kind, words) in broken(tmp_path).items():
+        before = files(tmp_path)
+        with pytest.raises(LGMError) as caught:
+            worker.generate(replace(request_, **change))
+        assert words in caught.value.message, name
+        assert caught.value.message.endswith("."), name
+        assert caught.value.kind == kind, name
+        assert files(tmp_path) == before, name
+    assert not worker.loaded
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of other bytes"])
+def test_weights_that_are_not_whole(request_, preset, tmp_path, damage):
+    folder = shutil.copytree(preset, tmp_path / "preset")
+    path = folder / "multiview" / "unet" / "diffusion_pytorch_model.safetensors"
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-100] if damage == "cut short" else data[:-1] + bytes([data[-1] ^ 255]))
+    worker = Pipeline(checked=CheckedFiles(tmp_path / "checked.json"))
+    with pytest.raises(LGMError, match=f"{path.name} is (missing|cut short|damaged)") as caught:
+        worker.generate(replace(request_, preset=str(folder)))
+    assert caught.value.kind == "weights"
+    assert not Path(request_.output).exists()
+
+
+def test_a_disk_that_fills_up_leaves_nothing(worker, request_, monkeypatch):
+    written = []
+
+    def fsync(descriptor):
+        written.append(descriptor)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+
+    Path(request_.output).mkdir(parents=True)
+    monkeypatch.setattr(os, "fsync", fsync)
+    quiet = replace(request_, previews=False)
+    with pytest.raises(LGMError, match="disk is full") as caught:
+        worker.generate(quiet)
+    assert caught.value.kind == "output"
+    assert files(Path(request_.output)) == []
+
+
+def test_a_failed_preview_loses_no_job(worker, request_, monkeypatch):
+    def refuse(path):
+        raise output_error(Path(path), OSError(28, "full"))
+
+    monkeypatch.setattr(pipeline, "replacing", refuse)
+    told = []
+    worker.generate(request_, told.append)
+    assert not any(p.preview for p in told)
+
+
+def test_no_previews_where_none_are_wanted(worker, request_):
+    told = []
+    worker.generate(replace(request_, previews=False), told.append)
+    assert not any(p.preview for p in told)
+
+
+def test_previews_do_not_pile_up(worker, request_, monkeypatch):
+    monkeypatch.setattr(pipeline, "PREVIEW_INTERVAL", 0)
+    monkeypatch.setattr(pipeline, "PREVIEW_SHARE", 1e9)
+    told = []
+    worker.generate(replace(request_, steps=5), told.append)
+    assert len({p.preview for p in told if p.preview}) == 5
+    assert len(list(worker.previews.iterdir())) == 2
+
+
+def test_cuda_that_is_not_there(worker, request_, monkeypatch):
+    monkeypatch.setattr(devices, "cuda_problem", lambda: "there is no NVIDIA GPU")
+    with pytest.raises(LGMError, match="'cuda' can't be used: there is no NVIDIA GPU"):
+        worker.generate(replace(request_, device="cuda"))
+    assert worker.generate(request_).device == "cpu"
+
+
+def test_full_memory_is_told_and_given_back(worker, request_, monkeypatch):
+    worker.generate(request_)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 8 * 2**30))
+    for error, words in (
+        (torch.OutOfMemoryError("CUDA out of memory"), r"GPU's memory \(8 GB\) is full.*mini"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "computer's memory is full"),
+        (MemoryError(), "computer's memory is full"),
+    ):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", fail)
+        with pytest.raises(LGMError, match=words) as caught:
+            worker.generate(request_)
+        assert caught.value.kind == "out_of_memory"
+        assert not worker.loaded
+
+
+def test_other_errors_are_not_swallowed(worker, request_, monkeypatch):
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        worker.generate(request_)
+
+
+def test_models_are_kept_and_exchanged(worker, request_, tmp_path):
+    worker.generate(request_)
+    loaded = worker._lgm[1], worker._multiview[1]
+    worker.generate(request_)
+    assert (worker._lgm[1], worker._multiview[1]) == loaded
+    worker.generate(replace(request_, preset=str(write_preset(tmp_path / "other"))))
+    assert worker._lgm[1] is not loaded[0]
+    assert worker._multiview[1] is not loaded[1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -335,11 +336,17 @@ def requirements(group: str, version: tuple[int, int]) -> tuple[str, ...]:
     return environment.WORKER_REQUIREMENTS if group == "worker" else TEST_REQUIREMENTS
 
 
+@functools.cache
+def has_gpu() -> bool:
+    """Whether torch should be able to use CUDA. The driver is asked once: it may take seconds to wake up."""
+    return environment.has_nvidia_gpu()
+
+
 def fingerprint(group: str, version: tuple[int, int]) -> str:
     """Changes when a group must be installed anew."""
     parts = [*requirements(group, version)]
     if group == "worker":
-        parts += [environment.TORCH, environment.torch_tag(environment.has_nvidia_gpu())]
+        parts += [environment.TORCH, environment.torch_tag(has_gpu())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -355,7 +362,9 @@ def install(target: Environment, *groups: str) -> Environment:
     for group in missing:
         packages += requirements(group, target.base.version)
     if "worker" in missing:
-        torch = environment.choose_torch(target.python, environment.has_nvidia_gpu())
+        torch = environment.choose_torch(target.python, has_gpu())
+        if has_gpu() and target.version_of("torch").endswith("+cpu"):  # a GPU has come since; pip would be content
+            run([target.python, "-m", "pip", "uninstall", "-y", "torch"], "Removing torch for the CPU", "uninstall")
         packages += [torch.requirement]
         options += torch.options
         if torch.note:
@@ -399,17 +408,16 @@ def worker_environment(main: Environment) -> Environment:
     """
     if folder := environment.worker_environment(ROOT):
         version = environment.environment_version(folder)
-        found = Environment(folder, main.base if version == main.base.version else Interpreter(folder, version))
-        if found.installed().get("worker") == fingerprint("worker", version) or found.folder == main.folder:
-            return install(found, "worker")
-    gpu = environment.has_nvidia_gpu()
-    if main.base.version <= environment.WORKER_PYTHONS[1] and environment.choose_torch(main.base.path, gpu).note:
-        oldest, newest = environment.WORKER_PYTHONS
-        others = [(3, minor) for minor in range(oldest[1], newest[1] + 1) if (3, minor) != main.base.version]
-        for other in find_pythons(others):
-            if not environment.choose_torch(other.path, gpu).note:
-                print(f"  A torch that fits this machine is in reach for {other} only: the worker runs on that.")
-                return install(environment_for(other), "worker")
+        return install(Environment(folder, Interpreter(environment.environment_python(folder), version)), "worker")
+    make(main)
+    if not environment.choose_torch(main.python, has_gpu()).note:
+        return install(main, "worker")
+    oldest, newest = environment.WORKER_PYTHONS
+    others = [(3, minor) for minor in range(oldest[1], newest[1] + 1) if (3, minor) != main.base.version]
+    for other in find_pythons(others):
+        if not environment.choose_torch(other.path, has_gpu(), pip=main.python).note:
+            print(f"  A torch that fits this machine is in reach for {other} only, so the worker runs on that.")
+            return install(environment_for(other), "worker")
     return install(main, "worker")
 
 

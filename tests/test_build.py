@@ -126,15 +126,17 @@ def test_nothing_is_installed_twice(build, here, monkeypatch, tmp_path):
     torch = build.environment.TorchBuild("torch==2.13.0+cpu", ("--extra-index-url", "somewhere"))
     monkeypatch.setattr(build, "run", lambda command, *_: commands.append(command))
     monkeypatch.setattr(build.environment, "choose_torch", lambda python, gpu: torch)
-    monkeypatch.setattr(build.environment, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(build, "has_gpu", lambda: False)
     build.install(target, "worker", "test")
     assert {"torch==2.13.0+cpu", "--extra-index-url", "somewhere", *build.TEST_REQUIREMENTS} <= {*commands[0]}
     build.install(target, "worker", "test")
     assert len(commands) == 1
-    monkeypatch.setattr(build.environment, "has_nvidia_gpu", lambda: True)
-    monkeypatch.setattr(build.environment.sys, "platform", "linux")
+    (folder / "lib" / "python3.11" / "site-packages" / "torch-2.13.0+cpu.dist-info").mkdir(parents=True)
+    monkeypatch.setattr(build, "has_gpu", lambda: True)
+    monkeypatch.setattr(build.environment, "torch_tag", lambda gpu: "")
     build.install(target, "worker", "test")
-    assert len(commands) == 2
+    assert "uninstall" in commands[1]
+    assert len(commands) == 3
 
 
 def test_torch_for_this_machine(build):

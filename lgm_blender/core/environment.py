@@ -88,19 +88,20 @@ def torch_tag(gpu: bool, system: str = sys.platform, machine: str = "") -> str:
     return ""
 
 
-def choose_torch(python: Path, gpu: bool) -> TorchBuild:
+def choose_torch(python: Path, gpu: bool, pip: Path | None = None) -> TorchBuild:
     """The build of torch that suits this machine, from PyTorch's own index or from wherever pip is set up to look.
 
     Args:
-        python: The environment's Python, which has pip.
+        python: The Python that torch is for.
         gpu: Whether there is an NVIDIA GPU.
+        pip: A Python that has pip, if `python` may have none.
     """
     tag = torch_tag(gpu)
     if not tag:
         return TorchBuild()
     index = f"{TORCH_INDEX}/{tag}"
     options = ("--extra-index-url", index) if is_reachable(index + "/torch/") else ()
-    if version := newest_build(available_versions(python, "torch", options), tag):
+    if version := newest_build(available_versions(python, "torch", options, pip), tag):
         return TorchBuild(f"torch=={version}", options)
     if gpu:
         return TorchBuild(note=f"No CUDA build of torch for {describe(python)} is in reach: it will run on the CPU.")
@@ -121,9 +122,10 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split("."))
 
 
-def available_versions(python: Path, package: str, options: tuple[str, ...] = ()) -> list[str]:
-    """The versions of a package that pip, as it is set up for `python`, could install there; [] if it can't tell."""
-    command = [str(python), "-m", "pip", "index", "versions", package, *options]
+def available_versions(python: Path, package: str, options: tuple[str, ...] = (), pip: Path | None = None) -> list[str]:
+    """The versions of a package that pip, as it is set up, could install for `python`; [] if it can't tell."""
+    borrowed = [str(pip), "-m", "pip", "--python", str(python)]
+    command = [*(borrowed if pip else [str(python), "-m", "pip"]), "index", "versions", package, *options]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -198,56 +200,54 @@ def _variables(folder: Path) -> dict[str, str]:
     }
     if index := os.environ.get("PIP_INDEX_URL"):
         variables["UV_DEFAULT_INDEX"] = index
-    return clean_variables(variables)
+    return variables
 
 
 State = Literal["running", "done", "failed", "cancelled"]
 
 
-class Installation:
-    """One run of the installer. Call `step` often, from a timer or a loop, until `state` is not 'running'.
+class Task:
+    """Commands, one after the other. Call `step` often, from a timer or a loop, until `state` is not 'running'.
 
     Args:
-        folder: Where to; the user's data folder if None.
-        base_python: See `install_steps`; the running Python if None.
-        gpu: Whether torch must be able to use a GPU; looked up if None.
+        steps: What is run.
+        log: File that receives everything that was run and printed.
+        variables: Environment variables on top of the cleaned ones of this process.
 
     Attributes:
         state: 'running', 'done', 'failed' or 'cancelled'.
-        index, count: Number of the current step from 0, and of steps; 0 until the machine has been looked at.
+        index, count: Number of the current step from 0, and of steps.
         label: The current step.
         message: The last line that the current command printed.
         error: Once failed, a sentence for the user.
-        log: File that holds everything that was run and printed.
     """
 
-    def __init__(self, folder: Path | None = None, base_python: str | None = None, gpu: bool | None = None):
-        self.folder = folder or environment.data_folder()
+    def __init__(self, steps: Sequence[Step], log: Path, variables: Mapping[str, str] | None = None):
         self.state: State = "running"
-        self.index = self.count = 0
-        self.label, self.message, self.error = "Looking at this machine", "", ""
-        self.log = self.folder / "logs" / "install.log"
-        self._base_python = base_python or sys.executable
-        self._gpu = gpu
-        self._steps: list[Step] = []
+        self.index, self.count = -1, len(steps)
+        self.label, self.message, self.error = "", "", ""
+        self.log = log
+        self._steps = list(steps)
+        self._variables = clean_variables(variables)
         self._alternatives: list[tuple[str, ...]] = []
         self._process: Process | None = None
         self._output: list[str] = []
-        # nvidia-smi may take seconds to wake the driver.
-        self._looking = threading.Thread(target=self._look, daemon=True)
-        self._looking.start()
+
+    @property
+    def factor(self) -> float:
+        """About how much of it is done, 0 to 1."""
+        return (max(0, self.index) + 0.5) / max(1, self.count)
 
     def step(self) -> bool:
         """Goes on as far as is possible without waiting; whether anything changed."""
-        if self.state != "running" or self._looking.is_alive():
+        if self.state != "running":
             return False
         try:
-            if not self._steps:
-                self._begin()
-                return True
+            if self._process is None:
+                return self._begin()
             return self._poll()
         except (OSError, LGMError) as error:
-            self._fail(error.message if isinstance(error, LGMError) else f"{self.folder} is not usable: {error}")
+            self._fail(error.message if isinstance(error, LGMError) else f"{self.log.parent} is not usable: {error}")
             return True
 
     def cancel(self) -> None:
@@ -256,23 +256,11 @@ class Installation:
             self.state = "cancelled"
             self._kill()
 
-    def _look(self) -> None:
-        if self._gpu is None:
-            self._gpu = environment.has_nvidia_gpu()
-
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_text("", encoding="utf-8")
-        needed = DISK_NEEDED[self._gpu]
-        if (free := shutil.disk_usage(self.folder).free) < needed and read_marker(self.folder) is None:
-            raise LGMError(
-                f"The worker needs {needed >> 30} GB in {self.folder}, and {free / (1 << 30):.1f} GB are free there. "
-                "Make room and try again.",
-                "output",
-            )
-        self._steps = install_steps(self.folder, self._base_python, self._gpu)
-        self.count = len(self._steps)
         self._next_step()
+        return True
 
     def _poll(self) -> bool:
         changed = False
@@ -287,7 +275,6 @@ class Installation:
             return changed
         self._note(f"exit code {code}")
         if code == 0:
-            self.index += 1
             self._next_step()
         elif self._alternatives:
             self._next_alternative()
@@ -296,12 +283,12 @@ class Installation:
         return True
 
     def _next_step(self) -> None:
+        self.index += 1
         if self.index == self.count:
             self._finish()
             return
-        step = self._steps[self.index]
-        self.label = step.label
-        self._alternatives = list(step.alternatives)
+        self.label = self._steps[self.index].label
+        self._alternatives = list(self._steps[self.index].alternatives)
         self._next_alternative()
 
     def _next_alternative(self) -> None:
@@ -310,7 +297,7 @@ class Installation:
         self.message = ""
         self._note("$ " + " ".join(word if "\n" not in word else "..." for word in command))
         try:
-            self._process = Process(command, _variables(self.folder), merge_errors=True)
+            self._process = Process(command, self._variables, merge_errors=True)
             self._process.close()
         except OSError as error:
             self._note(str(error))
@@ -319,25 +306,11 @@ class Installation:
             self._next_alternative()
 
     def _finish(self) -> None:
-        # The environment keeps its files: uv links them from the cache.
-        shutil.rmtree(self.folder / "cache", ignore_errors=True)
-        marker = {"requirements": requirements(), "gpu": self._gpu, "torch": (self._output or ["?"])[-1]}
-        with replacing(self.folder / "environment" / MARKER) as file:
-            file.write(json.dumps(marker, indent=2).encode() + b"\n")
-        self.message, self.label = marker["torch"], "Installed"
         self.state = "done"
 
     def _explain(self) -> str:
-        offline = ("dns error", "failed to lookup", "Name or service not known", "Connection refused", "No route")
-        said = "\n".join(self._output)
-        if any(words.lower() in said.lower() for words in offline):
-            reason = "the package index can't be reached; is this computer online, behind a proxy or a firewall?"
-        elif "No space left" in said or "os error 112" in said:
-            reason = "the disk is full."
-        else:
-            errors = [line for line in self._output if "error" in line.lower()]
-            reason = (errors or self._output or ["it said nothing"])[-1]
-        return f"{self.label} failed: {reason} Press Install to try again. The log is {self.log}"
+        """A sentence about the command that failed."""
+        return f"{self.label} failed: {(self._output or ['it said nothing'])[-1]}"
 
     def _fail(self, sentence: str) -> None:
         self.state, self.error = "failed", sentence
@@ -351,3 +324,86 @@ class Installation:
     def _note(self, line: str) -> None:
         with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+class Installation(Task):
+    """One run of the installer.
+
+    Args:
+        folder: Where to; the user's data folder if None.
+        base_python: See `install_steps`; the running Python if None.
+        gpu: Whether torch must be able to use a GPU; looked up if None.
+    """
+
+    def __init__(self, folder: Path | None = None, base_python: str | None = None, gpu: bool | None = None):
+        self.folder = folder or environment.data_folder()
+        super().__init__([], self.folder / "logs" / "install.log", _variables(self.folder))
+        self.label = "Looking at this machine"
+        self._base_python = base_python or sys.executable
+        self._gpu = gpu
+        # nvidia-smi may take seconds to wake the driver.
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
+
+    def _look(self) -> None:
+        if self._gpu is None:
+            self._gpu = environment.has_nvidia_gpu()
+
+    def _begin(self) -> bool:
+        if self._looking.is_alive():
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = DISK_NEEDED[self._gpu]
+        if (free := shutil.disk_usage(self.folder).free) < needed and read_marker(self.folder) is None:
+            raise LGMError(
+                f"The worker needs {needed >> 30} GB in {self.folder}, and {free / (1 << 30):.1f} GB are free there. "
+                "Make room and try again.",
+                "output",
+            )
+        self._steps = install_steps(self.folder, self._base_python, self._gpu)
+        self.count = len(self._steps)
+        return super()._begin()
+
+    def _finish(self) -> None:
+        # The environment keeps its files: uv links them from the cache.
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+        marker = {"requirements": requirements(), "gpu": self._gpu, "torch": (self._output or ["?"])[-1]}
+        with replacing(self.folder / "environment" / MARKER) as file:
+            file.write(json.dumps(marker, indent=2).encode() + b"\n")
+        self.message, self.label = marker["torch"], "Installed"
+        self.state = "done"
+
+    def _explain(self) -> str:
+        said = "\n".join(self._output).lower()
+        errors = [line for line in self._output if "error" in line.lower()]
+        if any(words in said for words in ("dns error", "failed to lookup", "name or service", "connection refused")):
+            reason = "the package index can't be reached. Is this computer online, behind a proxy or a firewall?"
+        elif "no space left" in said or "os error 112" in said:
+            reason = "the disk is full."
+        else:
+            reason = (errors or self._output or ["it said nothing."])[-1]
+        return f"{self.label} failed: {reason} Press Install to try again. The log is {self.log}"
+
+
+class Download(Task):
+    """Fetches a preset's published weights; a download that was broken off goes on where it stopped.
+
+    Args:
+        command: The worker's `models --download PRESET`.
+        preset: Its name, for the label.
+        log: See `Task`.
+    """
+
+    def __init__(self, command: Sequence[str], preset: str, log: Path):
+        super().__init__([Step(f"Fetching the models of '{preset}'", (tuple(command),))], log)
+
+    @property
+    def factor(self) -> float:
+        """How much of the current file is here, as the last line tells: '[2/7] NAME: 120 of 830 MB'."""
+        found = re.search(r": ([\d,]+) of ([\d,]+) MB$", self.message)
+        done, total = (int(number.replace(",", "")) for number in found.groups()) if found else (0, 1)
+        return done / max(1, total)
+
+    def _explain(self) -> str:
+        told = [line.removeprefix("Error: ") for line in self._output if line.startswith("Error: ")]
+        return told[-1] if told else super()._explain()

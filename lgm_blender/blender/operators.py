@@ -53,8 +53,8 @@ class LGM_OT_generate(bpy.types.Operator):
         now = session.current()
         if now.job:
             cls.poll_message_set("A job is running. Wait for it, or cancel it")
-        elif now.installing:
-            cls.poll_message_set("The worker is being installed")
+        elif now.fetching:
+            cls.poll_message_set("Something is being fetched. Wait for it, or cancel it")
         elif now.worker().path is None:
             cls.poll_message_set(now.worker().where)
         else:
@@ -147,7 +147,7 @@ class LGM_OT_cancel(bpy.types.Operator):
     @classmethod
     def poll(cls, context):
         now = session.current()
-        return bool(now.job or now.installing)
+        return bool(now.job or now.fetching)
 
     def execute(self, context):
         session.current().cancel()
@@ -166,11 +166,8 @@ class LGM_OT_dismiss(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class LGM_OT_install_worker(bpy.types.Operator):
-    """Fetch Python packages that the models run on, torch among them: 1.2 GB on disk, about 7 GB with an NVIDIA GPU"""
-
-    bl_idname = "lgm.install_worker"
-    bl_label = "Install Worker"
+class _Fetch:
+    """What operators share that fetch something: not without leave, and not beside anything else."""
 
     @classmethod
     def poll(cls, context):
@@ -184,13 +181,39 @@ class LGM_OT_install_worker(bpy.types.Operator):
 
     def execute(self, context):
         now = session.current()
-        now.install()
+        try:
+            self.begin(context)
+        except LGMError as error:
+            self.report({"ERROR"}, error.message)
+            return {"CANCELLED"}
         if not bpy.app.background:
             return {"FINISHED"}
         now.wait()
-        if now.installation.error:
-            self.report({"ERROR"}, now.installation.error)
-        return {"FINISHED"} if now.installation.state == "done" else {"CANCELLED"}
+        if now.task.error:
+            self.report({"ERROR"}, now.task.error)
+        return {"FINISHED"} if now.task.state == "done" else {"CANCELLED"}
+
+
+class LGM_OT_install_worker(_Fetch, bpy.types.Operator):
+    """Fetch Python packages that the models run on, torch among them: 1.2 GB on disk, about 7 GB with an NVIDIA GPU"""
+
+    bl_idname = "lgm.install_worker"
+    bl_label = "Install Worker"
+
+    def begin(self, context):
+        session.current().install()
+
+
+class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
+    """Fetch the chosen preset's published models into the Hugging Face cache"""
+
+    bl_idname = "lgm.fetch_weights"
+    bl_label = "Fetch Models"
+
+    preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
+
+    def begin(self, context):
+        session.current().download(self.preset or context.scene.lgm.preset)
 
 
 class LGM_OT_remove_worker(bpy.types.Operator):
@@ -390,6 +413,7 @@ CLASSES = (
     LGM_OT_cancel,
     LGM_OT_dismiss,
     LGM_OT_install_worker,
+    LGM_OT_fetch_weights,
     LGM_OT_remove_worker,
     LGM_OT_check_worker,
     LGM_OT_open_log,

@@ -6,7 +6,7 @@ import time
 
 import bpy
 
-from ..core.messages import STAGES
+from ..core.messages import STAGES, PresetInfo
 from . import preferences, session
 
 
@@ -45,8 +45,8 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
 
         if now.job:
             draw_job(layout, now)
-        elif now.installing:
-            preferences.draw_installation(layout, now.installation)
+        elif now.fetching:
+            preferences.draw_task(layout, now.task)
         elif now.worker().path is None:
             draw_install(layout, context, now)
         else:
@@ -109,15 +109,29 @@ def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
     row.operator("lgm.generate", text="Generate", icon="OUTLINER_OB_POINTCLOUD")
     if missing:
         preferences.draw_text(layout, missing, context, icon="INFO")
+    if preset_info(context.scene.lgm) and not preset_info(context.scene.lgm).ready:
+        draw_fetch(layout, context)
+
+
+def draw_fetch(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The button that fetches the chosen preset's models."""
+    if not preferences.online():
+        preferences.draw_online(layout, context)
+    layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.preset
+
+
+def preset_info(settings) -> PresetInfo | None:
+    """What the worker told of the chosen preset, if it has."""
+    engine = session.current().engine
+    known = engine.info.presets if engine and engine.info else []
+    return next((preset for preset in known if preset.name == settings.preset), None)
 
 
 def what_is_missing(settings) -> str:
     """A sentence about what the user has yet to give, or ''."""
     if settings.image is None and not settings.prompt.strip():
         return "Choose an image or write a prompt."
-    engine = session.current().engine
-    known = engine.info.presets if engine and engine.info else []
-    preset = next((preset for preset in known if preset.name == settings.preset), None)
+    preset = preset_info(settings)
     if preset and not preset.ready:
         return preset.problem
     if preset and settings.image is None and "text" not in preset.modes:
@@ -166,7 +180,9 @@ def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem
     row = layout.row(align=True)
     if problem.kind == "output":
         row.prop(context.scene.lgm, "output", text="Folder")
-    elif problem.kind in ("worker", "weights", "out_of_memory", "internal"):
+    elif problem.kind == "weights" and not session.current().fetching:
+        draw_fetch(layout, context)
+    elif problem.kind in ("worker", "out_of_memory", "internal"):
         row.operator("lgm.open_log", icon="TEXT")
         row.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")
 

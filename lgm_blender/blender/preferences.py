@@ -87,12 +87,11 @@ def online() -> bool:
 def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """What is installed, and buttons to change it."""
     now = session.current()
-    installation = now.installation
-    if now.installing:
-        draw_installation(layout, installation)
+    if now.fetching:
+        draw_task(layout, now.task)
         return
-    if installation and installation.state == "failed":
-        draw_text(layout, installation.error, context, icon="ERROR")
+    if now.task and now.task.state == "failed":
+        draw_text(layout, now.task.error, context, icon="ERROR")
     worker = now.worker()
     if worker.path is None:
         draw_text(layout, worker.where, context, icon="INFO")
@@ -118,13 +117,13 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     row.operator("lgm.remove_worker", icon="TRASH")
 
 
-def draw_installation(layout: bpy.types.UILayout, installation: install.Installation) -> None:
-    """How far the installer is, and a way to stop it."""
+def draw_task(layout: bpy.types.UILayout, task: install.Task) -> None:
+    """How far the installer or a download is, and a way to stop it."""
     row = layout.row(align=True)
     row.scale_y = 1.4
-    row.progress(factor=(installation.index + 0.5) / max(1, installation.count), text=installation.label)
+    row.progress(factor=task.factor, text=task.label)
     row.operator("lgm.cancel", text="", icon="X")
-    layout.label(text=installation.message)
+    layout.label(text=task.message)
 
 
 def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:

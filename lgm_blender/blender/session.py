@@ -66,7 +66,7 @@ class Session:
         engine: The worker, once there was something to do for it.
         job: The job on its way, or None.
         problem, outcome: How the last job ended, or None.
-        installation: The last run of the installer, or None.
+        task: The last run of the installer, or of the download of weights, or None.
         pictures: Icons of the views so far, or of the last result's; none if there are none.
     """
 
@@ -75,7 +75,7 @@ class Session:
         self.job: Job | None = None
         self.problem: Problem | None = None
         self.outcome: Outcome | None = None
-        self.installation: install.Installation | None = None
+        self.task: install.Task | None = None
         self.pictures: list[int] = []
         self._preference = preference
         self._logs = log_folder(logs)
@@ -100,14 +100,14 @@ class Session:
         self._worker = None
 
     @property
-    def installing(self) -> bool:
-        """Whether the installer runs."""
-        return self.installation is not None and self.installation.state == "running"
+    def fetching(self) -> bool:
+        """Whether the installer or a download runs."""
+        return self.task is not None and self.task.state == "running"
 
     @property
     def working(self) -> bool:
         """Whether anything goes on that the window should show."""
-        return self.job is not None or self.installing or bool(self.engine and self.engine.state == "starting")
+        return self.job is not None or self.fetching or bool(self.engine and self.engine.state == "starting")
 
     def preset_items(self) -> list[tuple[str, str, str, str, int]]:
         """Presets as items of an enum property."""
@@ -151,18 +151,35 @@ class Session:
 
     def install(self) -> None:
         """Starts the installer. Whether Blender may go online is for the caller to ask."""
+        self._begin_task(install.Installation())
+
+    def download(self, preset: str) -> None:
+        """Starts fetching a preset's weights. Whether Blender may go online is for the caller to ask.
+
+        Raises:
+            LGMError: (kind 'worker') If there is no Python for it.
+        """
+        self.forget_worker()
+        python, where = self.worker()
+        if python is None:
+            raise LGMError(where, "worker")
+        command = worker_command(python, "models", "--download", preset)
+        self._begin_task(install.Download(command, preset, self._logs / "download.log"))
+
+    def _begin_task(self, task: install.Task) -> None:
         if self.engine:
             self.engine.stop()  # Windows can't replace files that are in use
+            self.engine = None  # what it told of its presets will not be so any more
         self.problem = None
-        self.installation = install.Installation()
+        self.task = task
         _watch()
 
     def log(self) -> Path:
         """The log file that says most about what happened last."""
         if self.problem and self.problem.log:
             return Path(self.problem.log)
-        if self.installation and (not self.engine or self.installation.state == "failed"):
-            return self.installation.log
+        if self.task and (not self.engine or self.task.state == "failed"):
+            return self.task.log
         return self.engine.log if self.engine else self._logs / "worker_stderr.log"
 
     # ---- Jobs
@@ -191,8 +208,8 @@ class Session:
 
     def cancel(self) -> None:
         """Gives up whatever is going on."""
-        if self.installing:
-            self.installation.cancel()
+        if self.fetching:
+            self.task.cancel()
         if self.job and self.engine:
             self.engine.cancel(self.job)
         _redraw()
@@ -207,9 +224,11 @@ class Session:
     def step(self) -> bool:
         """Does what can be done without waiting; whether there is anything new to show."""
         changed = False
-        if self.installation and self.installation.step():
+        if self.task and self.task.step():
             changed = True
-            if self.installation.state != "running":
+            if self.task.state == "failed":
+                self.problem = Problem(self.task.error, "worker", str(self.task.log))
+            if self.task.state != "running":
                 self.forget_worker()
         if self.engine:
             before = self.engine.state
@@ -234,8 +253,8 @@ class Session:
 
     def close(self) -> None:
         """Ends everything and gives everything back."""
-        if self.installation:
-            self.installation.cancel()
+        if self.task:
+            self.task.cancel()
         if self.engine:
             self.engine.stop()
         self.job = None

@@ -128,7 +128,7 @@ def test_offline_is_said(folder, monkeypatch):
     uv.write_text(UV.replace("did not work", "failed to lookup address"))
     installation = install.Installation(gpu=False)
     finish(installation)
-    assert "is this computer online" in installation.error
+    assert "Is this computer online" in installation.error
 
 
 def test_full_disk_is_said_before_anything_is_fetched(folder, monkeypatch):
@@ -190,3 +190,15 @@ def test_a_choice_that_leads_nowhere_is_not_passed_over(folder, monkeypatch, tmp
     monkeypatch.setenv(environment.PYTHON_VARIABLE, sys.executable)
     assert install.worker_python().path == Path(sys.executable)
     assert install.worker_python(str(folder / "environment")).path == folder / "environment" / "bin" / "python"
+
+
+def test_download_tells_how_far_it_is(tmp_path):
+    code = "import time; print('[2/7] a/b: 1,200 of 4,800 MB', flush=True); time.sleep(0.3)"
+    download = install.Download([sys.executable, "-c", code], "lgm", tmp_path / "logs" / "download.log")
+    factors = set()
+    while download.state == "running":
+        download.step()
+        factors.add(download.factor)
+        time.sleep(0.01)
+    assert download.state == "done"
+    assert factors == {0.0, 0.25}

@@ -285,11 +285,32 @@ def test_install_and_remove(worker, tmp_path, monkeypatch):
     monkeypatch.setitem(install.DISK_NEEDED, False, 0)
     now = session.current()
     now.install()
-    run_until(lambda: not now.installing)
-    assert now.installation.state == "done", now.installation.error
+    run_until(lambda: not now.fetching)
+    assert now.task.state == "done", now.task.error
     assert install.read_marker()["torch"] == "torch 9"
     assert bpy.ops.lgm.remove_worker() == {"FINISHED"}
     assert install.read_marker() is None
+
+
+def test_fetch_weights(worker, monkeypatch):
+    lines = ["[1/2] a: 5 of 10 MB", "Error: The server is on holiday."]
+    code = f"import sys; print({lines[0]!r}); print({lines[1]!r}, file=sys.stderr); sys.exit(1)"
+    asked = []
+
+    def command(python, *arguments):
+        asked.append(arguments)
+        return [sys.executable, "-c", code]
+
+    monkeypatch.setattr(session, "worker_command", command)
+    now = session.current()
+    now.download("lgm")
+    factors = set()
+    while now.fetching:
+        now.step()
+        factors.add(now.task.factor)
+    assert asked == [("models", "--download", "lgm")]
+    assert now.problem.sentence == "The server is on holiday."
+    assert not bpy.ops.lgm.fetch_weights.poll()  # not without leave to go online
 
 
 def test_open_log(worker, tmp_path):

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -191,8 +192,8 @@ class Ticker:
 
 
 def shown(command: Sequence[str]) -> str:
-    """A command as one could type it."""
-    return " ".join(f'"{part}"' if re.search(r"[\s<>;()]", part) else part for part in command)
+    """A command as one can type it."""
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 def relative(path: Path) -> str:

@@ -57,8 +57,9 @@ from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error, replacing
 from ..core.formats.ply import read_ply
+from ..core.gaussians import Gaussians
 from ..core.messages import GenerateRequest, GenerateResult, from_params, to_params
-from . import images, install, preferences, session
+from . import images, install, preferences, render, session, splats
 from .engine import Engine, log_folder, worker_command
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -113,7 +114,8 @@ def run(arguments: Sequence[str], write: Callable[[str], None] | None = None) ->
     write = write or (lambda line: print(line, flush=True))
     parser = make_parser()
     try:
-        options = parser.parse_args(list(arguments))
+        with contextlib.redirect_stdout(sys.stderr):  # --help: stdout is for results
+            options = parser.parse_args(list(arguments))
         if not options.input and not options.prompt.strip():
             parser.error("give --input, --prompt or both")
     except SystemExit as stop:  # argparse has said why
@@ -289,6 +291,17 @@ def finish(result: dict[str, Any], options: argparse.Namespace, show: Callable[[
     with replacing(result["json"]) as file:
         file.write(json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
     return result
+
+
+def make_scene(
+    gaussians: Gaussians, name: str, result: dict[str, Any], options: argparse.Namespace
+) -> bpy.types.Object:
+    """A new file with nothing but the splats, and a camera and settings that show them; the splats' object."""
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    settings = session.splats_settings(from_params(GenerateResult, result)) | {"ply": f"//{name}.ply"}
+    made = splats.add_splats(gaussians, name, settings=settings, scene=bpy.context.scene)
+    session.select(made, bpy.context.scene)
+    return made
 
 
 def save_blend(path: Path) -> None:

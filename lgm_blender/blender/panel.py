@@ -109,12 +109,15 @@ def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
     row.operator("lgm.generate", text="Generate", icon="OUTLINER_OB_POINTCLOUD")
     if missing:
         preferences.draw_text(layout, missing, context, icon="INFO")
-    if preset_info(context.scene.lgm) and not preset_info(context.scene.lgm).ready:
+    preset = preset_info(context.scene.lgm)
+    if preset and not preset.ready:
         draw_fetch(layout, context)
 
 
 def draw_fetch(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    """The button that fetches the chosen preset's models."""
+    """The button that fetches the chosen preset's models, if they can be."""
+    if context.scene.lgm.preset == session.BUNDLED:
+        return
     if not preferences.online():
         preferences.draw_online(layout, context)
     layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.preset

@@ -33,7 +33,8 @@ NEVER = 525600  # minutes
 LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
 
 # What every worker has; it tells more once it runs.
-PRESETS = (("mini", "Mini", "Small models that come with the add-on"), ("lgm", "LGM", "The published models"))
+BUNDLED = "mini"
+PRESETS = ((BUNDLED, "Mini", "Small models that come with the add-on"), ("lgm", "LGM", "The published models"))
 
 
 @dataclass

@@ -1,0 +1,220 @@
+"""The batch with a stand-in for the worker. Run: pytest tests/blender/test_batch.py"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+
+from lgm_blender.blender import batch, images
+from lgm_blender.core.formats.ply import read_ply
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+@pytest.fixture
+def worker(monkeypatch, tmp_path, golden):
+    """Sets how the stand-in for the worker behaves."""
+    monkeypatch.setenv("LGM_BLENDER_PYTHON", sys.executable)
+    monkeypatch.setenv("LGM_BLENDER_LOG_DIR", str(tmp_path / "logs"))
+
+    def behave(behaviour):
+        command = [sys.executable, "-u", str(FAKE), behaviour, str(golden / "lgm.ply")]
+        monkeypatch.setattr(batch, "worker_command", lambda python, *arguments: command)
+
+    behave("well")
+    return behave
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with three pictures, one of them bad, and something else."""
+    folder = tmp_path / "in, mit Bildern"
+    folder.mkdir()
+    for name in ("Äpfel 1.png", "bad.png", "cup.PNG", ".hidden.png"):
+        images.write_png(folder / name, np.full((4, 4, 4), 200, np.uint8))
+    (folder / "notes.txt").write_text("")
+    return folder
+
+
+def run(*arguments) -> tuple[int, list[dict]]:
+    lines = []
+    code = batch.run([str(argument) for argument in arguments], lines.append)
+    return code, [json.loads(line) for line in lines]
+
+
+QUICK = ("--no-blend", "--no-render")
+
+
+def test_folder(worker, pictures, tmp_path, capsys):
+    code, records = run("--input", pictures, "--output", tmp_path / "out", "--seed", 7, "--steps", 3, *QUICK)
+    assert code == 1
+    assert [(Path(record["input"]).name, record["ok"]) for record in records] == [
+        ("bad.png", False), ("cup.PNG", True), ("Äpfel 1.png", True)
+    ]  # fmt: skip
+    assert records[0]["error"] == "The image is empty. Choose another one."
+    assert records[0]["kind"] == "bad_input"
+    assert records[2]["seed"] == 7
+    assert Path(records[2]["ply"]) == tmp_path / "out" / "Äpfel 1.ply"
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:9] for line in lines] == ["[1/3] bad", "[2/3] cup", "[3/3] Äpf", "1 of 3 fa"]
+    assert not list((tmp_path / "out").glob("bad*"))
+
+
+def test_whole_way(worker, pictures, tmp_path, golden):
+    picture = pictures / "Äpfel 1.png"
+    code, (record,) = run("--input", picture, "--output", tmp_path / "out", "--size", 32, "--samples", 1)
+    assert code == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"Äpfel 1{end}" for end in (".ply", ".json", ".blend", ".png", "_views.png")}
+    told = json.loads(Path(record["json"]).read_text(encoding="utf-8"))
+    assert told["versions"]["blender"] == bpy.app.version_string
+    times = told["timings"]
+    assert times["total"] == pytest.approx(0.1 + times["scene"] + times["blend"] + times["render"], abs=0.01)
+    render = bpy.data.images.load(record["png"])
+    assert tuple(render.size) == (32, 32)
+    bpy.ops.wm.open_mainfile(filepath=record["blend"])
+    assert [thing.name for thing in bpy.data.objects if thing.type != "CAMERA"] == ["Äpfel 1"]
+    made = bpy.data.objects["Äpfel 1"]
+    assert len(made.data.vertices) == len(read_ply(golden / "lgm.ply"))
+    assert bpy.context.scene.camera is not None
+    assert Path(record["blend"]).read_bytes()[:7] != b"BLENDER"  # compressed
+
+
+def test_results_are_never_replaced_unless_asked(worker, pictures, tmp_path):
+    arguments = ("--input", pictures / "cup.PNG", "--output", tmp_path / "out", *QUICK)
+    names = [run(*arguments)[1][0]["name"] for _ in range(2)]
+    assert names == ["cup", "cup_2"]
+    assert run(*arguments, "--overwrite")[1][0]["name"] == "cup"
+
+
+def test_goes_on_where_it_stopped(worker, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    run("--input", pictures / "cup.PNG", "--output", out, *QUICK)
+    before = (out / "cup.ply").stat().st_mtime_ns
+    _, records = run("--input", pictures, "--output", out, "--skip-existing", *QUICK)
+    assert [record.get("skipped") for record in records] == [None, True, False]
+    assert (out / "cup.ply").stat().st_mtime_ns == before
+    assert "skipped" in capsys.readouterr().err
+    # The worker's part is there, Blender's is not.
+    code, (record,) = run("--input", pictures / "cup.PNG", "--output", out, "--skip-existing", "--no-render")
+    assert (code, record["skipped"]) == (0, False)
+    assert (out / "cup.blend").exists()
+    assert (out / "cup.ply").stat().st_mtime_ns == before
+    (out / "cup.json").write_text("{}")  # nothing of ours
+    assert run("--input", pictures / "cup.PNG", "--output", out, "--skip-existing", *QUICK)[1][0]["name"] == "cup_2"
+
+
+def test_input_is_never_replaced(worker, pictures):
+    before = (pictures / "cup.PNG").read_bytes()
+    arguments = (
+        "--input",
+        pictures,
+        "--output",
+        pictures,
+        "--overwrite",
+        "--skip-existing",
+        "--size",
+        16,
+        "--samples",
+        1,
+    )
+    _, records = run(*arguments)
+    assert [record.get("name") for record in records] == [None, "cup_splats", "Äpfel 1_splats"]
+    assert (pictures / "cup.PNG").read_bytes() == before
+    assert (pictures / "cup_splats.png").exists()
+    _, records = run(*arguments)  # its own pictures are no input
+    assert [record.get("skipped") for record in records] == [None, True, True]
+
+
+def test_names_do_not_collide(tmp_path):
+    for name in ("a/x.png", "a/x.jpg", "b/X.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    items = batch.find_items([str(tmp_path / "a"), str(tmp_path / "b")], "", tmp_path / "out")
+    assert [item.name for item in items] == ["x_jpg", "x_png", "X_png_2"]
+
+
+def test_wildcards_are_understood(pictures, tmp_path):
+    items = batch.find_items([str(pictures / "c*.PNG"), str(tmp_path / "no*.png")], "", tmp_path)
+    assert [item.image.name for item in items] == ["cup.PNG", "no*.png"]
+
+
+def test_prompt_alone(worker, tmp_path):
+    code, (record,) = run("--prompt", "ein roter Apfel / Birne", "--output", tmp_path / "out", *QUICK)
+    assert (code, record["input"], record["name"]) == (0, None, "ein_roter_Apfel___Birne")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--output", "x"], ["--input", "x"], ["--input", "x", "--output", "y", "--steps", "0"], ["--nonsense"]],
+)
+def test_usage(arguments, capsys):
+    assert batch.run(arguments) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_folder_without_images(worker, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run("--input", tmp_path / "empty", "--output", tmp_path / "out") == (1, [])
+    assert "holds no images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_can_not_be_made(worker, pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("--input", pictures, "--output", tmp_path / "file" / "out") == (1, [])
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_worker_that_does_not_start(worker, pictures, tmp_path, capsys):
+    worker("dies_at_start")
+    assert run("--input", pictures, "--output", tmp_path / "out") == (1, [])
+    assert "No module named 'torch'" in capsys.readouterr().err
+
+
+def test_no_worker(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LGM_BLENDER_PYTHON", str(tmp_path / "nowhere"))
+    assert run("--input", pictures, "--output", tmp_path / "out")[0] == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_dead_worker_costs_one_image(worker, pictures, tmp_path):
+    worker("dies_once")
+    code, records = run("--input", pictures / "cup.PNG", pictures / "Äpfel 1.png", "--output", tmp_path / "out", *QUICK)
+    assert code == 1
+    assert [record["ok"] for record in records] == [False, True]
+
+
+def test_timeout(worker, pictures, tmp_path):
+    worker("long")
+    _, (record,) = run("--input", pictures / "cup.PNG", "--output", tmp_path / "out", "--timeout", 0.5, *QUICK)
+    assert "longer than 0.5 seconds" in record["error"]
+
+
+def script(tmp_path, *arguments) -> subprocess.CompletedProcess:
+    """The batch as a program, in a Python that has bpy."""
+    variables = {**os.environ, "LGM_BLENDER_LOG_DIR": str(tmp_path / "logs")}
+    command = [sys.executable, batch.__file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables)
+
+
+def test_program_says_what_is_wrong_and_ends(pictures, tmp_path):
+    done = script(tmp_path, "--", "--input", tmp_path / "none", "--output", pictures / "cup.PNG")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not a folder" in done.stderr
+    assert script(tmp_path, "--", "--output", "x").returncode == 2
+    assert "usage" in script(tmp_path, "--help").stderr
+
+
+def test_program_leaves_no_folder_behind(tmp_path):
+    variables = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "LGM_BLENDER_LOG_DIR": str(tmp_path / "logs")}
+    (tmp_path / "tmp").mkdir()
+    subprocess.run([sys.executable, batch.__file__, "--", "--output", "x"], env=variables, timeout=120, check=False)
+    assert not list((tmp_path / "tmp").iterdir())

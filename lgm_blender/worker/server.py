@@ -90,8 +90,11 @@ class Server:
         self.leaving = threading.Event()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._jobs: dict[str, _Job] = {}
+        self._running: _Job | None = None
         self._jobs_lock = threading.RLock()
         self._write_lock = threading.Lock()
+        self._timer = threading.Timer(GRACE, self._leave_by_force)
+        self._timer.daemon = True
 
     def run(self) -> None:
         """Works until the worker is told to leave."""
@@ -110,6 +113,7 @@ class Server:
         while not self._work.empty():  # what was asked before stdin ended is answered; jobs, that they are cancelled
             if work := self._work.get():
                 work()
+        self._timer.cancel()
 
     def leave(self) -> None:
         """Ends `run` soon: the running job within one step, the others at once. By force if that takes too long."""
@@ -120,9 +124,7 @@ class Server:
             for job in self._jobs.values():
                 job.cancelled.set()
         self._work.put(None)
-        timer = threading.Timer(GRACE, self._leave_by_force)
-        timer.daemon = True
-        timer.start()
+        self._timer.start()
 
     def _leave_by_force(self) -> None:
         log.warning("the job did not end in time")
@@ -204,8 +206,6 @@ class Server:
         self.leave()
 
     # Working
-
-    _running: _Job | None = None
 
     def _generate(self, job: _Job) -> None:
         with self._jobs_lock:

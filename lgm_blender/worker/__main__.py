@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 try:
     from ..core.errors import LGMError
     from ..core.messages import GenerateRequest, Progress, to_params
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
+
+if TYPE_CHECKING:
+    from .models import Fetched
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -143,17 +148,23 @@ def _models(options: argparse.Namespace) -> int:
 
 
 class _DownloadPrinter:
-    """A line per file and per tenth of it."""
+    """A line per file and second, '[2/7] NAME: 120 of 830 MB'; Blender reads them too."""
 
     def __init__(self):
-        self.last = ("", -1)
+        self.name, self.time = "", 0.0
 
-    def __call__(self, fetched) -> None:
-        tenth = 10 * fetched.done // fetched.total if fetched.total else 0
-        if self.last != (fetched.name, tenth):
-            self.last = (fetched.name, tenth)
-            size = f"{fetched.done / 1e6:,.0f} of {fetched.total / 1e6:,.0f} MB"
-            print(f"[{fetched.index}/{fetched.count}] {fetched.name}: {size}", file=sys.stderr, flush=True)
+    def __call__(self, fetched: Fetched) -> None:
+        now = time.monotonic()
+        if self.name == fetched.name and now - self.time < 1 and fetched.done != fetched.total:
+            return
+        start = "\n" if self.name and self.name != fetched.name else ""
+        self.name, self.time = fetched.name, now
+        size = f"{fetched.done / 1e6:,.0f} of {fetched.total / 1e6:,.0f} MB"
+        line = f"[{fetched.index}/{fetched.count}] {fetched.name}: {size}"
+        if sys.stderr.isatty():
+            print(f"{start}\r{line}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

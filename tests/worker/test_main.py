@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tiny_preset import write_preset
 
 from lgm_blender.worker import models
-from lgm_blender.worker.__main__ import main
+from lgm_blender.worker.__main__ import _DownloadPrinter, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,3 +175,16 @@ def test_models(preset, capsys):
     assert "lgm: " in capsys.readouterr().out
     assert main(["models", "--check", str(preset), "--mode", "text"]) == 0
     assert "image: " not in capsys.readouterr().out
+
+
+def test_download_tells_how_far_it_is(capsys):
+    """Blender reads these lines (blender/install.py)."""
+    show = _DownloadPrinter()
+    for done in (0, 1_000_000, 50_400_000, 830_000_000):  # all within a second: the first and the last are told
+        show(models.Fetched("ashawkey/LGM/m.safetensors", 1, 2, done, 830_000_000))
+    show(models.Fetched("some/other/config.json", 2, 2, 400, 400))
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/2] ashawkey/LGM/m.safetensors: 0 of 830 MB",
+        "[1/2] ashawkey/LGM/m.safetensors: 830 of 830 MB",
+        "[2/2] some/other/config.json: 0 of 0 MB",
+    ]

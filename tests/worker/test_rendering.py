@@ -261,6 +261,21 @@ def test_autocast_changes_nothing():
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
 
 
+def test_inference_mode_changes_nothing():
+    arguments = random_gaussians(30), orbit(4), pinhole(16), 16
+    expected = render(*arguments, backend="torch")
+    with torch.inference_mode():
+        result = render(*arguments, backend="torch")
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(result, expected, strict=True))
+
+
+def test_leaves_torch_its_threads():
+    threads = torch.get_num_threads()
+    gaussians = random_gaussians(30).requires_grad_()
+    render(gaussians, orbit(4), pinhole(16), 16, backend="torch").rgb.sum().backward()
+    assert torch.get_num_threads() == threads
+
+
 def test_wrong_shapes():
     with pytest.raises(ValueError, match="14"):
         render(torch.zeros(5, 13), orbit(1), pinhole(16), 16)

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -98,18 +99,26 @@ def _load(compile: bool) -> str:
     if any(file.suffix in (".so", ".pyd") for folder in folders for file in folder.glob("csrc*")):
         return "compiled beforehand"
     if library := _compiled_library():
-        if MODULE not in sys.modules:
-            spec = importlib.util.spec_from_file_location(LIBRARY, library)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            # gsplat would ask ninja and nvcc whether the library is up to date, and compile if they think otherwise.
-            sys.modules[MODULE] = module
-        return f"compiled in {library.parent}"
-    if not compile:
+        try:
+            if MODULE not in sys.modules:
+                # gsplat itself would ask ninja and nvcc whether it is up to date, and compile if they think otherwise.
+                sys.modules[MODULE] = _import(library)
+            return f"compiled in {library.parent}"
+        except ImportError:
+            if not compile:
+                raise
+    elif not compile:
         raise UnavailableError("gsplat's CUDA part has not been compiled here")
     if importlib.import_module("gsplat.cuda._backend")._C is None:
         raise UnavailableError("gsplat's CUDA part needs the CUDA toolkit (nvcc) to be compiled")
     return "compiled now"
+
+
+def _import(library: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(LIBRARY, library)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _compiled_library() -> Path | None:

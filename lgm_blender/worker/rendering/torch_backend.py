@@ -138,10 +138,10 @@ class _Rasterize(torch.autograd.Function):
         def draw(part: Projection) -> Tensor:
             return _draw(_Canvas(part, *settings[:2]))
 
-        with _threads(gaussians.device) as (map, threads):
+        with _threads(gaussians.device) as (each, threads):
             projection = project(gaussians, view_matrices, intrinsics, *settings)
             step = math.ceil(len(projection.extents) / threads)
-            image = torch.cat(list(map(draw, projection.split(step)))).unflatten(0, view_matrices.shape[:2])
+            image = torch.cat(list(each(draw, projection.split(step)))).unflatten(0, view_matrices.shape[:2])
         ctx.save_for_backward(gaussians, view_matrices, intrinsics, image)
         ctx.settings = settings
         return image
@@ -155,12 +155,12 @@ class _Rasterize(torch.autograd.Function):
         *inputs, image = ctx.saved_tensors
         inputs = [t.detach().requires_grad_(n) for t, n in zip(inputs, ctx.needs_input_grad, strict=False)]
         wanted = [t for t in inputs if t.requires_grad]
-        with torch.autocast(image.device.type, enabled=False), _threads(image.device) as (map, threads):
+        with torch.autocast(image.device.type, enabled=False), _threads(image.device) as (each, threads):
             with torch.enable_grad():
                 projection = project(*inputs, *ctx.settings)
             step = math.ceil(len(projection.extents) / threads)
             pictures = [t.flatten(0, 1).split(step) for t in (image, grad_image)]
-            parts = zip(*map(differentiate, projection.split(step), *pictures), strict=True)
+            parts = zip(*each(differentiate, projection.split(step), *pictures), strict=True)
             grads = [torch.cat(part) for part in parts]
             grads = iter(torch.autograd.grad([projection.ellipses, projection.features], wanted, grads))
         return *(next(grads) if t.requires_grad else None for t in inputs), None, None, None, None

@@ -553,8 +553,10 @@ def test(arguments: list[str]) -> int:
     for target, (code, counts) in results:
         said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or f"pytest ended with code {code}"
         print(f"{target}: {said}")
-    total = {kind: sum(counts.get(kind, 0) for _, (_, counts) in results) for kind in ("passed", "failed", "skipped")}
-    print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped", flush=True)
+    passed, failed, errors, skipped = (
+        sum(counts.get(kind, 0) for _, (_, counts) in results) for kind in ("passed", "failed", "error", "skipped")
+    )
+    print(f"{passed} passed, {failed + errors} failed, {skipped} skipped", flush=True)
     codes = {code for _, (code, _) in results}
     return max(codes - {NO_TESTS}, default=NO_TESTS) if codes != {NO_TESTS} else NO_TESTS
 

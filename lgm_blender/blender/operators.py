@@ -343,10 +343,14 @@ class LGM_OT_import_ply(bpy.types.Operator, ImportHelper):
     bl_options = {"REGISTER", "UNDO"}
 
     filename_ext = ".ply"
+    filepath: bpy.props.StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})  # set by a drop, and only then
     filter_glob: bpy.props.StringProperty(default="*.ply", options={"HIDDEN"})
     files: bpy.props.CollectionProperty(type=bpy.types.OperatorFileListElement, options={"HIDDEN", "SKIP_SAVE"})
     directory: bpy.props.StringProperty(subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})
     up: bpy.props.EnumProperty(name="Up", description="Which way the file's up is", items=UP_AXES)
+
+    def invoke(self, context, event):
+        return self.invoke_popup(context)
 
     def execute(self, context):
         names = [file.name for file in self.files if file.name]

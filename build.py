@@ -558,7 +558,9 @@ def test(arguments: list[str]) -> int:
     )
     print(f"{passed} passed, {failed + errors} failed, {skipped} skipped", flush=True)
     codes = {code for _, (code, _) in results}
-    return max(codes - {NO_TESTS}, default=NO_TESTS) if codes != {NO_TESTS} else NO_TESTS
+    if codes <= {0, NO_TESTS}:
+        return min(codes)  # a filter may leave one Blender without tests, but not all
+    return 1
 
 
 def lint() -> int:

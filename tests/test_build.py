@@ -227,6 +227,20 @@ def test_arguments_go_on_to_pytest(build, here, monkeypatch, tmp_path):
     assert "tests/test_build.py" in commands[-1]
 
 
+@pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((0, 5), 0), ((5, 5), 5), ((0, 1), 1), ((0, -11), 1)])
+def test_exit_code_of_all_blenders(build, here, monkeypatch, tmp_path, capsys, codes, expected):
+    """A crash in one of them is a failure, and the last line counts them together."""
+    other = build.Environment(tmp_path / ".venv-3.13", here.base)
+    environments, left = iter([here, other]), list(codes)
+    monkeypatch.setattr(build, "install", lambda target, *groups: target)
+    monkeypatch.setattr(build, "environment_for", lambda base: next(environments))
+    monkeypatch.setattr(build, "worker_environment", lambda main: main)
+    monkeypatch.setattr(build, "find_pythons", lambda versions: iter([here.base]))
+    monkeypatch.setattr(build, "run_pytest", lambda *_: (left.pop(0), {"passed": 2, "error": 1}))
+    assert build.test([]) == expected
+    assert capsys.readouterr().out.endswith("\n4 passed, 2 failed, 0 skipped\n")
+
+
 def test_clean_gives_back_everything_but_results(build, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "ROOT", tmp_path)
     for name in (".venv", ".venv-3.13", "build", "dist", "out", "lgm_blender/__pycache__", "docs"):

@@ -3,6 +3,7 @@
 
 python build.py demo [--image FILE] [--out DIR] [--seed N]   one image becomes splats in a Blender scene
 python build.py test [pytest arguments]                      all tests, in every Blender whose Python is here
+python build.py lint                                         ruff's rules and format
 python build.py package                                      the extension zip, in dist/
 python build.py clean [--out]                                gives back everything the others made
 """
@@ -208,7 +209,7 @@ def relative(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python on this machine that is no virtual environment."""
+    """A Python on this machine."""
 
     path: Path
     version: tuple[int, int]
@@ -223,18 +224,15 @@ def this_python() -> Interpreter:
 
 
 def find_pythons(versions: Sequence[tuple[int, int]]) -> Iterator[Interpreter]:
-    """Every interpreter of these versions: the running one, then PATH's, pyenv's, the py launcher's, uv's."""
-    seen = set()
+    """One interpreter of each of these versions, as far as there are any on this machine."""
     for version in versions:
-        for path in [this_python().path] if this_python().version == version else candidates(version):
-            if path not in seen and works(path, version):
-                seen.add(path)
-                yield Interpreter(path, version)
-                break
+        paths = [this_python().path] if this_python().version == version else candidates(version)
+        if path := next((path for path in paths if works(path, version)), None):
+            yield Interpreter(path, version)
 
 
 def candidates(version: tuple[int, int]) -> Iterator[Path]:
-    """Where a Python of this version may be. Nothing is downloaded."""
+    """Where a Python of this version may be: on PATH, pyenv's, the py launcher's, uv's. Nothing is downloaded."""
     name = "python{}.{}".format(*version)
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         yield from (path for path in (Path(folder) / name, Path(folder) / f"{name}.exe") if path.is_file())
@@ -442,7 +440,7 @@ def check_versions() -> None:
         )
 
 
-def package(target: Environment, folder: Path = DIST) -> Path:
+def package(target: Environment) -> Path:
     """The extension zip, built and validated by the tool that comes with Blender.
 
     In the zip the package's content lies at the root, with the manifest, the licence and the wheels beside it.
@@ -457,8 +455,8 @@ def package(target: Environment, folder: Path = DIST) -> Path:
         (stage / "wheels").mkdir(exist_ok=True)
         shutil.copy2(wheel, stage / "wheels")
     tool = next(path for libraries in environment.site_packages(target.folder) for path in libraries.glob(BLENDER_EXT))
-    made, result = BUILD / "new.zip", folder / f"lgm_blender-{VERSION}.zip"
-    folder.mkdir(parents=True, exist_ok=True)
+    made, result = BUILD / "new.zip", DIST / f"lgm_blender-{VERSION}.zip"
+    DIST.mkdir(exist_ok=True)
     build = [target.python, tool, "build", "--source-dir", stage, "--output-filepath", made]
     run(build, "Building the extension", "package")
     run([target.python, tool, "validate", made], "Validating it with Blender's own tool", "validate")
@@ -566,8 +564,8 @@ def test(arguments: list[str]) -> int:
 def lint() -> int:
     """Ruff's rules and its format; 0 if both are kept."""
     target = install(environment_for(blender_python()), "test")
-    ruff = [str(target.python), "-m", "ruff"]
-    return max(wait(start_child([*ruff, *words, "."], None)) for words in (["check"], ["format", "--check"]))
+    ruff, cache = [str(target.python), "-m", "ruff"], {"RUFF_CACHE_DIR": str(BUILD / "ruff")}
+    return max(wait(start_child([*ruff, *words, "."], cache)) for words in (["check"], ["format", "--check"]))
 
 
 def run_pytest(target: Environment, worker: Environment, arguments: list[str]) -> tuple[int, dict[str, int]]:
@@ -588,7 +586,8 @@ def run_pytest(target: Environment, worker: Environment, arguments: list[str]) -
     report = BUILD / "logs" / f"pytest{target.folder.name}.json"
     report.unlink(missing_ok=True)
     rest = [argument for argument in arguments if argument not in chosen]
-    command = [str(target.python), "-c", RUN_PYTEST, str(report), *paths, "-o", "faulthandler_timeout=600", *rest]
+    settings = ["-o", "faulthandler_timeout=600", "-o", f"cache_dir={BUILD / 'pytest'}"]
+    command = [str(target.python), "-c", RUN_PYTEST, str(report), *paths, *settings, *rest]
     print(f"\n{target}", flush=True)
     code = wait(start_child(command, {environment.PYTHON_VARIABLE: str(worker.python)}))
     counts = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
@@ -608,7 +607,7 @@ def is_test_path(argument: str) -> bool:
 
 def clean(out: bool) -> None:
     """Removes what the other commands made; out/ holds results and is kept unless asked for."""
-    folders = [*ROOT.glob(".venv*"), BUILD, DIST, ROOT / ".pytest_cache", ROOT / ".ruff_cache"]
+    folders = [*ROOT.glob(".venv*"), BUILD, DIST]
     folders += [path for room in ("lgm_blender", "tests") for path in (ROOT / room).rglob("__pycache__")]
     for folder in [*folders, *([ROOT / "out"] if out else [])]:
         if folder.is_dir():
@@ -638,6 +637,8 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a console of another code page must not stop us at a file's name
     arguments = parse()
     try:
         if arguments.command == "demo":

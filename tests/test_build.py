@@ -50,7 +50,7 @@ def fake_environment(folder: Path, version: str, *packages: str) -> Path:
 
 def test_package(build, here):
     """The zip is valid, has what Blender and the worker need at its root, and nothing else."""
-    result = build.package(here, build.DIST)
+    result = build.package(here)
     assert result.name == f"lgm_blender-{build.VERSION}.zip"
     with zipfile.ZipFile(result) as archive:
         names = set(archive.namelist())
@@ -243,8 +243,10 @@ def test_exit_code_of_all_blenders(build, here, monkeypatch, tmp_path, capsys, c
 
 def test_clean_gives_back_everything_but_results(build, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "ROOT", tmp_path)
-    for name in (".venv", ".venv-3.13", "build", "dist", "out", "lgm_blender/__pycache__", "docs"):
+    for name in (".venv", ".venv-3.13", "out", "lgm_blender/__pycache__", "docs"):
         (tmp_path / name).mkdir(parents=True)
+    build.BUILD.mkdir()
+    build.DIST.mkdir()
     build.clean(out=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "lgm_blender", "out"]
     assert not list((tmp_path / "lgm_blender").iterdir())

@@ -32,7 +32,7 @@ def load_lgm(folder: str | Path, device: str | torch.device = "cpu", dtype: torc
     folder, device = Path(folder), torch.device(device)
     try:
         config = LGMConfig.from_dict(json.loads((folder / "config.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise LGMError(f"{folder / 'config.json'} can't be read as LGM's configuration: {error}", "weights") from error
     return lgm_from_file(config, folder / "model.safetensors", device, dtype)
 

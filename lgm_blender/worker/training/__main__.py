@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .lpips import LPIPS
-from .objects import draw_objects, read_index
+from .objects import draw_objects, evaluation_poses, read_index, view_poses
 from .schedule import Log
 from .views import Views
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="weights to go on from")
     parser.add_argument("--phase", type=float, nargs=2, default=(0.0, 1.0), help="part of the learning rate's cosine")
     parser.add_argument("--lpips-from", type=float, default=0.4)
+    parser.add_argument("--split", choices=("train", "val"), nargs="*", default=("val", "train"), help="draw: which")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
     parser.add_argument("--processes", type=int, default=8)
@@ -52,9 +53,12 @@ def main() -> None:
     def ids(split: str) -> list[str]:
         return [o["id"] for o in index[split]]
 
+    cameras = {"train": view_poses, "val": evaluation_poses}
+
     def views(split: str) -> Views:
         start = time.monotonic()
-        result = Views.from_array(np.load(args.work / f"{split}.npy", mmap_mode="r"), ids(split), device)
+        pixels = np.load(args.work / f"{split}.npy", mmap_mode="r")
+        result = Views.from_array(pixels, ids(split), device, cameras[split])
         print(f"{split}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
         return result
 
@@ -62,9 +66,10 @@ def main() -> None:
     common = {"seconds": args.seconds, "seed": args.seed, "compile": not args.no_compile}
     common |= {name: getattr(args, name) for name in ("batch", "rate") if getattr(args, name)}
     if args.stage == "draw":
-        for split in ("val", "train"):
+        for split in args.split:
             start = time.monotonic()
-            empty = draw_objects(args.objects, ids(split), args.size, args.work / f"{split}.npy", args.processes)
+            output = args.work / f"{split}.npy"
+            empty = draw_objects(args.objects, ids(split), args.size, output, args.processes, cameras[split])
             print(f"{split}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
     elif args.stage == "lgm":
         from ..lgm.model import PRESETS
@@ -84,7 +89,7 @@ def main() -> None:
     elif args.stage == "vae":
         from .vae import train_vae
 
-        train_vae(views("train"), args.work / "vae", lpips=lpips, **common)
+        train_vae(views("train"), args.work / "vae", lpips=lpips, init=args.init, **common)
     elif args.stage == "multiview":
         from diffusers import AutoencoderKL
         from transformers import CLIPTokenizer

@@ -16,7 +16,6 @@ from ..lgm.model import LGM, LGMConfig
 from ..quantization import load_file
 from ..rendering import render
 from .lpips import LPIPS
-from .objects import RING, VIEWS
 from .schedule import AveragedWeights, Clock, Log, cosine_rate
 from .views import Views, opencv_matrices
 
@@ -88,7 +87,7 @@ def train_lgm(
     log = Log(output / "log.jsonl")
     clock = Clock(seconds)
     step, sums = 0, {}
-    while (progress := clock.progress) < 1:
+    while (progress := clock.tick()) < 1:
         objects, inputs = views.orbit(batch, generator)
         targets = torch.cat([inputs, views.free(batch, 4, generator)], 1)
         color, alpha = views.pictures(objects[:, None].expand(-1, 8), targets)
@@ -135,20 +134,18 @@ def train_lgm(
 
 @torch.no_grad()
 def evaluate_lgm(model: LGM, views: Views, lpips: LPIPS | None = None) -> tuple[dict[str, float], np.ndarray]:
-    """Reconstruction from four true views at elevation 0, judged on the views from anywhere, on white.
+    """Reconstruction from four true views at elevation 0, judged on eight others (objects.evaluation_poses), on white.
 
     Returns:
         Mean PSNR in dB (of each object's mean, over objects), LPIPS and alpha IoU; and PSNR [O] of each object.
     """
     device = views.pixels.device
-    inputs = torch.arange(4, device=device)[None] * (RING // 4)
-    free = torch.arange(VIEWS - 12, VIEWS, device=device)[None]
     psnrs, distances, ious = [], [], []
     for i in range(len(views)):
         objects = torch.tensor([i], device=device)
-        seen = torch.cat([inputs, free], 1)
+        seen = torch.arange(views.poses.shape[1], device=device)[None]
         color, alpha = views.pictures(objects[:, None].expand_as(seen), seen)
-        poses = views.poses[objects[:, None], seen]
+        poses = views.poses[i][None]
         images = color[:, :4] + 1 - alpha[:, :4]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             gaussians = model(images, poses[:, :4])

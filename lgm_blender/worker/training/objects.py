@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...core.cameras import FAR, FOV_Y, orbit_camera
+from ...core.cameras import FAR, FOV_Y, VIEW_AZIMUTHS, orbit_camera
 
 OBJECT_RADIUS = 0.62  # what a camera at 1.5 with LGM's field of view sees whole: 1.5 · sin(24.55°)
 RING, RAISED, FREE = 16, 8, 12  # views of each object: elevation 0, one other elevation, anywhere
@@ -167,31 +168,56 @@ def view_poses(object_id: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
 
 
-def _draw_part(path: str, ids: list[str], size: int, output: str, offset: int, total: int) -> list[str]:
+def evaluation_poses(object_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed cameras of every evaluation: four inputs at elevation 0, then eight others at -10 to 30 degrees."""
+    angles = [(0.0, azimuth) for azimuth in VIEW_AZIMUTHS]
+    angles += [(elevation, 22.5 + 45 * i) for i, elevation in enumerate((0, 20, -10, 30, 10, 20, 0, 30))]
+    return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
+
+
+Cameras = Callable[[str], tuple[np.ndarray, np.ndarray]]
+
+
+def _draw_part(path: str, ids: list[str], size: int, output: str, offset: int, cameras: Cameras) -> list[str]:
     renderer = ViewRenderer(size)
     views = np.lib.format.open_memmap(output, mode="r+")
     empty = []
     with zipfile.ZipFile(path) as archive:
         for i, object_id in enumerate(ids):
-            drawn = renderer.draw(read_mesh(archive, object_id), view_poses(object_id)[0])
+            drawn = renderer.draw(read_mesh(archive, object_id), cameras(object_id)[0])
             views[offset + i] = drawn
             if drawn[..., 3].any(axis=(1, 2)).mean() < 0.9:
                 empty.append(object_id)
     return empty
 
 
-def draw_objects(path: str | Path, ids: list[str], size: int, output: str | Path, processes: int = 4) -> list[str]:
-    """Draw all views of objects into one .npy file [objects, VIEWS, size, size, 4] uint8, premultiplied.
+def draw_objects(
+    path: str | Path,
+    ids: list[str],
+    size: int,
+    output: str | Path,
+    processes: int = 4,
+    cameras: Cameras = view_poses,
+) -> list[str]:
+    """Draw objects into one .npy file [objects, views, size, size, 4] uint8, premultiplied.
+
+    Args:
+        path: An objects.zip.
+        ids: The objects.
+        size: Width and height of the views in pixels.
+        output: The .npy file.
+        processes: How many draw at once.
+        cameras: An object's id to its poses and angles: `view_poses` or `evaluation_poses`.
 
     Returns:
         The ids of objects of which little or nothing can be seen.
     """
-    shape = (len(ids), VIEWS, size, size, 4)
+    shape = (len(ids), len(cameras(ids[0])[0]), size, size, 4)
     np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape).flush()
     step = max(1, -(-len(ids) // (processes * 4)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         parts = [
-            pool.submit(_draw_part, str(path), ids[i : i + step], size, str(output), i, len(ids))
+            pool.submit(_draw_part, str(path), ids[i : i + step], size, str(output), i, cameras)
             for i in range(0, len(ids), step)
         ]
         return [object_id for part in parts for object_id in part.result()]

@@ -13,15 +13,21 @@ from torch import nn
 
 
 class Clock:
-    """The progress of a run that is bounded by time: 0 at its start, 1 when its seconds are over."""
+    """The progress of a run that is bounded by time: 0 at its start, 1 when its seconds are over.
 
-    def __init__(self, seconds: float):
+    Its first steps are free: they compile the model, which can take two minutes.
+    """
+
+    def __init__(self, seconds: float, free_steps: int = 3):
         self.seconds = seconds
+        self.free_steps = free_steps
         self.start = time.monotonic()
 
-    @property
-    def progress(self) -> float:
-        """How much of the run is over, 0 to 1."""
+    def tick(self) -> float:
+        """How much of the run is over, 0 to 1; called once before each step."""
+        if self.free_steps > 0:
+            self.free_steps -= 1
+            self.start = time.monotonic()
         return min(1.0, (time.monotonic() - self.start) / self.seconds)
 
 

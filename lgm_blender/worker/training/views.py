@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .objects import RAISED, RING, VIEWS, view_poses
+from .objects import RAISED, RING, VIEWS, Cameras, view_poses
 
 
 @dataclass
 class Views:
-    """Drawn views of objects (objects.draw_objects), kept on one device.
+    """Drawn views of objects (objects.draw_objects), kept on one device. VIEWS of each for training, 12 for evaluation.
 
     Attributes:
         pixels: [O, VIEWS, S, S, 4] uint8, premultiplied.
@@ -28,15 +28,17 @@ class Views:
     angles: Tensor
 
     @classmethod
-    def from_array(cls, pixels: np.ndarray, ids: list[str], device: torch.device | str) -> Views:
+    def from_array(
+        cls, pixels: np.ndarray, ids: list[str], device: torch.device | str, cameras: Cameras = view_poses
+    ) -> Views:
         """Views of the objects `ids`, in the order of the array's rows, a few rows at a time to spare memory."""
         pixels = pixels[: len(ids)]
         target = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
         for i in range(0, len(ids), 64):
             target[i : i + 64] = torch.from_numpy(np.array(pixels[i : i + 64])).to(device)
-        cameras = [view_poses(object_id) for object_id in ids]
-        poses = torch.from_numpy(np.stack([poses for poses, _ in cameras])).to(device)
-        angles = torch.from_numpy(np.stack([angles for _, angles in cameras])).to(device)
+        seen = [cameras(object_id) for object_id in ids]
+        poses = torch.from_numpy(np.stack([poses for poses, _ in seen])).to(device)
+        angles = torch.from_numpy(np.stack([angles for _, angles in seen])).to(device)
         return cls(target, poses, angles)
 
     def __len__(self) -> int:

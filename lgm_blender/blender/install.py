@@ -25,7 +25,8 @@ from .process import Process, clean_variables
 PYTHON_VERSION = "3.12"  # every package the worker needs has wheels for it on every system
 MARKER = "installed.json"  # written last: an environment without it is half made
 IMPORTS = "import torch, diffusers, transformers, safetensors, PIL, scipy; print('torch', torch.__version__)"
-FOLDERS = ("environment", "python", "tools", "cache", "logs")  # everything the extension ever puts in its data folder
+# Everything the extension ever puts in its data folder; the last is the worker's memory of which weights are whole.
+CONTENTS = ("environment", "python", "tools", "cache", "logs", "checked_files.json")
 DISK_NEEDED = {False: 3 << 30, True: 12 << 30}  # bytes without and with CUDA, downloads included
 
 # Blender's Python has no pip installed, but ensurepip carries one as a wheel, which runs as it is.
@@ -94,7 +95,7 @@ def size(folder: Path | None = None) -> int:
     """Bytes on disk that `remove` gives back; a file with several links counts once."""
     folder = folder or environment.data_folder()
     files = {}
-    for name in FOLDERS:
+    for name in CONTENTS:
         for parent, _, names in os.walk(folder / name):
             for file in names:
                 with contextlib.suppress(OSError):
@@ -112,9 +113,10 @@ def remove(folder: Path | None = None) -> None:
     folder = folder or environment.data_folder()
     (folder / "environment" / MARKER).unlink(missing_ok=True)  # whatever happens next, it is not whole any more
     try:
-        for name in FOLDERS:
-            if (folder / name).exists():
-                shutil.rmtree(folder / name)
+        for path in (folder / name for name in CONTENTS):
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
     except OSError as error:
         message = (
             f"{error.filename or folder} could not be deleted ({error.strerror}). Close other Blenders and try again."

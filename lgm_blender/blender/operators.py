@@ -226,11 +226,14 @@ class LGM_OT_remove_worker(bpy.types.Operator):
     def poll(cls, context):
         if session.current().working:
             cls.poll_message_set("Something else is going on")
-            return False
-        return True
+        elif not install.installed_python().parent.exists():
+            cls.poll_message_set("Nothing is installed")
+        else:
+            return True
+        return False
 
     def invoke(self, context, event):
-        size = install.size() / (1 << 30)
+        size = install.size() / 1e9
         return context.window_manager.invoke_confirm(self, event, message=f"This gives back {size:.1f} GB.")
 
     def execute(self, context):
@@ -245,7 +248,7 @@ class LGM_OT_remove_worker(bpy.types.Operator):
             return {"CANCELLED"}
         finally:
             now.forget_worker()
-        self.report({"INFO"}, f"{size / (1 << 30):.1f} GB were given back.")
+        self.report({"INFO"}, f"{size / 1e9:.1f} GB were given back.")
         return {"FINISHED"}
 
 

@@ -34,7 +34,7 @@ class LGM_Preferences(bpy.types.AddonPreferences):
         ],
     )
     idle_minutes: bpy.props.IntProperty(
-        name="Keep Models for",
+        name="Keep Models (Minutes)",
         description="Minutes without work after which the worker is ended and its memory given back. 0: never",
         default=10,
         min=0,
@@ -106,11 +106,11 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
             )
         elif now.engine and now.engine.problem:
             draw_text(layout, now.engine.problem, context, icon="ERROR")
-    if not online():
+    if worker.path is None and not online():
         draw_online(layout, context)
     row = layout.row(align=True)
     outdated = worker.where == "installed" and install.is_outdated()
-    text = "Update Worker" if outdated else "Install Worker" if worker.path is None else "Install Again"
+    text = "Update Worker" if outdated else "Install Again" if worker.where == "installed" else "Install Worker"
     row.operator("lgm.install_worker", text=text, icon="IMPORT")
     row.operator("lgm.check_worker", icon="FILE_REFRESH")
     row.operator("lgm.open_log", icon="TEXT")

@@ -162,6 +162,7 @@ def test_remove_gives_everything_back(folder, tmp_path):
     finish(install.Installation(gpu=False))
     (folder / "environment" / "big").write_bytes(b"x" * 5000)
     os.link(folder / "environment" / "big", folder / "environment" / "the same")
+    (folder / "checked_files.json").write_text("{}")
     assert 5000 < install.size() < 9000
     install.remove()
     assert not folder.exists()

@@ -28,12 +28,14 @@ DISPLAY = ":77"
 
 def prepare(share: Path, worker: Path | None) -> None:
     """What Blender needs, in a folder that it sees as /share."""
-    shutil.copytree(ROOT / "lgm_blender", share / "lgm_blender", ignore=shutil.ignore_patterns("__pycache__"))
+    extension = share / "user" / "extensions" / "user_default" / "lgm_blender"
+    shutil.copytree(ROOT / "lgm_blender", extension, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "blender_manifest.toml", extension)
     tests = ROOT / "tests"
     wanted = [HERE / "drive.py", tests / "blender" / "fake_worker.py", tests / "golden" / "lgm.ply"]
     for path in (*wanted, ROOT / "docs" / "samples" / "cactus.png"):
         shutil.copy(path, share)
-    for name in ("home", "user", "tmp"):
+    for name in ("home", "tmp"):
         (share / name).mkdir()
     if worker:
         program = share / "worker_python"

@@ -15,10 +15,11 @@ from pathlib import Path
 import bpy
 
 SHARE = Path(__file__).resolve().parent
-sys.path.insert(0, str(SHARE))
-
-import lgm_blender  # noqa: E402
-from lgm_blender.blender import session  # noqa: E402
+ADDON = "bl_ext.user_default.lgm_blender"
+os.environ["LGM_BLENDER_PYTHON"] = sys.executable
+bpy.context.preferences.view.show_splash = False
+bpy.ops.preferences.addon_enable(module=ADDON)
+session = sys.modules[f"{ADDON}.blender.session"]
 
 ticks = []  # when this side's timer ran: how long the window stood still is the longest gap
 report = {"blender": bpy.app.version_string, "python": sys.version.split()[0]}
@@ -129,10 +130,21 @@ def story():
     yield from picture("5_died")
     now.problem = None
 
+    behave("well")
+    bpy.ops.lgm.check_worker()
+    yield from until(lambda: now.engine.state == "ready")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
+        bpy.ops.lgm.show_preferences()
+    yield 1.0
+    yield from picture("6_preferences")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[-1]):
+        bpy.ops.wm.window_close()
+    yield 0.5
+
     os.environ["LGM_BLENDER_PYTHON"] = "/nowhere/python"
     now.forget_worker()
     region.tag_redraw()
-    yield from picture("6_no_worker")
+    yield from picture("7_no_worker")
     os.environ["LGM_BLENDER_PYTHON"] = sys.executable
     now.forget_worker()
 
@@ -142,7 +154,7 @@ def story():
     yield from until(lambda: now.job.progress)
     process = now.engine._process
     start = time.monotonic()
-    lgm_blender.unregister()
+    bpy.ops.preferences.addon_disable(module=ADDON)
     report["seconds_to_unregister"] = time.monotonic() - start
     report["worker_left"] = process.exit_code() is None
 
@@ -159,9 +171,6 @@ def go(steps=None):
     os._exit(0)
 
 
-bpy.context.preferences.view.show_splash = False
-os.environ["LGM_BLENDER_PYTHON"] = sys.executable
-lgm_blender.register()
 bpy.app.timers.register(tick, persistent=True)
 steps = story()
 bpy.app.timers.register(lambda: go(steps), first_interval=2.0, persistent=True)

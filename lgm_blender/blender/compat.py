@@ -1,0 +1,101 @@
+"""Everything that differs between Blender versions (4.2 to 5.3), and nothing else.
+
+What can be asked of Blender is asked; no version number is compared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+
+
+def _enum_items(owner: type, name: str) -> set[str]:
+    prop = owner.bl_rna.properties.get(name)
+    return {item.identifier for item in prop.enum_items} if prop is not None and prop.type == "ENUM" else set()
+
+
+def eevee_engine() -> str:
+    """The identifier of EEVEE: 'BLENDER_EEVEE_NEXT' in 4.x, 'BLENDER_EEVEE' in 5.x."""
+    # 4.2 lists EEVEE alone among the built-in engines, under its own name.
+    engines = _enum_items(bpy.types.RenderSettings, "engine")
+    return "BLENDER_EEVEE_NEXT" if "BLENDER_EEVEE_NEXT" in engines else "BLENDER_EEVEE"
+
+
+def has_native_splats() -> bool:
+    """Whether point clouds can be Gaussian splats by themselves (Blender 5.3)."""
+    return "GAUSSIAN_SPLAT" in _enum_items(bpy.types.PointCloud, "type")
+
+
+def radiance_type() -> str:
+    """The attribute type of `radiance:base`: 'FLOAT4' where there is one (5.2), else 'FLOAT_COLOR'.
+
+    Both hold four floats as they are, and geometry nodes read either as a colour.
+    """
+    return "FLOAT4" if "FLOAT4" in _enum_items(bpy.types.Attribute, "data_type") else "FLOAT_COLOR"
+
+
+def attribute_property(attribute: bpy.types.Attribute) -> str:
+    """The name by which `foreach_get` and `foreach_set` reach an attribute's values."""
+    return next(
+        name
+        for name in ("value", "vector", "color")
+        if name in attribute.bl_rna.properties["data"].fixed_type.properties
+    )
+
+
+def node_tree(owner: bpy.types.Material | bpy.types.World) -> bpy.types.NodeTree:
+    """The node tree of a material or world; up to 4.x it has to be asked for, from 5.0 it is always there."""
+    if owner.node_tree is None:
+        owner.use_nodes = True
+    return owner.node_tree
+
+
+def _input_identifiers(group: bpy.types.NodeTree) -> dict[str, bpy.types.NodeTreeInterfaceSocket]:
+    return {
+        item.name: item for item in group.interface.items_tree if item.item_type == "SOCKET" and item.in_out == "INPUT"
+    }
+
+
+def get_modifier_input(modifier: bpy.types.NodesModifier, name: str) -> Any:
+    """The value of a geometry nodes modifier's input; a menu's is the item's name."""
+    socket = _input_identifiers(modifier.node_group)[name]
+    if hasattr(modifier, "properties"):  # 5.2
+        return getattr(modifier.properties.inputs, socket.identifier).value
+    value = modifier[socket.identifier]
+    return _menu_items(modifier.node_group, name)[value] if socket.socket_type == "NodeSocketMenu" else value
+
+
+def set_modifier_input(modifier: bpy.types.NodesModifier, name: str, value: Any) -> None:
+    """Set a geometry nodes modifier's input; a menu takes the item's name.
+
+    Raises:
+        KeyError: If the group has no such input.
+        ValueError: If the menu has no such item.
+    """
+    socket = _input_identifiers(modifier.node_group)[name]
+    menu = socket.socket_type == "NodeSocketMenu"
+    if menu and value not in (items := _menu_items(modifier.node_group, name)):
+        raise ValueError(f"{name!r} is one of {', '.join(items)}, not {value!r}")
+    if hasattr(modifier, "properties"):  # 5.2
+        getattr(modifier.properties.inputs, socket.identifier).value = value
+    else:
+        modifier[socket.identifier] = items.index(value) if menu else value
+    modifier.id_data.update_tag()
+
+
+def _menu_items(group: bpy.types.NodeTree, name: str) -> list[str]:
+    """A menu input's items: those of the Menu Switch that it is linked to."""
+    for link in group.links:
+        if (
+            link.from_node.type == "GROUP_INPUT"
+            and link.from_socket.name == name
+            and link.to_node.type == "MENU_SWITCH"
+        ):
+            return [item.name for item in link.to_node.enum_items]
+    raise KeyError(f"{group.name!r} has no menu {name!r}")
+
+
+def has_node(kind: str) -> bool:
+    """Whether there is a node of that type, e.g. 'GeometryNodeCameraInfo' (5.x)."""
+    return hasattr(bpy.types, kind)

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
     parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -81,6 +82,7 @@ def main() -> None:
             PRESETS["mini"],
             lpips=lpips,
             lpips_from=args.lpips_from,
+            augmented=not args.no_augmentation,
             init=args.init,
             phase=tuple(args.phase),
             validation=views("val"),

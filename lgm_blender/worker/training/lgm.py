@@ -15,6 +15,7 @@ from ...core.cameras import intrinsics
 from ..lgm.model import LGM, LGMConfig
 from ..quantization import load_file
 from ..rendering import render
+from .augment import augment
 from .lpips import LPIPS
 from .schedule import AveragedWeights, Clock, Log, cosine_rate
 from .views import Views, opencv_matrices
@@ -49,6 +50,7 @@ def train_lgm(
     lpips: LPIPS | None = None,
     lpips_weight: float = 0.2,
     lpips_from: float = 0.4,
+    augmented: bool = True,
     init: Path | None = None,
     seed: int = 0,
     phase: tuple[float, float] = (0.0, 1.0),
@@ -58,9 +60,9 @@ def train_lgm(
     """Train for a number of seconds and save the averaged weights as output/model.safetensors (fp32).
 
     The loss is MSE on colour and alpha, and LPIPS from `lpips_from` of the run on (from the start it can collapse).
-    Backgrounds are random, so that white Gaussians can't stand in for nothing. Cameras are turned so that the first
-    view has azimuth 0. A run in several parts gives each its `phase` of the learning rate's cosine, and the weights of
-    the one before as `init`.
+    `augmented` distorts and jitters the input views (augment.py). Backgrounds are random, so that white Gaussians can't
+    stand in for nothing. Cameras are turned so that the first view has azimuth 0. A run in several parts gives each its
+    `phase` of the learning rate's cosine, and the weights of the one before as `init`.
     """
     device = views.pixels.device
     cuda = device.type == "cuda"
@@ -92,14 +94,16 @@ def train_lgm(
         targets = torch.cat([inputs, views.free(batch, 4, generator)], 1)
         color, alpha = views.pictures(objects[:, None].expand(-1, 8), targets)
         poses = views.relative_poses(objects, targets, inputs[:, 0])
-        images = color[:, :4] + 1 - alpha[:, :4]
+        images, seen_from = color[:, :4] + 1 - alpha[:, :4], poses[:, :4]
+        if augmented:
+            images, seen_from = augment(images, seen_from, generator)
         background = torch.rand(batch, 1, 3, generator=generator, device=device).expand(-1, 8, -1)
         truth = color + background[..., None, None] * (1 - alpha)
 
         for group in optimizer.param_groups:
             group["lr"] = rate * cosine_rate(step, np.interp(progress, (0, 1), phase), 300 if init is None else 50)
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            gaussians = model(images, poses[:, :4])
+            gaussians = model(images, seen_from)
         rgb, opacity = draw(gaussians, poses, views.size, background)
         losses = {"rgb": F.mse_loss(rgb, truth), "alpha": F.mse_loss(opacity, alpha)}
         loss = losses["rgb"] + losses["alpha"]

@@ -35,8 +35,8 @@ from .views import Views, recentered, zoom_to_front
 
 MINI_UNET = {
     "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": 8,
+    "out_channels": 8,
     "model_channels": 96,
     "num_res_blocks": 1,
     "attention_resolutions": [4, 2],
@@ -136,7 +136,7 @@ class MultiViewModel(nn.Module):
         self.image_encoder = CLIPVisionModel(CLIPVisionConfig(**MINI_VISION))
 
     def forward(self, latents, timesteps, tokens, camera, pixels, image_latents, keep_image):
-        """Predicted velocity of the four views [B, 4, 4, h, w]; `keep_image` [B] of 0 and 1 drops the image."""
+        """Predicted velocity of the four views [B, 4, C, h, w]; `keep_image` [B] of 0 and 1 drops the image."""
         context = self.text_encoder(tokens).last_hidden_state
         embeds = self.image_encoder(pixels, output_hidden_states=True).hidden_states[-2]
         embeds = embeds * keep_image[:, None, None].to(embeds.dtype)
@@ -150,8 +150,8 @@ class Samples:
     """Latents of four views and of the input image, for every object, start azimuth, mirrored or not, ready to train.
 
     Attributes:
-        latents: [N, 4, 4, h, w] bf16, scaled, in the multi-view model's frame order.
-        image_latents: [N, 4, h, w] bf16, scaled, of the recentred input image.
+        latents: [N, 4, C, h, w] bf16, scaled, in the multi-view model's frame order.
+        image_latents: [N, C, h, w] bf16, scaled, of the recentred input image.
         pixels: [N, 3, P, P] uint8, the recentred input image for the image encoder.
         objects: [N], the object each sample shows.
         elevations: [N], degrees.
@@ -176,7 +176,7 @@ class Samples:
                     color, alpha = zoom_to_front(color, alpha)
                     # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
                     pictures = torch.cat([color + 1 - alpha, image[:, None]], 1)[:, [3, 0, 1, 2, 4]]
-                    latents = encode(vae, pictures.flatten(0, 1)).view(len(objects), 5, 4, 32, 32)
+                    latents = encode(vae, pictures.flatten(0, 1)).unflatten(0, (len(objects), 5))
                     small = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
                     for name, value in {
                         "latents": latents[:, :4],
@@ -196,7 +196,7 @@ class Samples:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Scaled latents [N, 4, h, w] bf16 of pictures [N, 3, H, W] in 0 to 1: the posterior's mean."""
+    """Scaled latents [N, C, h, w] bf16 of pictures [N, 3, H, W] in 0 to 1: the posterior's mean."""
     with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
         mean = vae.encode(pictures * 2 - 1).latent_dist.mean
     return (mean.float() * vae.config.scaling_factor).bfloat16()

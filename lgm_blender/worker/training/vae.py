@@ -1,4 +1,4 @@
-"""Train the small VAE of the bundled multi-view model: diffusers' AutoencoderKL, eightfold, four channels."""
+"""Train the small VAE of the bundled multi-view model: diffusers' AutoencoderKL, eightfold, eight channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINI = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "block_out_channels": [32, 64, 96, 128],
     "layers_per_block": 1,
-    "latent_channels": 4,
+    "latent_channels": 8,
     "norm_num_groups": 16,
     "sample_size": 256,
 }
@@ -51,6 +51,7 @@ def train_vae(
     cuda = device.type == "cuda"
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
+    shuffle = torch.Generator().manual_seed(seed)
     model = AutoencoderKL(**config) if init is None else AutoencoderKL.from_pretrained(init)
     model = model.to(device)
     if cuda:
@@ -65,6 +66,8 @@ def train_vae(
         objects = torch.randint(len(views), (batch,), generator=generator, device=device)
         which = torch.randint(VIEWS, (batch,), generator=generator, device=device)
         color, alpha = views.pictures(objects, which)
+        # Any colour may come at use; the objects' own are mostly brown and grey.
+        color = color[:, torch.randperm(3, generator=shuffle)]
         images = color + 1 - alpha
         for group in optimizer.param_groups:
             group["lr"] = rate * cosine_rate(step, progress, 200)

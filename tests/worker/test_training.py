@@ -1,0 +1,332 @@
+"""Training's parts: cameras, augmentations, samples, losses, and short runs. Run: python build.py test tests/worker"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_matrices
+from lgm_blender.worker.lgm import LGMConfig
+from lgm_blender.worker.lgm.rays import pixel_rays
+from lgm_blender.worker.matting import recenter
+from lgm_blender.worker.training import augment, objects
+from lgm_blender.worker.training.lgm import evaluate_lgm, train_lgm
+from lgm_blender.worker.training.lpips import LPIPS
+from lgm_blender.worker.training.multiview import make_tokenizer
+from lgm_blender.worker.training.schedule import AveragedWeights, Clock, cosine_rate
+from lgm_blender.worker.training.views import Views, opencv_matrices, recentered, zoom_to_front
+
+TOY = LGMConfig(
+    down_channels=(32, 32),
+    down_attention=(False, True),
+    up_channels=(32,),
+    up_attention=(True,),
+    input_size=32,
+    splat_size=16,
+    num_heads=2,
+    position="ray",
+    scale="pixel",
+)
+
+
+def cube(colors) -> dict[str, np.ndarray]:
+    """A cube whose six sides have colours of their own, in the objects.zip form, bounding-box diagonal 1.4."""
+    half = 0.7 / math.sqrt(3)
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
+    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = [triangle for a, b, c, d in sides for triangle in ((a, b, c), (a, c, d))]
+    return {
+        "vertices": corners.astype(np.float16),
+        "uv": np.zeros((8, 2), np.float16),
+        "faces": np.array(faces, np.uint16),
+        "face_material": np.repeat(np.arange(6), 2).astype(np.uint8),
+        "material_color": np.array(colors, np.uint8),
+        "material_texture": np.full(6, -1, np.int16),
+    }
+
+
+COLORS = [
+    (255, 0, 0, 255),
+    (0, 255, 0, 255),
+    (0, 0, 255, 255),
+    (255, 255, 0, 255),
+    (0, 255, 255, 255),
+    (255, 0, 255, 255),
+]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An objects.zip of two cubes, one of them textured on one side, for training and one for validation."""
+    path = tmp_path_factory.mktemp("objects") / "objects.zip"
+    textured = cube(COLORS)
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[:8] = (200, 100, 50)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", lossless=True)
+    textured["texture_0"] = np.frombuffer(buffer.getvalue(), np.uint8)
+    textured["material_texture"][5] = 0
+    textured["material_color"][5] = 255
+    textured["uv"] = np.array([[x, y] for x in (0, 1) for y in (0, 1) for _ in (0, 1)], np.float16)
+    index = []
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data, split in (("a", cube(COLORS), "train"), ("b", textured, "train"), ("c", cube(COLORS), "val")):
+            buffer = io.BytesIO()
+            np.savez(buffer, **data)
+            file.writestr(f"{name}.npz", buffer.getvalue())
+            index.append({"id": name, "split": split, "caption": f"cube {name}"})
+        file.writestr("index.json", json.dumps(index))
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawn(archive, tmp_path_factory):
+    """The training views of the two cubes at 32²."""
+    path = tmp_path_factory.mktemp("views") / "train.npy"
+    assert objects.draw_objects(archive, ["a", "b"], 32, path, processes=1) == []
+    return np.load(path)
+
+
+@pytest.fixture(scope="module")
+def views(drawn):
+    return Views.from_array(drawn, ["a", "b"], "cpu")
+
+
+# Drawing
+
+
+def test_each_side_of_a_cube_is_seen_from_its_side(drawn):
+    middle = drawn[0, :, 16, 16, :3].astype(int)
+    front, right, back, left = (middle[i * 4].argsort()[::-1] for i in range(4))
+    assert middle[0][1] < 40  # +z is magenta
+    assert set(front[:2]) == {0, 2}
+    assert right[0] == 1  # +x is green
+    assert set(back[:2]) == {1, 2}  # -z is cyan
+    assert left[0] == 0  # -x is red
+
+
+def test_a_texture_is_the_right_way_up(drawn):
+    front = drawn[1, 0].astype(int)
+    assert front[11, 16, 0] > 120  # its upper half is orange
+    assert front[20, 16, :3].max() < 20  # its lower half is black
+
+
+def test_colours_are_premultiplied_and_the_background_is_clear(drawn):
+    assert (drawn[..., :3] <= drawn[..., 3:]).all()
+    assert (drawn[..., 0, 0, 3] == 0).all()
+
+
+def test_a_cube_has_the_size_that_the_camera_says(drawn):
+    wide = (drawn[0, 0, 16, :, 3] > 127).sum()
+    near = objects.OBJECT_RADIUS / math.sqrt(3)  # half the cube's side, and its front's distance before the centre
+    half = math.tan(math.radians(49.1 / 2)) * (1.5 - near)
+    assert wide == pytest.approx(32 * near / half, abs=1)
+
+
+def test_training_cameras_are_what_they_say():
+    poses, angles = objects.view_poses("some id")
+    assert poses.shape == (objects.VIEWS, 4, 4)
+    for pose, (elevation, azimuth) in zip(poses, angles, strict=True):
+        np.testing.assert_allclose(pose, orbit_camera(elevation, azimuth), atol=1e-5)
+    assert (angles[: objects.RING, 0] == 0).all()
+    np.testing.assert_array_equal(poses, objects.view_poses("some id")[0])
+    assert not np.array_equal(poses, objects.view_poses("another id")[0])
+
+
+def test_evaluation_cameras_do_not_repeat_the_inputs():
+    poses, angles = objects.evaluation_poses("x")
+    np.testing.assert_allclose(poses[:4], orbit_cameras())
+    assert len(poses) == 12
+    assert angles[4:, 0].min() >= -10
+    assert angles[4:, 0].max() <= 30
+    assert len({tuple(angle) for angle in angles.tolist()}) == 12
+
+
+# Batches
+
+
+def test_orbits_are_four_views_a_quarter_turn_apart(views):
+    generator = torch.Generator().manual_seed(0)
+    chosen, order = views.orbit(64, generator)
+    angles = views.angles[chosen[:, None], order]
+    assert (angles[..., 0] == angles[:, :1, 0]).all()
+    turns = (angles[:, 1:, 1] - angles[:, :-1, 1]) % 360
+    torch.testing.assert_close(turns, torch.full_like(turns, 90), atol=1e-3, rtol=0)
+    assert len(set(angles[:, 0, 0].tolist())) > 1  # both rings come
+
+
+def test_relative_poses_put_the_first_view_in_front(views):
+    generator = torch.Generator().manual_seed(0)
+    chosen, order = views.orbit(8, generator)
+    poses = views.relative_poses(chosen, order, order[:, 0])
+    for i in range(8):
+        elevation = views.angles[chosen[i], order[i, 0], 0].item()
+        torch.testing.assert_close(poses[i], torch.from_numpy(orbit_cameras(elevation)), atol=1e-5, rtol=0)
+
+
+def test_opencv_matrices_are_the_cores():
+    poses = np.stack([orbit_camera(e, a) for e, a in ((0, 0), (30, 200), (-20, 45))])
+    np.testing.assert_allclose(opencv_matrices(torch.from_numpy(poses)), view_matrices(poses), atol=1e-6)
+
+
+def blob(size=64, box=(10, 30, 20, 34)) -> np.ndarray:
+    """A half-transparent-edged rectangle, straight alpha, uint8 [size, size, 4]."""
+    rgba = np.zeros((size, size, 4), np.uint8)
+    top, bottom, left, right = box
+    rgba[top:bottom, left:right] = (200, 40, 90, 255)
+    rgba[top + 3 : top + 6, left:right, 1] = 220
+    return rgba
+
+
+def test_recentred_training_images_are_what_a_user_gets():
+    rgba = blob()
+    premultiplied = torch.from_numpy(rgba.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    mine = recentered(premultiplied[:, :3] * premultiplied[:, 3:], premultiplied[:, 3:])[0].permute(1, 2, 0).numpy()
+    users = recenter(rgba, size=64)
+    assert np.abs(mine - users).mean() < 0.02
+
+
+def test_zoom_fills_the_first_view_and_keeps_the_others_whole():
+    alpha = torch.zeros(2, 4, 1, 64, 64)
+    alpha[:, :, :, 22:42, 27:37] = 1  # 20 high, 10 wide
+    alpha[1, 2, :, 30:34, 4:60] = 1  # one side view nearly fills its frame
+    _, zoomed = zoom_to_front(alpha.expand(-1, -1, 3, -1, -1).clone(), alpha)
+    assert (zoomed[0, 0, 0] > 0.5).any(1).sum() == pytest.approx(0.8 * 64, abs=3)
+    assert (zoomed[1, 2, 0] > 0.5).any(0).sum() == pytest.approx(0.97 * 64, abs=3)
+    assert zoomed[1, 2, 0, :, 0].max() < 0.1  # what lies on the frame's edge is a trace of resampling
+
+
+# Augmentations
+
+
+@pytest.fixture
+def orbit():
+    torch.manual_seed(0)
+    return torch.rand(6, 4, 3, 48, 48), torch.from_numpy(orbit_cameras()).expand(6, 4, 4, 4)
+
+
+def test_the_first_view_is_never_augmented(orbit):
+    images, poses = augment.augment(*orbit, torch.Generator().manual_seed(0))
+    assert torch.equal(images[:, 0], orbit[0][:, 0])
+    assert torch.equal(poses[:, 0], orbit[1][:, 0])
+
+
+def test_half_of_the_objects_get_each_augmentation():
+    images, poses = torch.rand(400, 2, 1, 8, 8), torch.from_numpy(orbit_cameras()[:2]).expand(400, 2, 4, 4)
+    new_images, new_poses = augment.augment(images, poses, torch.Generator().manual_seed(1))
+    distorted = (new_images != images).flatten(1).any(1)
+    jittered = (new_poses != poses).flatten(1).any(1)
+    assert distorted.float().mean() == pytest.approx(0.5, abs=0.1)
+    assert jittered.float().mean() == pytest.approx(0.5, abs=0.1)
+    assert (distorted & jittered).float().mean() == pytest.approx(0.25, abs=0.1)  # independently
+
+
+def test_distortion_moves_pixels_by_at_most_a_quarter_of_a_cell():
+    size = 96
+    ramp = (torch.arange(size) + 0.5) / size
+    picture = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size)])[None].repeat(32, 1, 1, 1)
+    moved = augment.grid_distortion(picture, torch.Generator().manual_seed(0)) - picture
+    bound = augment.CELL / (augment.LINES[0] - 1)  # of the picture's side
+    assert bound * 0.3 < moved.abs().max() <= bound + 0.5 / size
+    assert moved[:, 0, :, 0].abs().max() <= 0.5 / size  # the borders stay
+    assert moved[:, 1, -1].abs().max() <= 0.5 / size
+
+
+def test_jitter_keeps_the_distance_and_the_middle_and_stays_within_its_angles():
+    poses = torch.from_numpy(np.stack([orbit_camera(e, a) for e in (-10, 0, 30) for a in range(0, 360, 10)]))
+    jittered = augment.orbital_jitter(poses, torch.Generator().manual_seed(0))
+    rotation = jittered[:, :3, :3]
+    torch.testing.assert_close(rotation.mT @ rotation, torch.eye(3).expand(len(poses), 3, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(jittered[:, :3, 3], 1.5 * rotation[..., 2], atol=1e-5, rtol=0)  # it still looks at 0
+    turn = rotation @ poses[:, :3, :3].mT
+    angle = torch.rad2deg(torch.arccos(((turn.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)))
+    assert 10 < angle.max() <= math.hypot(18, 9) + 0.1
+
+
+# Losses and schedules
+
+
+def test_clock_forgives_the_first_steps():
+    clock = Clock(1000, free_steps=2)
+    clock.start -= 500
+    assert clock.tick() == pytest.approx(0, abs=1e-4)
+    clock.start -= 500
+    assert clock.tick() == pytest.approx(0, abs=1e-4)
+    clock.start -= 500
+    assert clock.tick() == pytest.approx(0.5, abs=0.01)
+
+
+def test_cosine_rate_warms_up_and_decays():
+    assert cosine_rate(0, 0, warmup=10) == pytest.approx(0.1)
+    assert cosine_rate(100, 0, warmup=10) == 1
+    assert cosine_rate(100, 1, warmup=10, floor=0.02) == pytest.approx(0.02)
+    rates = [cosine_rate(1000, p / 10) for p in range(11)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_averaged_weights_follow():
+    model = torch.nn.Linear(1, 1)
+    average = AveragedWeights(model, decay=0.5)
+    for step in range(100):
+        model.weight.data.fill_(step)
+        average.update(model, step)
+    assert average.model.weight.item() == pytest.approx(98, abs=0.1)  # the limit: 99 - 1
+
+
+def test_lpips_is_a_distance():
+    torch.manual_seed(0)
+    distance = LPIPS()
+    for lin in distance.lins:
+        lin.data.fill_(1.0)
+    a = torch.rand(2, 3, 32, 32)
+    b = (a + 0.1 * torch.randn_like(a)).clamp(0, 1)
+    assert torch.equal(distance(a, a), torch.zeros(2))
+    assert (distance(a, b) > 0).all()
+    torch.testing.assert_close(distance(a, b), distance(b, a))
+    assert (distance(a, 1 - a) > distance(a, b)).all()
+
+
+def test_a_tokenizer_of_captions_reads_any_text(tmp_path):
+    tokenizer = make_tokenizer(["red car", "wooden chair", "red chair"] * 3, tmp_path)
+    for text in ("a red car", "Büro 椅子 🙂", ""):
+        ids = tokenizer(text, padding="max_length", truncation=True)["input_ids"]
+        assert len(ids) == tokenizer.model_max_length
+        assert max(ids) < len(tokenizer)
+    assert len(tokenizer("red")["input_ids"]) == 3  # start, one token, end
+    assert tokenizer("red car")["input_ids"] != tokenizer("wooden chair")["input_ids"]
+
+
+# Short runs
+
+
+def test_lgm_learns_two_cubes(views, archive, tmp_path):
+    path = tmp_path / "val.npy"
+    objects.draw_objects(archive, ["c"], 32, path, processes=1, cameras=objects.evaluation_poses)
+    validation = Views.from_array(np.load(path), ["c"], "cpu", objects.evaluation_poses)
+    model = train_lgm(
+        views, tmp_path, TOY, seconds=12, batch=2, rate=2e-3, augmented=True, compile=False, validation=validation
+    )
+    result, psnr = evaluate_lgm(model, validation)
+    color, alpha = validation.pictures(torch.tensor([[0]]), torch.arange(4, 12)[None])
+    blank = -10 * ((color - alpha) ** 2).mean().log10().item()  # white instead of the object
+    assert result["val_psnr"] == pytest.approx(psnr.mean(), abs=1e-4)
+    assert result["val_psnr"] > blank + 2
+    assert (tmp_path / "model.safetensors").exists()
+    assert "val_psnr" in (tmp_path / "log.jsonl").read_text().splitlines()[-1]
+
+
+def test_rays_of_the_drawn_views_meet_the_cube(views):
+    # The renderer and the rays agree about where the camera is: a pixel is covered if its ray meets the cube.
+    half = objects.OBJECT_RADIUS / math.sqrt(3)
+    origins, directions = pixel_rays(views.poses[0], 32)
+    low, high = (-half - origins) / directions, (half - origins) / directions
+    enter, leave = torch.minimum(low, high).amax(-1), torch.maximum(low, high).amin(-1)
+    covered = views.pixels[0, ..., 3] > 127
+    assert ((enter < leave) == covered).float().mean() > 0.99

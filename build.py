@@ -162,7 +162,7 @@ def wait(child: subprocess.Popen) -> int:
 
 
 class Ticker:
-    """Shows a label, the seconds and the last line of output: in a terminal twice a second, elsewhere every 30 s."""
+    """Shows a label, the seconds and the last line of output: in a terminal twice a second, elsewhere every 10 s."""
 
     def __init__(self, label: str, lines: list[str], start: float):
         self.label, self.lines, self.start = label, lines, start
@@ -171,7 +171,7 @@ class Ticker:
         self.thread = threading.Thread(target=self.tick, daemon=True)
 
     def tick(self) -> None:
-        while not self.done.wait(0.5 if self.terminal else 30.0):
+        while not self.done.wait(0.5 if self.terminal else 10.0):
             telling = (line.strip() for line in reversed(self.lines) if re.match(PIP_TELLING, line.strip()))
             last = next(telling, "")
             text = f"  {self.label}: {time.monotonic() - self.start:.0f} s"
@@ -179,7 +179,7 @@ class Ticker:
             if self.terminal:
                 print("\r" + f"{text}  {last}"[:width].ljust(width), end="", flush=True)
             else:
-                print(f"{text}  {last[:100]}", flush=True)
+                print(f"{text}  {last[:100]}".rstrip(), flush=True)
 
     def __enter__(self) -> Ticker:
         self.thread.start()
@@ -518,8 +518,10 @@ def demo(image: Path, out: Path, seed: int) -> None:
         "LGM_BLENDER_LOG_DIR": str(BUILD / "logs"),
     }
     child = start_child(command, variables, stdout=subprocess.PIPE)
-    said = [line for line in child.stdout if line.startswith("{")]
-    code = wait(child)
+    # In a terminal the batch shows how far it is.
+    with contextlib.nullcontext() if sys.stderr.isatty() else Ticker("Making the splats", [], ready):
+        said = [line for line in child.stdout if line.startswith("{")]
+        code = wait(child)
     if code or not said:
         raise Failure(f"The demo ended with code {code}. Its logs are in {relative(BUILD / 'logs')}.")
     show_result(json.loads(said[-1]))
@@ -529,9 +531,11 @@ def demo(image: Path, out: Path, seed: int) -> None:
 def show_result(record: dict) -> None:
     """Says where the files are, and how long each stage took. `record` is what the batch says of an image."""
     timings = json.loads(Path(record["json"]).read_text(encoding="utf-8"))["timings"]
+    timings["total"] = timings.pop("total")  # last
     print("\n" + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in timings.items()))
-    for kind, what in RESULTS.items():
-        print(f"  {relative(Path(record[kind])):<28} {what}")
+    files = {relative(Path(record[kind])): what for kind, what in RESULTS.items()}
+    for name, what in files.items():
+        print(f"  {name:<{max(map(len, files))}}  {what}")
 
 
 # -------------------------------------------------------------------------------------------------------- the tests

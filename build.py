@@ -619,6 +619,12 @@ def clean(out: bool) -> None:
             print(f"removed {relative(folder)}")
 
 
+def seed(text: str) -> int:
+    if not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
+    return int(text)
+
+
 def parse() -> argparse.Namespace:
     """The command line; everything after `test` is pytest's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -628,7 +634,7 @@ def parse() -> argparse.Namespace:
     demo_options.add_argument(
         "--out", type=Path, default=ROOT / "out", help="where the files go (default: %(default)s)"
     )
-    demo_options.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: %(default)s)")
+    demo_options.add_argument("--seed", type=seed, default=0, help="0 to 4294967295 (default: %(default)s)")
     commands.add_parser("test", help="all tests; arguments go on to pytest")
     commands.add_parser("lint", help="ruff's checks and format")
     commands.add_parser("package", help="the extension zip, in dist/")

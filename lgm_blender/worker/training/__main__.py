@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="bundle, evaluate: the preset folder")
     parser.add_argument("--mode", choices=("reconstruct", "image"), nargs="*", default=("reconstruct", "image"))
     parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
-    parser.add_argument("--seconds", type=float, default=600)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=600)
+    length.add_argument("--steps", type=int, help="instead of seconds; such a run gives the same numbers each time")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--init", type=Path, help="weights to go on from")
@@ -64,7 +66,7 @@ def main() -> None:
         return result
 
     lpips = LPIPS.from_file(args.lpips).to(device) if args.lpips else None
-    common = {"seconds": args.seconds, "seed": args.seed, "compile": not args.no_compile}
+    common = {"seconds": args.seconds, "steps": args.steps, "seed": args.seed, "compile": not args.no_compile}
     common |= {name: getattr(args, name) for name in ("batch", "rate") if getattr(args, name)}
     if args.stage == "draw":
         for split in args.split:

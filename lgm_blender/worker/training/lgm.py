@@ -44,7 +44,8 @@ def train_lgm(
     output: Path,
     config: LGMConfig,
     *,
-    seconds: float,
+    seconds: float = math.inf,
+    steps: int | None = None,
     batch: int = 8,
     rate: float = 4e-4,
     lpips: LPIPS | None = None,
@@ -57,7 +58,7 @@ def train_lgm(
     compile: bool = True,
     validation: Views | None = None,
 ) -> LGM:
-    """Train for a number of seconds and save the averaged weights as output/model.safetensors (fp32).
+    """Train for a number of seconds or steps, and save the averaged weights as output/model.safetensors (fp32).
 
     The loss is MSE on colour and alpha, and LPIPS from `lpips_from` of the run on (from the start it can collapse).
     `augmented` distorts and jitters the input views (augment.py). Backgrounds are random, so that white Gaussians can't
@@ -87,7 +88,7 @@ def train_lgm(
     if compile:
         model.unet.compile()
     log = Log(output / "log.jsonl")
-    clock = Clock(seconds)
+    clock = Clock(seconds, steps)
     step, sums = 0, {}
     while (progress := clock.tick()) < 1:
         objects, inputs = views.orbit(batch, generator)

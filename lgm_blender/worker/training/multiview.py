@@ -222,7 +222,8 @@ def train_multiview(
     tokenizer: CLIPTokenizer,
     output: Path,
     *,
-    seconds: float,
+    seconds: float = math.inf,
+    steps: int | None = None,
     batch: int = 128,
     rate: float = 4e-4,
     init: Path | None = None,
@@ -230,7 +231,7 @@ def train_multiview(
     phase: tuple[float, float] = (0.0, 1.0),
     compile: bool = True,
 ) -> MultiViewModel:
-    """Train for a number of seconds and save the averaged weights as output/multiview.safetensors (fp32).
+    """Train for a number of seconds or steps, and save the averaged weights as output/multiview.safetensors (fp32).
 
     The loss is the velocity's MSE (v-prediction, arXiv 2202.00512) on a linear schedule that ends in pure noise (arXiv
     2305.08891): predicting noise learns next to nothing where the signal is weak, and there the object's shape is
@@ -260,7 +261,7 @@ def train_multiview(
     # Every sample's cameras once; the loop must not ask the host.
     every_camera = cameras(samples.elevations)
     fronts = samples.fronts.nonzero()[:, 0]
-    log, clock, step, sums = Log(output / "log.jsonl"), Clock(seconds), 0, []
+    log, clock, step, sums = Log(output / "log.jsonl"), Clock(seconds, steps), 0, []
 
     def random(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=device)

@@ -13,20 +13,29 @@ from torch import nn
 
 
 class Clock:
-    """The progress of a run that is bounded by time: 0 at its start, 1 when its seconds are over.
+    """The progress of a run that is bounded by time or by steps: 0 at its start, 1 at its end.
 
-    Its first steps are free: they compile the model, which can take two minutes.
+    A timed run's first steps are free: they compile the model, which can take two minutes.
+
+    Args:
+        seconds: The run's length.
+        steps: The run's length in steps instead; such a run gives the same numbers each time.
+        free_steps: Steps before a timed run's time starts.
     """
 
-    def __init__(self, seconds: float, free_steps: int = 3):
+    def __init__(self, seconds: float = math.inf, steps: int | None = None, free_steps: int = 3):
         self.seconds = seconds
+        self.steps = steps
         self.free_steps = free_steps
+        self.ticks = 0
         self.start = time.monotonic()
 
     def tick(self) -> float:
         """How much of the run is over, 0 to 1; called once before each step."""
-        if self.free_steps > 0:
-            self.free_steps -= 1
+        self.ticks += 1
+        if self.steps is not None:
+            return min(1.0, (self.ticks - 1) / self.steps)
+        if self.ticks <= self.free_steps:
             self.start = time.monotonic()
         return min(1.0, (time.monotonic() - self.start) / self.seconds)
 

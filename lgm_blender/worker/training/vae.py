@@ -31,7 +31,8 @@ def train_vae(
     views: Views,
     output: Path,
     *,
-    seconds: float,
+    seconds: float = math.inf,
+    steps: int | None = None,
     batch: int = 32,
     rate: float = 5e-4,
     lpips: LPIPS | None = None,
@@ -42,7 +43,7 @@ def train_vae(
     init: Path | None = None,
     compile: bool = True,
 ) -> AutoencoderKL:
-    """Train on views on white for a number of seconds, and save as a diffusers folder.
+    """Train on views on white for a number of seconds or steps, and save as a diffusers folder.
 
     The loss is L1 + MSE, LPIPS and a faint KL term (Rombach et al. 2022, arXiv 2112.10752, without its discriminator).
     The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved.
@@ -61,7 +62,7 @@ def train_vae(
     if compile:
         model.encoder.compile()
         model.decoder.compile()
-    log, clock, step = Log(output / "log.jsonl"), Clock(seconds), 0
+    log, clock, step = Log(output / "log.jsonl"), Clock(seconds, steps), 0
     while (progress := clock.tick()) < 1:
         objects = torch.randint(len(views), (batch,), generator=generator, device=device)
         which = torch.randint(VIEWS, (batch,), generator=generator, device=device)

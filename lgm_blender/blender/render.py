@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,10 +15,11 @@ from mathutils import Matrix
 
 from ..core.cameras import FOV_Y, orbit_camera, pose_to_blender
 from ..core.errors import LGMError
+from ..core.files import replacing
+from ..core.gaussians import Gaussians
 from . import compat, splats
 
 SAMPLES = {"CYCLES": 4, "EEVEE": 64}  # Cycles' splats are without noise, samples smooth edges; EEVEE's are drawn by lot
-MIN_TRANSPARENT_BOUNCES = 64  # per sample the best picture for the time, measured by benchmarks/splats.py
 
 
 def render_splats(
@@ -31,6 +32,8 @@ def render_splats(
     background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
     pose: np.ndarray | None = None,
     fov_y: float = FOV_Y,
+    near: float = 0.01,
+    far: float | None = None,
     azimuth: float = 30.0,
     elevation: float = 15.0,
 ) -> Path:
@@ -47,6 +50,8 @@ def render_splats(
         pose: Camera-to-world [4, 4] (OpenGL axes, LGM's frame, y up) to look from, in the world's units. None looks
             at the middle of the objects from `azimuth` and `elevation`, from so far that all of them is in the picture.
         fov_y: Vertical field of view in degrees.
+        near: Depth up to which nothing is drawn.
+        far: Depth beyond which nothing is drawn; None draws everything.
         azimuth: Degrees about the up axis; 0 is the front, 90 the object's left.
         elevation: Degrees above the horizon.
 
@@ -63,17 +68,14 @@ def render_splats(
     path = Path(filepath)
     if pose is None:
         pose = _fitted_pose(objects, azimuth, elevation, fov_y, size[0] / size[1])
-    with _scene_of_its_own(objects, pose, fov_y) as scene:
+    if far is None:
+        far = 100.0 + 10.0 * float(np.linalg.norm(pose[:3, 3]))
+    with _scene_of_its_own(objects, camera_from_pose(pose, fov_y, near=near, far=far)) as scene:
         _set_up(scene, size, engine, samples or SAMPLES[engine], background)
-        partial = path.with_name(f".lgm-{os.getpid()}.png")
-        scene.render.filepath = str(partial)
-        try:
+        with replacing(path) as file, tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
+            scene.render.filepath = str(Path(folder, "render.png"))
             bpy.ops.render.render(write_still=True, scene=scene.name)
-            partial.replace(path)
-        except (RuntimeError, OSError) as error:
-            raise LGMError(f"{path} could not be written: {error}", "output") from error
-        finally:
-            partial.unlink(missing_ok=True)
+            file.write(Path(scene.render.filepath).read_bytes())
     return path
 
 
@@ -99,36 +101,35 @@ def camera_from_pose(
 
 def _fitted_pose(objects, azimuth: float, elevation: float, fov_y: float, aspect: float) -> np.ndarray:
     """The pose from which every solid Gaussian is in the picture, with a margin."""
-    points = np.concatenate([_solid_points(o) for o in objects])
+    solid = [_solid(splats.read_splats(o, world=True)) for o in objects]
+    points = np.concatenate([gaussians.positions for gaussians in solid])
+    radii = np.concatenate([gaussians.scales.max(1) for gaussians in solid])
     center = (points.min(0) + points.max(0)) / 2
     pose = orbit_camera(elevation, azimuth, radius=1.0).astype(np.float64)
     x, y, back = ((points - center) @ pose[:3, :3]).T
     tangent = 0.9 * math.tan(math.radians(fov_y) / 2)
-    distance = max((back + np.abs(y) / tangent).max(), (back + np.abs(x) / (tangent * aspect)).max(), 1e-3)
-    pose[:3, 3] = center + distance * pose[:3, 2]
+    across = np.maximum(np.abs(y) + radii, (np.abs(x) + radii) / aspect)
+    pose[:3, 3] = center + (back + across / tangent).max() * pose[:3, 2]
     return pose
 
 
-def _solid_points(source: bpy.types.Object) -> np.ndarray:
-    """[N, 3] world positions, in LGM's frame, of the Gaussians that make up the object, stray ones left out."""
-    gaussians = splats.read_splats(source, world=True)
+def _solid(gaussians: Gaussians) -> Gaussians:
+    """The Gaussians that make up the object, stray ones left out."""
     low, high = splats.extent(gaussians.positions, gaussians.opacities)
-    inside = ((gaussians.positions >= low) & (gaussians.positions <= high)).all(1)
-    return gaussians.positions[inside]
+    return gaussians.select(((gaussians.positions >= low) & (gaussians.positions <= high)).all(1))
 
 
 @contextlib.contextmanager
-def _scene_of_its_own(objects, pose: np.ndarray, fov_y: float) -> Iterator[bpy.types.Scene]:
-    """A scene with copies of the objects and a camera, all removed at the end."""
+def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.Scene]:
+    """A scene with the camera and copies of the objects, all removed at the end."""
+    had_result = any(image.type == "RENDER_RESULT" for image in bpy.data.images)
     scene = bpy.data.scenes.new("LGM Render")
-    made: list[bpy.types.ID] = [scene]
+    made: list[bpy.types.ID] = [scene, camera, camera.data]
     try:
         scene.world = bpy.data.worlds.new("LGM Render")
         made.append(scene.world)
-        reach = float(np.linalg.norm(pose[:3, 3]))
-        scene.camera = camera_from_pose(pose, fov_y, name="LGM Render", far=100.0 + 10.0 * reach)
-        made += [scene.camera, scene.camera.data]
-        scene.collection.objects.link(scene.camera)
+        scene.camera = camera
+        scene.collection.objects.link(camera)
         for source in objects:
             copy = source.copy()
             made.append(copy)
@@ -144,6 +145,8 @@ def _scene_of_its_own(objects, pose: np.ndarray, fov_y: float) -> Iterator[bpy.t
                 )  # there is nothing to cast them on
         yield scene
     finally:
+        if not had_result:
+            made += [image for image in bpy.data.images if image.type == "RENDER_RESULT"]
         bpy.data.batch_remove(made)
 
 
@@ -175,6 +178,5 @@ def _set_up(scene: bpy.types.Scene, size, engine: str, samples: int, background)
         cycles.samples = samples
         cycles.use_adaptive_sampling = cycles.use_denoising = False
         cycles.max_bounces = 0
-        cycles.min_transparent_bounces = MIN_TRANSPARENT_BOUNCES
     else:
         scene.eevee.taa_render_samples = samples

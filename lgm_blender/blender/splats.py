@@ -148,15 +148,12 @@ def read_splats(source: bpy.types.Object, *, world: bool = False) -> Gaussians:
     if not is_splats(source):
         raise LGMError("That object holds no Gaussian splats. Choose one that LGM made or imported.")
     if source.mode == "EDIT":
-        source.update_from_editmode()  # what is being edited reaches the data only then
-    radiance = _get(source.data, "radiance:base")
-    found = Gaussians(
-        positions=_get(source.data, "position"),
-        opacities=np.clip(radiance[:, 3], 0, 1),
-        scales=_get(source.data, "scale"),
-        rotations=_get(source.data, "rotation"),
-        colors=np.clip(radiance[:, :3] * SH_C0 + 0.5, 0, 1),
-    )
+        source.update_from_editmode()
+        copy = source.data.copy()  # attributes can't be read of what is being edited, but of its copy
+        found = _read_data(copy)
+        bpy.data.batch_remove([copy])
+    else:
+        found = _read_data(source.data)
     if world:
         return from_blender(_transformed(found, np.array(source.matrix_world, dtype=np.float64)))
     factor, *offset = source.get(FRAME, (1.0, 0.0, 0.0, 0.0))
@@ -214,6 +211,18 @@ def _active_collection(scene: bpy.types.Scene) -> bpy.types.Collection:
     if scene == bpy.context.scene and bpy.context.collection is not None:
         return bpy.context.collection
     return scene.collection
+
+
+def _read_data(data: bpy.types.ID) -> Gaussians:
+    """The Gaussians of a data-block, in the object's space."""
+    radiance = _get(data, "radiance:base")
+    return Gaussians(
+        positions=_get(data, "position"),
+        opacities=np.clip(radiance[:, 3], 0, 1),
+        scales=_get(data, "scale"),
+        rotations=_get(data, "rotation"),
+        colors=np.clip(radiance[:, :3] * SH_C0 + 0.5, 0, 1),
+    )
 
 
 def _put(data: bpy.types.ID, name: str, kind: str, values: np.ndarray) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The float32 tensors of a file by name."""
+    """The floating-point tensors of a file by name."""
     data = path.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
     tensors = {}
     for name, entry in json.loads(data[8:begin]).items():
-        if name != "__metadata__" and entry["dtype"] == "F32":
+        if name != "__metadata__" and entry["dtype"] in ("F32", "F16"):
             start, end = entry["data_offsets"]
-            tensors[name] = np.frombuffer(data[begin + start : begin + end], "<f4").reshape(entry["shape"])
+            kind = {"F32": "<f4", "F16": "<f2"}[entry["dtype"]]
+            tensors[name] = np.frombuffer(data[begin + start : begin + end], kind).reshape(entry["shape"])
     return tensors

@@ -113,6 +113,8 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
     result = _switch(b, in_viewport, rendered, shown_here, "GEOMETRY")
     result = b.node("GeometryNodeSetMaterial", {"Geometry": result, "Material": splat_material()}).outputs[0]
     b.node("NodeGroupOutput", {0: result})
+    for name, item in (("Viewport", "Splats"), ("Colors", "Linear")):  # a menu knows its items only once it is linked
+        next(s for s in group.interface.items_tree if s.name == name).default_value = item
     b.arrange()
 
 
@@ -123,10 +125,18 @@ def _rendered(b, points, center, scale, rotation, reach, longest, other_rays) ->
     distance = b.vector("LENGTH", sight)
     depth = b.vector("DOT_PRODUCT", sight, back)  # negative in front of the camera
     in_front = b.math("LESS_THAN", depth, b.math("MULTIPLY", distance, -0.1))
-    # A near Gaussian's outline is wider than its projection along one line: by 1 / cos of its angular radius.
-    sine = b.math("MINIMUM", b.math("DIVIDE", b.math("MULTIPLY", reach, longest), distance), 0.9)
-    reach_here = b.math("DIVIDE", reach, b.math("SQRT", b.math("SUBTRACT", 1.0, b.math("MULTIPLY", sine, sine))))
-    half_x, half_y = _half_axes(b, right, up, sight, scale, rotation)
+    unrotate = b.node("FunctionNodeInvertRotation", {0: rotation}).outputs[0]
+
+    def own_half_axes(direction: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
+        """The component along `direction` of each of the Gaussian's three half-axes of one standard deviation."""
+        turned = b.node("FunctionNodeRotateVector", {"Vector": direction, "Rotation": unrotate}).outputs[0]
+        return b.vector("MULTIPLY", turned, scale)
+
+    half_x, half_y = _half_axes(b, right, up, sight, own_half_axes)
+    # What is nearer than the centre looks larger: at most by this much, at the Gaussian's near end.
+    nearer = b.math("DIVIDE", b.vector("LENGTH", own_half_axes(back)), b.math("ABSOLUTE", depth))
+    larger = b.math("SUBTRACT", 1.0, b.math("MINIMUM", b.math("MULTIPLY", nearer, reach), 0.8))
+    reach_here = b.math("DIVIDE", reach, larger)
 
     points = _store(b, points, "splat:camera", "FLOAT_VECTOR", eye)
     points = _store(b, points, "splat:axis", "FLOAT_VECTOR", back)
@@ -169,23 +179,20 @@ def _camera(b) -> tuple[bpy.types.NodeSocket, ...]:
     return right, up, back, eye
 
 
-def _half_axes(b, right, up, sight, scale, rotation) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
+def _half_axes(b, right, up, sight, own_half_axes) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
     """Two vectors in the plane of `right` and `up` that span the Gaussian's outline as seen along `sight`.
 
-    With (x, y) the coordinates in that plane of what projects there along the line of sight, their covariance is
-    E E^T, E = (x, y) of the Gaussian's own half-axes. Its Cholesky factor spans a parallelogram about the ellipse.
+    Projected there along the line of sight, the Gaussian's own half-axes are the columns of a matrix [2, 3] and its
+    covariance is that matrix times its transpose. The Cholesky factor spans a parallelogram about the ellipse.
     """
     up_sight = b.vector("CROSS_PRODUCT", up, sight)
     sight_right = b.vector("CROSS_PRODUCT", sight, right)
     inverse_det = b.math("DIVIDE", 1.0, b.vector("DOT_PRODUCT", right, up_sight))
-    unrotate = b.node("FunctionNodeInvertRotation", {0: rotation}).outputs[0]
-    rows = []
-    for cross in (up_sight, sight_right):
-        inputs = {"Vector": b.vector("SCALE", cross, inverse_det), "Rotation": unrotate}
-        rows.append(b.vector("MULTIPLY", b.node("FunctionNodeRotateVector", inputs).outputs[0], scale))
-    xx = b.math("SQRT", b.vector("DOT_PRODUCT", rows[0], rows[0]))
-    yx = b.math("DIVIDE", b.vector("DOT_PRODUCT", rows[0], rows[1]), xx)
-    yy = b.math("SUBTRACT", b.vector("DOT_PRODUCT", rows[1], rows[1]), b.math("MULTIPLY", yx, yx))
+    x = own_half_axes(b.vector("SCALE", up_sight, inverse_det))
+    y = own_half_axes(b.vector("SCALE", sight_right, inverse_det))
+    xx = b.math("SQRT", b.vector("DOT_PRODUCT", x, x))
+    yx = b.math("DIVIDE", b.vector("DOT_PRODUCT", x, y), xx)
+    yy = b.math("SUBTRACT", b.vector("DOT_PRODUCT", y, y), b.math("MULTIPLY", yx, yx))
     yy = b.math("SQRT", b.math("MAXIMUM", yy, 0.0))
     return b.vector("ADD", b.vector("SCALE", right, xx), b.vector("SCALE", up, yx)), b.vector("SCALE", up, yy)
 

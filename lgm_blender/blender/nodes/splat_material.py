@@ -10,7 +10,7 @@ from .build import Builder, reuse_or_build
 NAME = "LGM Splat"
 VERSION = 1
 CUTOFF = 1 / 255  # opacity below which gsplat, like 3DGS, draws nothing
-MAX_ALPHA = 0.99  # 3DGS's cap
+MAX_ALPHA = 0.999  # gsplat's cap
 MIN_FACING = 0.3  # cosine between a ray and the camera's axis under which quads are too oblique (panoramas)
 TOLERANCE = 0.05  # how far from the camera a ray may pass, as a share of the camera's distance (depth of field)
 
@@ -21,7 +21,7 @@ def splat_material() -> bpy.types.Material:
     It needs of a surface only that the ray meets it: the Gaussian is integrated along the ray itself. With the ray
     x + t d in object space, centre c and whitening W = S^-1 R^T (S the standard deviations, R the rotation),
 
-        o = W (x - c),  d' = W d,  q = |o × d'|² / |d'|²,  alpha = min(0.99, opacity · exp(-q / 2)),
+        o = W (x - c),  d' = W d,  q = |o × d'|² / |d'|²,  alpha = min(0.999, opacity · exp(-q / 2)),
 
     q being the squared distance of the ray from the centre in standard deviations: 3DGS's footprint without its
     approximation by an affine projection. The cross product keeps its precision where the difference of squares

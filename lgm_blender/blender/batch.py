@@ -53,13 +53,14 @@ from typing import Any
 
 import bpy
 
+from ..core.cameras import FOV_Y
 from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error, replacing
 from ..core.formats.ply import read_ply
 from ..core.gaussians import Gaussians
 from ..core.messages import GenerateRequest, GenerateResult, from_params, to_params
-from . import images, install, preferences, render, session, splats
+from . import compat, images, install, preferences, render, session, splats
 from .engine import Engine, log_folder, worker_command
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -98,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--blend", action=argparse.BooleanOptionalAction, default=True, help="save NAME.blend")
     add("--render", action=argparse.BooleanOptionalAction, default=True, help="render NAME.png")
     add("--size", type=_integer(16, 8192), default=512, help="the render's pixels a side (default: %(default)s)")
-    add("--samples", type=_integer(1, 65536), default=64, help="the render's samples a pixel (default: %(default)s)")
+    add("--samples", type=_integer(1, 65536), default=None, help="the render's samples a pixel (default: 4)")
     add("--overwrite", action="store_true", help="replace results of the same name instead of adding a number")
     add("--skip-existing", action="store_true", help="leave out images whose results are there: go on after a stop")
     return parser
@@ -280,13 +281,14 @@ def finish(result: dict[str, Any], options: argparse.Namespace, show: Callable[[
     if options.render:
         with _timed(times, "render"):
             show("Rendering")
-            render.render_splats(made, ply.with_name(f"{ply.stem}.png"))
-    before = result["timings"]
-    total = before.get("total", 0.0) - sum(before.get(name, 0.0) for name in times) + sum(times.values())
+            picture = ply.with_name(f"{ply.stem}.png")
+            render.render_splats(made, picture, size=(options.size, options.size), samples=options.samples)
+    before = dict(result["timings"])
+    total = before.pop("total", 0.0) - sum(before.get(name, 0.0) for name in times) + sum(times.values())
     result = {
         **result,
         "versions": {**result["versions"], "blender": bpy.app.version_string},
-        "timings": {**before, **{name: round(seconds, 3) for name, seconds in times.items()}, "total": round(total, 3)},
+        "timings": {**before, **times, "total": round(total, 3)},
     }
     with replacing(result["json"]) as file:
         file.write(json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
@@ -298,9 +300,19 @@ def make_scene(
 ) -> bpy.types.Object:
     """A new file with nothing but the splats, and a camera and settings that show them; the splats' object."""
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    scene = bpy.context.scene
     settings = session.splats_settings(from_params(GenerateResult, result)) | {"ply": f"//{name}.ply"}
-    made = splats.add_splats(gaussians, name, settings=settings, scene=bpy.context.scene)
-    session.select(made, bpy.context.scene)
+    made = splats.add_splats(gaussians, name, settings=settings, scene=scene)
+    session.select(made, scene)
+    scene.camera = render.camera_from_pose(render._fitted_pose([made], 30.0, 15.0, FOV_Y, 1.0))
+    scene.collection.objects.link(scene.camera)
+    scene.world = bpy.data.worlds.new("White")
+    background = next(node for node in compat.node_tree(scene.world).nodes if node.type == "BACKGROUND")
+    background.inputs["Color"].default_value = (1.0, 1.0, 1.0, 1.0)
+    scene.render.engine = "CYCLES"
+    scene.render.resolution_x = scene.render.resolution_y = options.size
+    scene.cycles.samples = options.samples or render.SAMPLES["CYCLES"]
+    scene.view_settings.view_transform = "Standard"  # AgX would mute colours that are meant for the display as they are
     return made
 
 
@@ -340,7 +352,7 @@ def _finished(output: Path, name: str) -> dict[str, Any] | None:
 def _timed(times: dict[str, float], name: str):
     start = time.perf_counter()
     yield
-    times[name] = time.perf_counter() - start
+    times[name] = round(time.perf_counter() - start, 3)
 
 
 def _integer(least: int, most: int) -> Callable[[str], int]:

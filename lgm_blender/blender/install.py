@@ -266,13 +266,13 @@ class Task:
 
     def _poll(self) -> bool:
         changed = False
+        code = self._process.exit_code()  # asked first: once it has ended, nothing comes after these lines
         for raw in self._process.lines():
             line = raw.decode("utf-8", "replace").strip()
             if line:
                 self._output.append(line)
                 self._note(line)
                 self.message, changed = line, True
-        code = self._process.exit_code()
         if code is None:
             return changed
         self._note(f"exit code {code}")

@@ -313,6 +313,10 @@ def make_scene(
     scene.render.resolution_x = scene.render.resolution_y = options.size
     scene.cycles.samples = options.samples or render.SAMPLES["CYCLES"]
     scene.view_settings.view_transform = "Standard"  # AgX would mute colours that are meant for the display as they are
+    for screen in bpy.data.screens:
+        for view in (area.spaces.active for area in screen.areas if area.type == "VIEW_3D"):
+            view.shading.type = "MATERIAL"
+            view.region_3d.view_perspective = "CAMERA"
     return made
 
 

@@ -199,6 +199,9 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     layout.label(text=f"{outcome.result.gaussians:,} Gaussians, seed {seed}, {outcome.seconds:.0f} s")
     for warning in outcome.warnings:
         preferences.draw_text(layout, warning, context, icon="INFO")
+    shading = context.space_data.shading
+    if shading.type in ("WIREFRAME", "SOLID"):
+        layout.prop_enum(shading, "type", "MATERIAL", text="Show Colors")
     layout.operator("lgm.open_folder", icon="FILE_FOLDER")
 
 

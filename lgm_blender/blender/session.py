@@ -288,7 +288,8 @@ class Session:
         warnings = list(result.warnings)
         gaussians = read_ply(result.ply, on_warning=warnings.append)
         name = Path(result.ply).stem
-        made = splats.add_splats(gaussians, name, settings=splats_settings(result), scene=scene)
+        settings = splats_settings(result)
+        made = splats.add_splats(gaussians, name, settings=settings, scene=scene, on_change=warnings.append)
         select(made, scene)
         push_undo(f"LGM: {name}")
         self.outcome = Outcome(result, made.name, job.seconds, warnings)

@@ -84,6 +84,8 @@ def test_whole_way(worker, pictures, tmp_path, golden):
     made = bpy.data.objects["Äpfel 1"]
     assert len(made.data.vertices) == len(read_ply(golden / "lgm.ply"))
     assert bpy.context.scene.camera is not None
+    views = [area.spaces.active for screen in bpy.data.screens for area in screen.areas if area.type == "VIEW_3D"]
+    assert {view.shading.type for view in views} == {"MATERIAL"}
     assert Path(record["blend"]).read_bytes()[:7] != b"BLENDER"  # compressed
 
 

@@ -66,6 +66,20 @@ def longest_gap(start, end) -> float:
     return max(b - a for a, b in itertools.pairwise(inside))
 
 
+def look(area):
+    """What the splats look like in the 3D view."""
+    window = next(region for region in area.regions if region.type == "WINDOW")
+    bpy.data.objects["Cube"].hide_set(True)
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=window):
+        bpy.ops.view3d.view_selected()
+    yield 1.0
+    yield from picture("4_solid")
+    area.spaces.active.shading.type = "MATERIAL"
+    yield 90.0  # EEVEE compiles its shaders without a GPU
+    yield from picture("4_material")
+    area.spaces.active.shading.type = "SOLID"
+
+
 def story():
     """What the user does, one step after the other; every yield gives Blender its window back for a while."""
     now = session.current()
@@ -105,6 +119,8 @@ def story():
     report["problem"] = now.problem and now.problem.sentence
     report["objects_added"] = len(bpy.data.objects) - objects
     yield from picture("4_done")
+    if (SHARE / "worker_python").exists():
+        yield from look(area)
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
         bpy.ops.ed.undo()
     report["objects_after_undo"] = len(bpy.data.objects) - objects

@@ -43,7 +43,7 @@ SAMPLE = ROOT / "docs" / "samples" / "cactus.png"
 # The Python each Blender has inside, and the Blender that is tested with it: the oldest and the newest we support.
 BLENDERS = {(3, 11): "bpy>=4.2.0,<4.3", (3, 13): "bpy>=5.2.0,<5.3"}
 
-TEST_REQUIREMENTS = ("pytest>=8.3", "ruff>=0.12", "pillow>=11")
+TEST_REQUIREMENTS = ("pytest>=8.3", "ruff>=0.12", "pillow>=11", "moderngl>=5.12")
 
 # What `import bpy` and a render without a screen need from Debian and its relatives.
 APT_PACKAGES = (
@@ -91,6 +91,7 @@ sys.stdout.flush()
 sys.stderr.flush()
 os._exit(int(code))
 """
+ROOMS = {"core": "core", "blender": "blender", "worker": "worker", "build": "test_build.py"}  # and their tests
 NO_TESTS = 5  # pytest's exit code when no test was chosen
 
 RESULTS = {  # what the batch's line calls the files of one image
@@ -541,27 +542,41 @@ def show_result(record: dict) -> None:
 # -------------------------------------------------------------------------------------------------------- the tests
 
 
+@dataclass(frozen=True)
+class Session:
+    """One run of pytest: with bpy or with torch, in an environment, for some of the rooms."""
+
+    package: str
+    target: Environment
+    rooms: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.target.base} with {self.package} {self.target.version_of(self.package)}"
+
+
 def test(arguments: list[str]) -> int:
-    """All tests: every room's in the environment with torch, and core's and blender's in the other Blenders too."""
+    """All tests: core's and blender's in every Blender whose Python is here, and the worker's where torch is."""
     (BUILD / "logs").mkdir(parents=True, exist_ok=True)
     main = install(environment_for(blender_python()), "blender", "test")
     worker = install(worker_environment(main), "test")
     bases = find_pythons([version for version in BLENDERS if version != main.base.version])
     others = [install(environment_for(base), "blender", "test") for base in bases]
-    targets = list({target.folder: target for target in (worker, main, *others)}.values())
-    print("Testing in " + "; ".join(map(str, targets)), flush=True)
-    results = [(target, run_pytest(target, worker, arguments)) for target in targets]
+    # Blender and torch never share a process when they are used, so they don't here.
+    sessions = [Session("torch", worker, ("worker",)), Session("bpy", main, ("core", "blender", "build"))]
+    sessions += [Session("bpy", blender, ("core", "blender")) for blender in others]
+    print("Testing in " + "; ".join(map(str, sessions)), flush=True)
+    results = [(session, run_pytest(session, worker, arguments)) for session in sessions]
     print()
-    for target, (code, counts) in results:
-        said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or f"pytest ended with code {code}"
-        print(f"{target}: {said}")
+    for session, (code, counts) in results:
+        said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or f"no tests, code {code}"
+        print(f"{session}: {said}")
     passed, failed, errors, skipped = (
         sum(counts.get(kind, 0) for _, (_, counts) in results) for kind in ("passed", "failed", "error", "skipped")
     )
     print(f"{passed} passed, {failed + errors} failed, {skipped} skipped", flush=True)
     codes = {code for _, (code, _) in results}
     if codes <= {0, NO_TESTS}:
-        return min(codes)  # a filter may leave one Blender without tests, but not all
+        return min(codes)  # a filter may leave one session without tests, but not all
     return 1
 
 
@@ -572,38 +587,38 @@ def lint() -> int:
     return max(wait(start_child([*ruff, *words, "."], cache)) for words in (["check"], ["format", "--check"]))
 
 
-def run_pytest(target: Environment, worker: Environment, arguments: list[str]) -> tuple[int, dict[str, int]]:
-    """Runs the tests that this environment is for; pytest's exit code and how many passed, failed and so on."""
-    rooms = ["core"]
-    if target.version_of("bpy"):
-        rooms.append("blender")
-    if target.folder == worker.folder:
-        rooms.append("worker")
-    paths = [str(Path("tests") / room) for room in rooms if (ROOT / "tests" / room).is_dir()]
-    if target.folder == worker.folder:
-        paths.append(str(Path("tests") / "test_build.py"))
-    chosen = [argument for argument in arguments if is_test_path(argument)]
-    if chosen:
-        paths = [path for path in chosen if target.folder == worker.folder or "worker" not in Path(path).parts]
-        if not paths:
-            return NO_TESTS, {}
-    report = BUILD / "logs" / f"pytest{target.folder.name}.json"
+def run_pytest(session: Session, worker: Environment, arguments: list[str]) -> tuple[int, dict[str, int]]:
+    """Runs a session's tests, or those of them that the arguments name; pytest's exit code, and how many did what."""
+    chosen = [argument for argument in arguments if room_of(argument)]
+    paths = [path for path in chosen or ["tests"] if room_of(path) in (*session.rooms, "all")]
+    if not paths:
+        return NO_TESTS, {}
+    if any(room_of(path) == "all" for path in paths):
+        paths = [str(path.relative_to(ROOT)) for room in session.rooms for path in (ROOT / "tests").glob(ROOMS[room])]
+    report = BUILD / "logs" / f"pytest-{session.package}{session.target.folder.name}.json"
     report.unlink(missing_ok=True)
     rest = [argument for argument in arguments if argument not in chosen]
     settings = ["-o", "faulthandler_timeout=600", "-o", f"cache_dir={BUILD / 'pytest'}"]
-    command = [str(target.python), "-c", RUN_PYTEST, str(report), *paths, *settings, *rest]
-    print(f"\n{target}", flush=True)
+    command = [str(session.target.python), "-c", RUN_PYTEST, str(report), *paths, *settings, *rest]
+    print(f"\n{session}: {', '.join(paths)}", flush=True)
     code = wait(start_child(command, {environment.PYTHON_VARIABLE: str(worker.python)}))
     counts = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     return code, {kind: count for kind, count in counts.items() if count}
 
 
-def is_test_path(argument: str) -> bool:
-    """Whether a pytest argument is a file or folder of tests, such as tests/core or tests/core/test_ply.py::test_x."""
+def room_of(argument: str) -> str:
+    """The room whose tests a pytest argument names, 'all' for tests/ itself, '' if it names none.
+
+    For example 'core' for tests/core, or for tests/core/test_ply.py::test_round_trip.
+    """
     path = (ROOT / argument.split("::")[0]).resolve()
-    if path.suffix == ".py":
-        return path.is_file()
-    return path in (ROOT / "tests", *(ROOT / "tests" / room for room in ("core", "blender", "worker")))
+    if path == ROOT / "tests":
+        return "all"
+    for room, pattern in ROOMS.items():
+        top = ROOT / "tests" / pattern
+        if path == top or (path.suffix == ".py" and top in path.parents):
+            return room
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------------ all of this

@@ -207,38 +207,44 @@ def test_a_python_without_blender_is_told(build, monkeypatch):
         build.blender_python()
 
 
-def test_arguments_go_on_to_pytest(build, here, monkeypatch, tmp_path):
-    """Paths choose tests, and those of the worker run only where torch is; other arguments go on as they are."""
+def test_arguments_go_on_to_pytest(build, here, monkeypatch, capsys):
+    """Paths choose tests, each in the sessions of its room; other arguments go on as they are, path or not."""
     commands = []
     monkeypatch.setattr(build, "start_child", lambda command, variables: commands.append(command))
     monkeypatch.setattr(build, "wait", lambda child: 0)
     (build.BUILD / "logs").mkdir(parents=True)
-    other = build.Environment(fake_environment(tmp_path / ".venv-3.13", "3.13.0"), here.base)
-    arguments = ["-k", "name", "--golden", "tests/golden", "tests/core", "tests/worker"]
-    build.run_pytest(here, here, arguments)
-    build.run_pytest(other, here, arguments)
-    assert {"tests/core", "tests/worker"} <= {*commands[0]}
-    assert "tests/worker" not in commands[1]
-    assert "tests/test_build.py" not in commands[0]
-    for command in commands:
+    blender = build.Session("bpy", here, ("core", "blender", "build"))
+    worker = build.Session("torch", here, ("worker",))
+    arguments = ["-k", "name", "--golden", "tests/golden", "tests/core/test_ply.py::test_x", "tests/worker"]
+    build.run_pytest(blender, here, arguments)
+    build.run_pytest(worker, here, arguments)
+    for command, path in zip(commands, ["tests/core/test_ply.py::test_x", "tests/worker"], strict=True):
+        assert [word for word in command if word.startswith("tests/")] == [path, "tests/golden"]
         assert command[-4:] == ["-k", "name", "--golden", "tests/golden"]
-    assert build.run_pytest(other, here, ["tests/worker"]) == (build.NO_TESTS, {})
-    build.run_pytest(here, here, [])
-    assert "tests/test_build.py" in commands[-1]
+    assert build.run_pytest(blender, here, ["tests/worker"]) == (build.NO_TESTS, {})
+    assert len(commands) == 2
+    for all_of_them in ([], ["tests"]):
+        build.run_pytest(worker, here, all_of_them)
+        assert "tests/worker" in commands[-1]
+        build.run_pytest(blender, here, all_of_them)
+        assert {"tests/core", "tests/blender", "tests/test_build.py"} <= {*commands[-1]}
 
 
-@pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((0, 5), 0), ((5, 5), 5), ((0, 1), 1), ((0, -11), 1)])
-def test_exit_code_of_all_blenders(build, here, monkeypatch, tmp_path, capsys, codes, expected):
+@pytest.mark.parametrize(
+    ("codes", "expected"), [((0, 0, 0), 0), ((0, 5, 0), 0), ((5, 5, 5), 5), ((0, 1, 0), 1), ((0, -11, 0), 1)]
+)
+def test_exit_code_of_all_sessions(build, here, monkeypatch, tmp_path, capsys, codes, expected):
     """A crash in one of them is a failure, and the last line counts them together."""
     other = build.Environment(tmp_path / ".venv-3.13", here.base)
     environments, left = iter([here, other]), list(codes)
     monkeypatch.setattr(build, "install", lambda target, *groups: target)
     monkeypatch.setattr(build, "environment_for", lambda base: next(environments))
+    monkeypatch.setattr(build, "blender_python", lambda: here.base)
     monkeypatch.setattr(build, "worker_environment", lambda main: main)
     monkeypatch.setattr(build, "find_pythons", lambda versions: iter([here.base]))
     monkeypatch.setattr(build, "run_pytest", lambda *_: (left.pop(0), {"passed": 2, "error": 1}))
     assert build.test([]) == expected
-    assert capsys.readouterr().out.endswith("\n4 passed, 2 failed, 0 skipped\n")
+    assert capsys.readouterr().out.endswith("\n6 passed, 3 failed, 0 skipped\n")
 
 
 def test_clean_gives_back_everything_but_results(build, monkeypatch, tmp_path):

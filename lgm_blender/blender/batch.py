@@ -53,7 +53,6 @@ from typing import Any
 
 import bpy
 
-from ..core.cameras import FOV_Y
 from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error, replacing
@@ -304,7 +303,7 @@ def make_scene(
     settings = session.splats_settings(from_params(GenerateResult, result)) | {"ply": f"//{name}.ply"}
     made = splats.add_splats(gaussians, name, settings=settings, scene=scene)
     session.select(made, scene)
-    scene.camera = render.camera_from_pose(render._fitted_pose([made], 30.0, 15.0, FOV_Y, 1.0))
+    scene.camera = render.camera_from_pose(render.fitted_pose([made]))
     scene.collection.objects.link(scene.camera)
     scene.world = bpy.data.worlds.new("White")
     background = next(node for node in compat.node_tree(scene.world).nodes if node.type == "BACKGROUND")

@@ -67,7 +67,7 @@ def render_splats(
         raise LGMError("There are no splats to render.")
     path = Path(filepath)
     if pose is None:
-        pose = _fitted_pose(objects, azimuth, elevation, fov_y, size[0] / size[1])
+        pose = fitted_pose(objects, azimuth, elevation, fov_y, size[0] / size[1])
     if far is None:
         far = 100.0 + 10.0 * float(np.linalg.norm(pose[:3, 3]))
     with _scene_of_its_own(objects, camera_from_pose(pose, fov_y, near=near, far=far)) as scene:
@@ -99,8 +99,17 @@ def camera_from_pose(
     return camera
 
 
-def _fitted_pose(objects, azimuth: float, elevation: float, fov_y: float, aspect: float) -> np.ndarray:
-    """The pose from which every solid Gaussian is in the picture, with a margin."""
+def fitted_pose(
+    objects: Sequence[bpy.types.Object],
+    azimuth: float = 30.0,
+    elevation: float = 15.0,
+    fov_y: float = FOV_Y,
+    aspect: float = 1.0,
+) -> np.ndarray:
+    """The pose [4, 4] in LGM's frame from which every solid Gaussian is in the picture, with a margin.
+
+    The arguments are `render_splats`'s; `aspect` is the picture's width by its height.
+    """
     solid = [_solid(splats.read_splats(o, world=True)) for o in objects]
     points = np.concatenate([gaussians.positions for gaussians in solid])
     radii = np.concatenate([gaussians.scales.max(1) for gaussians in solid])

@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run as a script, this file belongs to no package; 
 
     _folder = pathlib.Path(__file__).resolve().parents[1]
     try:
-        import bpy
+        import bpy  # where the extension is enabled, this loads it
     except ImportError:
         sys.exit("This Python has no bpy. Run it with 'blender --background --python', or 'pip install bpy'.")
     _name = next(
@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="DIR", help="folder for the results; made if missing")
     add("--preset", default="mini", help="which models (default: %(default)s)")
     add("--seed", type=_integer(0, 2**32 - 1), default=0, help="0 to 4294967295 (default: %(default)s)")
-    add("--steps", type=_integer(1, 1000), default=None, help="denoising steps (default: the preset's)")
+    add("--steps", type=_integer(1, 500), default=None, help="denoising steps (default: the preset's)")
     add("--guidance", type=float, default=None, help="guidance scale, 1 is none (default: the preset's)")
     add("--elevation", type=float, default=0.0, help="degrees that the image's camera is above the object")
     add("--device", choices=("auto", "cpu", "cuda"), default=None, help="what computes (default: the preferences')")
@@ -127,7 +127,9 @@ def run(arguments: Sequence[str], write: Callable[[str], None] | None = None) ->
         _make_folder(output)
         engine = make_engine()
         engine.wait_ready()  # a worker that can't start would fail every image in turn
-        good = sum(_run_item(engine, item, options, output, f"[{n}/{len(items)}]", write) for n, item in _count(items))
+        good = 0
+        for number, item in enumerate(items, 1):
+            good += _run_item(engine, item, options, output, f"[{number}/{len(items)}]", write)
     except LGMError as error:
         _tell(error.message)
         return EXIT_FAILED
@@ -199,10 +201,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(folder / "-", error) from error
-
-
-def _count(items: Sequence[Item]):
-    return enumerate(items, 1)
 
 
 def _run_item(

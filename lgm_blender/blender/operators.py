@@ -38,7 +38,7 @@ class LGM_OT_generate(bpy.types.Operator):
     negative_prompt: bpy.props.StringProperty(name="Negative Prompt", options={"SKIP_SAVE"})
     preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
     seed: bpy.props.IntProperty(name="Seed", min=0, options={"SKIP_SAVE"})
-    steps: bpy.props.IntProperty(name="Steps", min=0, max=1000, options={"SKIP_SAVE"})
+    steps: bpy.props.IntProperty(name="Steps", min=0, max=500, options={"SKIP_SAVE"})
     guidance: bpy.props.FloatProperty(name="Guidance", min=0.0, options={"SKIP_SAVE"})
     elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
     device: bpy.props.StringProperty(name="Device", options={"SKIP_SAVE"})

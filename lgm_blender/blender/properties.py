@@ -37,7 +37,7 @@ class LGM_Settings(bpy.types.PropertyGroup):
         name="Negative Prompt", description="What the views should not show. Empty: the preset's own"
     )
     steps: bpy.props.IntProperty(
-        name="Steps", description="Denoising steps. 0: the preset's own", min=0, max=1000, soft_max=100
+        name="Steps", description="Denoising steps. 0: the preset's own", min=0, max=500, soft_max=100
     )
     guidance: bpy.props.FloatProperty(
         name="Guidance",

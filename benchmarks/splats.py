@@ -1,6 +1,6 @@
 """Seconds to put Gaussians into a Blender scene, to evaluate them and to render them.
 
-    python benchmarks/splats.py                        # 16,384 and 65,536 Gaussians; Cycles, 256², 4 samples
+    python benchmarks/splats.py                        # 16,384 and 65,536 Gaussians; Cycles, 256², 3 samples
     python benchmarks/splats.py --counts 65536 --size 512
     python benchmarks/splats.py --bounces 0 32 64 128  # Cycles' Min Transparent Bounces: time against noise
 
@@ -107,7 +107,7 @@ def measure_bounces(bounces: list[int], count: int, size: int, folder: str) -> l
     made = splats.add_splats(surface(count), "splats")
 
     def shot(bounce: int, samples: int) -> tuple[np.ndarray, float, float]:
-        splats.MIN_TRANSPARENT_BOUNCES = bounce  # render_splats raises its own scene's setting to this
+        render.MIN_TRANSPARENT_BOUNCES = bounce
         return picture(made, folder, size=(size, size), samples=samples)
 
     reference = shot(splats.MAX_TRANSPARENT_BOUNCES, 64)[0]
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[16384, 65536])
     parser.add_argument("--size", type=int, default=256, help="of the picture, in pixels (default: 256)")
-    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--bounces", type=int, nargs="+", help="compare these instead")
     options = parser.parse_args()

@@ -65,7 +65,7 @@ def test_cycles_agrees_with_gsplat(golden, tmp_path, view):
     fov_y = 2 * np.degrees(np.arctan(size / 2 / tensors["Ks"][view][1, 1]))
     made = splats.add_splats(Gaussians.from_array(tensors["gaussians"]), "golden", stand=False)
     picture = render.render_splats(
-        made, tmp_path / "golden.png", size=(size, size), samples=2, pose=pose, fov_y=fov_y, near=0.5, far=2.5
+        made, tmp_path / "golden.png", size=(size, size), pose=pose, fov_y=fov_y, near=0.5, far=2.5
     )
     found = psnr(read_picture(picture)[..., :3], expected)
     print(f"camera {view}: {found:.1f} dB against gsplat")

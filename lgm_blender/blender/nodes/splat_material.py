@@ -82,5 +82,6 @@ def _build(material: bpy.types.Material) -> None:
 
     material.surface_render_method = "DITHERED"  # the only one that sorts within an object
     material.use_transparent_shadow = True
-    material.cycles.emission_sampling = "NONE"  # or Cycles makes a lamp of every splat
+    if hasattr(material, "cycles"):  # an add-on that can be turned off
+        material.cycles.emission_sampling = "NONE"  # or Cycles makes a lamp of every splat
     material.diffuse_color = (0.8, 0.8, 0.8, 1.0)

@@ -173,14 +173,14 @@ class Ticker:
 
     def tick(self) -> None:
         while not self.done.wait(0.5 if self.terminal else 10.0):
-            telling = (line.strip() for line in reversed(self.lines) if re.match(PIP_TELLING, line.strip()))
-            last = next(telling, "")
             text = f"  {self.label}: {time.monotonic() - self.start:.0f} s"
             width = shutil.get_terminal_size().columns - 1
             if self.terminal:
+                telling = (line.strip() for line in reversed(self.lines) if re.match(PIP_TELLING, line.strip()))
+                last = next(telling, "")
                 print("\r" + f"{text}  {last}"[:width].ljust(width), end="", flush=True)
             else:
-                print(f"{text}  {last[:100]}".rstrip(), flush=True)
+                print(text, flush=True)
 
     def __enter__(self) -> Ticker:
         self.thread.start()

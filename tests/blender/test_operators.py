@@ -229,7 +229,7 @@ def test_worker_stays_for_the_next_job_and_leaves_with_the_add_on(worker, tmp_pa
     generate(tmp_path, prompt="x")
     assert session.current().engine._process is process
     session.close_session()
-    assert process.exit_code() is not None
+    assert process.wait(0)  # it has ended; reading its last words may take a moment longer
     session.open_session(lambda name: "")
 
 

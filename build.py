@@ -568,7 +568,7 @@ def test(arguments: list[str]) -> int:
     results = [(session, run_pytest(session, worker, arguments)) for session in sessions]
     print()
     for session, (code, counts) in results:
-        said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or f"no tests, code {code}"
+        said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or f"no tests (pytest's code {code})"
         print(f"{session}: {said}")
     passed, failed, errors, skipped = (
         sum(counts.get(kind, 0) for _, (_, counts) in results) for kind in ("passed", "failed", "error", "skipped")

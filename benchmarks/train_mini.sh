@@ -2,11 +2,13 @@
 # Trains the bundled models on one GPU in a bounded time, compiling on the CPU's cores while the GPU does something else.
 # usage: train_mini.sh STAGE OBJECTS.zip LPIPS.safetensors WORK SECONDS [more options of the stage]
 #   STAGE: start (views, compiled code, VAE), multiview, lgm, finish (preset folder in WORK/preset, figures, sheets)
-# In a session of 30 minutes on a lent GPU: start 330, multiview 560, lgm 430, finish. Each is one call under 10 minutes.
+# In a session of 30 minutes on a lent GPU: start 270, multiview 460, then lgm 380 and finish. Three calls
+#   under 10 minutes each: loading, encoding and what is left of compiling come on top of SECONDS.
 set -euo pipefail
 stage=$1 objects=$2 lpips=$3 work=$4 seconds=${5:-0}; shift "$(( $# < 5 ? $# : 5 ))"
 export PYTHONUNBUFFERED=1
 mkdir -p "$work/warm"
+work=$(realpath "$work")
 train=(python3 -m lgm_blender.worker.training)
 common=(--objects "$objects" --work "$work")
 warm=(--objects "$objects" --work "$work/warm" --limit 16)

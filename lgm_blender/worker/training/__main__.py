@@ -108,7 +108,8 @@ def main() -> None:
         vae = AutoencoderKL.from_pretrained(args.work / "vae").to(device).eval()
         start = time.monotonic()
         encoded = args.work / "samples.pt"
-        if encoded.exists():
+        weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
+        if encoded.exists() and encoded.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
             samples = torch.load(encoded, map_location=device, weights_only=False)
         else:
             samples = Samples(views("train"), vae)

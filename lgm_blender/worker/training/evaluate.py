@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,14 @@ from PIL import Image
 
 from ..lgm import gaussians_from_views, load_lgm
 from ..multiview.pipeline import MultiViewPipeline
+from ..pipeline import FRAMES_TO_LGM
+from .lgm import draw, evaluate_lgm
 from .lpips import LPIPS
 from .views import Views, recentered, zoom_to_front
 
 
 def evaluate_reconstruct(preset: Path, views: Views, lpips: LPIPS | None, sheet: Path) -> dict[str, float]:
     """PSNR, IoU and LPIPS from four true views at elevation 0, on eight others; and a sheet of pictures."""
-    from .lgm import draw, evaluate_lgm
-
     device = views.pixels.device
     model = load_lgm(preset / "lgm", device, torch.float32)
     result, psnr = evaluate_lgm(model, views, lpips)
@@ -36,21 +37,17 @@ def evaluate_reconstruct(preset: Path, views: Views, lpips: LPIPS | None, sheet:
     return result
 
 
-def evaluate_image(
-    preset: Path,
-    views: Views,
-    sheet: Path,
-    steps: int = 16,
-    guidance: float = 2.5,
-    scheduler: str | None = "DPMSolverMultistepScheduler",
-) -> dict[str, float]:
+def evaluate_image(preset: Path, views: Views, sheet: Path) -> dict[str, float]:
     """PSNR of the generated views and of views of the Gaussians, from one front image; and a sheet of pictures.
 
-    The truth is scaled as the views are in training (views.zoom_to_front). Sheet: input, generated views,
+    Steps, guidance and scheduler are the preset's. The truth is scaled as the views are in training
+    (views.zoom_to_front). Sheet: input, generated views,
     Gaussians from two sides, true views.
     """
     device = views.pixels.device
-    pipeline = MultiViewPipeline.from_folder(preset / "multiview", device, scheduler=scheduler)
+    settings = json.loads((preset / "preset.json").read_text("utf-8"))
+    steps, guidance = settings["steps"]["image"], settings["guidance"]["image"]
+    pipeline = MultiViewPipeline.from_folder(preset / "multiview", device, scheduler=settings["scheduler"])
     model = load_lgm(preset / "lgm", device) if (preset / "lgm" / "model.safetensors").exists() else None
     rows, scores, repeated = [], [], []
     quarter = torch.arange(4, device=device)
@@ -60,14 +57,12 @@ def evaluate_image(
         color, alpha = zoom_to_front(color[None], alpha[None])
         truth = (color + 1 - alpha)[0]
         frames = pipeline(image=image.permute(1, 2, 0).cpu().numpy(), steps=steps, guidance=guidance, seed=i)
-        frames = frames[[1, 2, 3, 0]]
+        frames = frames[list(FRAMES_TO_LGM)]
         pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device)
         scores.append(-10 * ((pictures - truth) ** 2).mean((1, 2, 3)).log10().mean())
         repeated.append(-10 * ((image - truth) ** 2).mean((1, 2, 3)).log10().mean())
         row = [image[None], pictures]
         if model is not None:
-            from .lgm import draw
-
             gaussians = torch.from_numpy(gaussians_from_views(model, frames).to_array())[None].to(device)
             poses = views.poses[i, [5, 8]][None]
             row.append(draw(gaussians, poses, views.size, torch.ones(1, 2, 3, device=device))[0][0].clamp(0, 1))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_matrices
+from lgm_blender.core.errors import LGMError
 from lgm_blender.worker.lgm import LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
 from lgm_blender.worker.matting import recenter
@@ -20,8 +21,16 @@ from lgm_blender.worker.training import augment, objects
 from lgm_blender.worker.training.lgm import evaluate_lgm, train_lgm
 from lgm_blender.worker.training.lpips import LPIPS
 from lgm_blender.worker.training.multiview import make_tokenizer
-from lgm_blender.worker.training.schedule import AveragedWeights, Clock, cosine_rate
-from lgm_blender.worker.training.views import Views, opencv_matrices, recentered, zoom_to_front
+from lgm_blender.worker.training.schedule import LOG_EVERY, AveragedWeights, Clock, Trainer, cosine_rate
+from lgm_blender.worker.training.varied import varied
+from lgm_blender.worker.training.views import (
+    Views,
+    find_orbits,
+    opencv_matrices,
+    orbit_angles,
+    recentered,
+    zoom_to_front,
+)
 
 TOY = LGMConfig(
     down_channels=(32, 32),
@@ -149,26 +158,81 @@ def test_evaluation_cameras_do_not_repeat_the_inputs():
     assert len({tuple(angle) for angle in angles.tolist()}) == 12
 
 
+def test_varied_objects_fill_the_same_sphere_and_differ(archive):
+    with zipfile.ZipFile(archive) as file:
+        mesh = objects.read_mesh(file, "b")
+    one, again, two = varied(mesh, "b", 1), varied(mesh, "b", 1), varied(mesh, "b", 2)
+    for mine in (mesh, one, two):
+        position = mine.corners[:, :3]
+        assert np.linalg.norm(position.max(0) - position.min(0)) == pytest.approx(2 * objects.OBJECT_RADIUS, rel=1e-3)
+        np.testing.assert_allclose(position.max(0), -position.min(0), atol=1e-3)
+    np.testing.assert_array_equal(one.corners, again.corners)
+    assert np.abs(one.corners - two.corners).max() > 0.05
+    assert np.abs(one.corners[:, :3] - mesh.corners[:, :3]).max() > 0.01
+    assert (one.corners[:, 5:8] >= 0).all()
+    assert (one.corners[:, 5:8] <= 1).all()
+
+
 # Batches
 
 
 def test_orbits_are_four_views_a_quarter_turn_apart(views):
     generator = torch.Generator().manual_seed(0)
     chosen, order = views.orbit(64, generator)
-    angles = views.angles[chosen[:, None], order]
-    assert (angles[..., 0] == angles[:, :1, 0]).all()
+    angles = views.angles[order]
+    assert (order // objects.VIEWS == chosen[:, None]).all()
+    torch.testing.assert_close(angles[..., 0], angles[:, :1, 0].expand(-1, 4), atol=2, rtol=0)
     turns = (angles[:, 1:, 1] - angles[:, :-1, 1]) % 360
-    torch.testing.assert_close(turns, torch.full_like(turns, 90), atol=1e-3, rtol=0)
-    assert len(set(angles[:, 0, 0].tolist())) > 1  # both rings come
+    torch.testing.assert_close(turns, torch.full_like(turns, 90), atol=4, rtol=0)
+    assert len(set(angles[:, 0, 0].round().tolist())) > 1  # both rings come
 
 
 def test_relative_poses_put_the_first_view_in_front(views):
     generator = torch.Generator().manual_seed(0)
-    chosen, order = views.orbit(8, generator)
-    poses = views.relative_poses(chosen, order, order[:, 0])
+    _, order = views.orbit(8, generator)
+    poses = views.relative_poses(order, order[:, 0])
     for i in range(8):
-        elevation = views.angles[chosen[i], order[i, 0], 0].item()
+        elevation = views.angles[order[i, 0], 0].item()
         torch.testing.assert_close(poses[i], torch.from_numpy(orbit_cameras(elevation)), atol=1e-5, rtol=0)
+
+
+def test_other_views_are_of_the_same_object_and_never_inputs(views):
+    generator = torch.Generator().manual_seed(0)
+    chosen, inputs = views.orbit(32, generator)
+    others = views.others(chosen, inputs, 30, generator)
+    assert (others // objects.VIEWS == chosen[:, None]).all()
+    assert not (others[:, :, None] == inputs[:, None]).any()
+    assert all(len(set(row)) == 30 for row in others.tolist())
+
+
+def test_objects_may_have_views_of_their_own_number():
+    many, few = objects.view_poses("x")[0], np.concatenate([orbit_cameras(10), orbit_cameras(-5, (20, 70))])
+    pixels = torch.arange(len(many) + len(few), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 4)
+    views = Views.from_rows(pixels, np.concatenate([many, few]), [len(many), len(few)])
+    generator = torch.Generator().manual_seed(0)
+    chosen, inputs = views.orbit(64, generator)
+    others = views.others(chosen, inputs, 4, generator)
+    small = chosen == 1
+    assert small.any()
+    assert set(inputs[small].unique().tolist()) == {36, 37, 38, 39}
+    assert set(others[small].unique().tolist()) == {40, 41}  # they come twice, since there are but two
+    assert (others[~small] < 36).all()
+
+
+def test_objects_without_an_orbit_are_refused():
+    poses = np.stack([orbit_camera(0, azimuth) for azimuth in (0, 90, 180, 250)])
+    with pytest.raises(ValueError, match="quarter turn"):
+        Views.from_rows(torch.zeros(4, 2, 2, 4, dtype=torch.uint8), poses, [4])
+
+
+def test_orbits_are_found_whatever_the_order():
+    angles = np.array([(0, 180), (0, 0), (30, 90), (1, 89), (0, 270.5), (50, 10)], np.float32)
+    assert find_orbits(angles).tolist() == [[0, 4, 1, 3], [1, 3, 0, 4], [3, 0, 4, 1], [4, 1, 3, 0]]
+
+
+@pytest.mark.parametrize(("elevation", "azimuth"), [(0, 0), (-30, 359), (60, 123)])
+def test_orbit_angles_undo_orbit_cameras(elevation, azimuth):
+    assert orbit_angles(orbit_camera(elevation, azimuth)) == pytest.approx((elevation, azimuth), abs=1e-4)
 
 
 def test_opencv_matrices_are_the_cores():
@@ -285,6 +349,85 @@ def test_averaged_weights_follow():
     assert average.model.weight.item() == pytest.approx(98, abs=0.1)  # the limit: 99 - 1
 
 
+class Line(torch.nn.Module):
+    """y = a x + b, and a loss with noise of the trainer's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+
+    def loss(self, trainer, factor=1.0):
+        x = torch.randn(8, 3, generator=trainer.generator)
+        return factor * ((trainer.model.linear(x) - 2 * x + 1) ** 2).mean()
+
+
+def trained(folder, steps, stop=None, **options):
+    """The weights of a run of `steps`, or of its first `stop`."""
+    torch.manual_seed(0)
+    trainer = Trainer(Line(), folder, rate=0.01, warmup=5, steps=steps, **options)
+    for _ in trainer:
+        if trainer.steps_done == stop:
+            break
+        trainer.step(trainer.bare.loss(trainer))
+    trainer.finish()
+    return trainer.bare.state_dict(), trainer.average.model.state_dict()
+
+
+def test_a_run_that_goes_on_gives_the_same_numbers(tmp_path):
+    whole = trained(tmp_path / "whole", 20)
+    trained(tmp_path / "parts", 20, stop=7)
+    parts = trained(tmp_path / "parts", 20, resume=True)
+    for a, b in zip(whole, parts, strict=True):
+        for name in a:
+            assert torch.equal(a[name], b[name])
+    other = trained(tmp_path / "other", 20, seed=1)
+    assert not torch.equal(whole[0]["linear.weight"], other[0]["linear.weight"])
+
+
+def test_a_finished_run_resumed_ends_at_once(tmp_path):
+    weights = trained(tmp_path, 5)
+    again = trained(tmp_path, 5, resume=True)
+    assert torch.equal(weights[0]["linear.weight"], again[0]["linear.weight"])
+
+
+def test_a_folder_that_holds_a_training_is_not_overwritten(tmp_path):
+    trained(tmp_path, 2)
+    with pytest.raises(LGMError, match="--resume"):
+        trained(tmp_path, 2)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
+    trainer = Trainer(Line(), tmp_path, rate=0.1, warmup=1, steps=2)
+    steps = iter(trainer)
+    next(steps)
+    before = trainer.bare.linear.weight.clone()
+    trainer.step(trainer.bare.loss(trainer, math.nan))
+    assert torch.equal(before, trainer.bare.linear.weight)
+    next(steps)
+    trainer.step(trainer.bare.loss(trainer))
+    assert not torch.equal(before, trainer.bare.linear.weight)
+
+
+@pytest.mark.parametrize(
+    ("factor", "values", "words"),
+    [
+        (lambda step: math.nan if step > LOG_EVERY else 1.0, {}, "not finite"),
+        (lambda step: 1e5 if step > LOG_EVERY else 1.0, {}, "gradient exploded"),
+        (lambda step: 1.0, {"opacity": torch.tensor(0.001)}, "transparent"),
+    ],
+)
+def test_a_collapse_is_noticed_and_named(tmp_path, factor, values, words):
+    trainer = Trainer(Line(), tmp_path, rate=1e-5, warmup=10, steps=8 * LOG_EVERY)
+
+    def run():
+        for _ in trainer:
+            trainer.step(trainer.bare.loss(trainer, factor(trainer.steps_done)), **values)
+
+    with pytest.raises(LGMError, match=words):
+        run()
+    assert "norm" in (tmp_path / "log.jsonl").read_text()
+
+
 def test_lpips_is_a_distance():
     torch.manual_seed(0)
     distance = LPIPS()
@@ -319,7 +462,7 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path):
         views, tmp_path, TOY, steps=25, batch=2, rate=3e-3, augmented=True, compile=False, validation=validation
     )
     result, psnr = evaluate_lgm(model, validation)
-    color, alpha = validation.pictures(torch.tensor([[0]]), torch.arange(4, 12)[None])
+    color, alpha = validation.pictures(torch.arange(4, 12)[None])
     blank = -10 * ((color - alpha) ** 2).mean().log10().item()  # white instead of the object
     assert result["val_psnr"] == pytest.approx(psnr.mean(), abs=1e-4)
     assert result["val_psnr"] > blank + 2
@@ -330,8 +473,8 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path):
 def test_rays_of_the_drawn_views_meet_the_cube(views):
     # The renderer and the rays agree about where the camera is: a pixel is covered if its ray meets the cube.
     half = objects.OBJECT_RADIUS / math.sqrt(3)
-    origins, directions = pixel_rays(views.poses[0], 32)
+    origins, directions = pixel_rays(views.poses[: objects.VIEWS], 32)
     low, high = (-half - origins) / directions, (half - origins) / directions
     enter, leave = torch.minimum(low, high).amax(-1), torch.maximum(low, high).amin(-1)
-    covered = views.pixels[0, ..., 3] > 127
+    covered = views.pixels[: objects.VIEWS, ..., 3] > 127
     assert ((enter < leave) == covered).float().mean() > 0.99

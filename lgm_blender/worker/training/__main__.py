@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from .lpips import LPIPS
 from .objects import draw_objects, evaluation_poses, read_index, view_poses
@@ -36,7 +37,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--init", type=Path, help="weights to go on from")
-    parser.add_argument("--phase", type=float, nargs=2, default=(0.0, 1.0), help="part of the learning rate's cosine")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    parser.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
+    parser.add_argument("--sets", nargs="*", default=["train"], help="names of the drawn sets to train on")
+    parser.add_argument("--every", type=int, nargs="*", default=[2, 4], help="multiview: every n-th orbit of each set")
+    parser.add_argument("--inputs-judged", type=int, default=4, help="lgm: how many input views are judged")
     parser.add_argument("--lpips-from", type=float, default=0.4)
     parser.add_argument("--split", choices=("train", "val"), nargs="*", default=("val", "train"), help="draw: which")
     parser.add_argument("--size", type=int, default=256)
@@ -47,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = PartialState().device
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     index = {split: [o for o in read_index(args.objects) if o["split"] == split] for split in ("train", "val")}
@@ -58,65 +63,89 @@ def main() -> None:
 
     cameras = {"train": view_poses, "val": evaluation_poses}
 
-    def views(split: str) -> Views:
-        start = time.monotonic()
-        pixels = np.load(args.work / f"{split}.npy", mmap_mode="r")
-        result = Views.from_array(pixels, ids(split), device, cameras[split])
-        print(f"{split}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
+    def views(*names: str) -> Views:
+        # "train", "val"; "train-1" is the first variant of the training objects.
+        start, split = time.monotonic(), names[0].split("-")[0]
+        pixels, *more = [np.load(args.work / f"{name}.npy", mmap_mode="r") for name in names]
+        result = Views.from_array(pixels, ids(split), device, cameras[split], more)
+        print(f"{', '.join(names)}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
         return result
 
     lpips = LPIPS.from_file(args.lpips).to(device) if args.lpips else None
-    common = {"seconds": args.seconds, "steps": args.steps, "seed": args.seed, "compile": not args.no_compile}
+    common = {
+        "seconds": args.seconds,
+        "steps": args.steps,
+        "seed": args.seed,
+        "compile": not args.no_compile,
+        "resume": args.resume,
+        "init": args.init,
+    }
     common |= {name: getattr(args, name) for name in ("batch", "rate") if getattr(args, name)}
     if args.stage == "draw":
         for split in args.split:
             start = time.monotonic()
-            output = args.work / f"{split}.npy"
-            empty = draw_objects(args.objects, ids(split), args.size, output, args.processes, cameras[split])
-            print(f"{split}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
+            output = args.work / (f"{split}-{args.variant}.npy" if args.variant else f"{split}.npy")
+            empty = draw_objects(
+                args.objects, ids(split), args.size, output, args.processes, cameras[split], args.variant
+            )
+            print(
+                f"{output.stem}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}"
+            )
     elif args.stage == "lgm":
         from ..lgm.model import PRESETS
         from .lgm import train_lgm
 
         train_lgm(
-            views("train"),
+            views(*args.sets),
             args.work / "lgm",
             PRESETS["mini"],
             lpips=lpips,
             lpips_from=args.lpips_from,
+            inputs_judged=args.inputs_judged,
             augmented=not args.no_augmentation,
-            init=args.init,
-            phase=tuple(args.phase),
             validation=views("val"),
             **common,
         )
     elif args.stage == "vae":
         from .vae import train_vae
 
-        train_vae(views("train"), args.work / "vae", lpips=lpips, init=args.init, **common)
+        train_vae(views(*args.sets), args.work / "vae", lpips=lpips, **common)
     elif args.stage == "multiview":
         from diffusers import AutoencoderKL
         from transformers import CLIPTokenizer
 
         from .multiview import Samples, make_tokenizer, train_multiview
 
-        captions = [o["caption"] for o in index["train"]]
+        captions = [o["caption"] for split in ("train", "val") for o in index[split]]
         folder = args.work / "tokenizer"
         # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
         exists = (folder / "vocab.json").exists()
-        tokenizer = CLIPTokenizer.from_pretrained(folder) if exists else make_tokenizer(captions, folder)
-        vae = AutoencoderKL.from_pretrained(args.work / "vae").to(device).eval()
-        start = time.monotonic()
-        encoded = args.work / "samples.pt"
+        tokenizer = (
+            CLIPTokenizer.from_pretrained(folder) if exists else make_tokenizer(captions[: len(ids("train"))], folder)
+        )
+        vae = AutoencoderKL.from_pretrained(args.work / "vae").to(device, memory_format=torch.channels_last).eval()
         weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
-        if encoded.exists() and encoded.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
-            samples = torch.load(encoded, map_location=device, weights_only=False)
-        else:
-            samples = Samples(views("train"), vae)
-            torch.save(samples, encoded)
-        print(f"{len(samples)} samples ready in {time.monotonic() - start:.0f} s", flush=True)
+
+        def samples(name: str, every: int) -> Samples:
+            start = time.monotonic()
+            path = args.work / f"samples-{name}.safetensors"
+            if path.exists() and path.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
+                result = Samples.load(path, device)
+            else:
+                result = Samples.encode(views(name), vae, every, captioned="-" not in name)
+                result.save(path)
+            print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
+            return result
+
+        validation = samples("val", 4)
+        validation.captions += len(ids("train"))
         train_multiview(
-            samples, captions, tokenizer, args.work / "multiview", init=args.init, phase=tuple(args.phase), **common
+            Samples.join([samples(name, every) for name, every in zip(args.sets, args.every, strict=False)]),
+            captions,
+            tokenizer,
+            args.work / "multiview",
+            validation=validation,
+            **common,
         )
     elif args.stage == "bundle":
         from .bundle import bundle

@@ -24,10 +24,10 @@ def evaluate_reconstruct(preset: Path, views: Views, lpips: LPIPS | None, sheet:
     result, psnr = evaluate_lgm(model, views, lpips)
     rows = []
     for i in range(len(views)):
-        which = torch.tensor([[0, 1, 2, 3, 4, 6, 9]], device=device)
-        color, alpha = views.pictures(torch.full_like(which, i), which)
+        which = views.first[i] + torch.tensor([[0, 1, 2, 3, 4, 6, 9]], device=device)
+        color, alpha = views.pictures(which)
         images = color + 1 - alpha
-        poses = views.poses[i][which]
+        poses = views.poses[which]
         with torch.no_grad():
             gaussians = model(images[:, :4], poses[:, :4])
             rgb = draw(gaussians, poses[:, 4:], views.size, torch.ones(1, 3, 3, device=device))[0]
@@ -52,7 +52,7 @@ def evaluate_image(preset: Path, views: Views, sheet: Path) -> dict[str, float]:
     rows, scores, repeated = [], [], []
     quarter = torch.arange(4, device=device)
     for i in range(len(views)):
-        color, alpha = views.pictures(torch.full_like(quarter, i), quarter)
+        color, alpha = views.pictures(views.first[i] + quarter)
         image = recentered(color[:1], alpha[:1])[0]
         color, alpha = zoom_to_front(color[None], alpha[None])
         truth = (color + 1 - alpha)[0]
@@ -64,7 +64,7 @@ def evaluate_image(preset: Path, views: Views, sheet: Path) -> dict[str, float]:
         row = [image[None], pictures]
         if model is not None:
             gaussians = torch.from_numpy(gaussians_from_views(model, frames).to_array())[None].to(device)
-            poses = views.poses[i, [5, 8]][None]
+            poses = views.poses[views.first[i] + torch.tensor([[5, 8]], device=device)]
             row.append(draw(gaussians, poses, views.size, torch.ones(1, 2, 3, device=device))[0][0].clamp(0, 1))
         rows.append(torch.cat([*row, truth]))
     save_sheet(torch.stack(rows), sheet, across=2)

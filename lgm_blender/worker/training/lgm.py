@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ..quantization import load_file
 from ..rendering import render
 from .augment import augment
 from .lpips import LPIPS
-from .schedule import AveragedWeights, Clock, Log, cosine_rate
+from .schedule import Trainer
 from .views import Views, opencv_matrices
 
 
@@ -51,90 +52,120 @@ def train_lgm(
     lpips: LPIPS | None = None,
     lpips_weight: float = 0.2,
     lpips_from: float = 0.4,
+    lpips_views: int = 2,
+    inputs_judged: int = 4,
+    others_judged: int = 4,
     augmented: bool = True,
     init: Path | None = None,
     seed: int = 0,
-    phase: tuple[float, float] = (0.0, 1.0),
+    resume: bool = False,
     compile: bool = True,
     validation: Views | None = None,
 ) -> LGM:
     """Train for a number of seconds or steps, and save the averaged weights as output/model.safetensors (fp32).
 
-    The loss is MSE on colour and alpha, and LPIPS from `lpips_from` of the run on (from the start it can collapse).
-    `augmented` distorts and jitters the input views (augment.py). Backgrounds are random, so that white Gaussians can't
-    stand in for nothing. Cameras are turned so that the first view has azimuth 0. A run in several parts gives each its
-    `phase` of the learning rate's cosine, and the weights of the one before as `init`.
+    Four views of an orbit go in; some of them and some others are judged (the paper: 4 and 4). The loss is MSE on
+    colour and alpha, and LPIPS of `lpips_views` of the others from `lpips_from` of the run on (from the start it can
+    collapse). Backgrounds are random, so that white Gaussians can't stand in for nothing. Cameras are turned so that
+    the first view has azimuth 0.
+
+    Args:
+        views: For training. Larger ones than the model's input are judged at their size, and made smaller as input.
+        output: Folder for weights, checkpoint, log and sample pictures.
+        config: Of the model.
+        seconds: The run's length.
+        steps: The run's length in steps instead.
+        batch: Objects a step and process.
+        rate: Learning rate.
+        lpips: The network; None trains without it.
+        lpips_weight: Of its loss.
+        lpips_from: Part of the run before it comes in.
+        lpips_views: Of each object, how many of the other views it sees.
+        inputs_judged: How many of the four input views are judged.
+        others_judged: How many others are.
+        augmented: Whether the input views are distorted and jittered (augment.py).
+        init: Weights to start from.
+        seed: Of everything random.
+        resume: Go on from output/checkpoint.pt.
+        compile: Whether torch.compile makes the U-Net faster, after a minute or two.
+        validation: Views from evaluation_poses, judged at the end.
+
+    Raises:
+        LGMError: If the training collapses, or `output` holds one already.
     """
-    device = views.pixels.device
-    cuda = device.type == "cuda"
     torch.manual_seed(seed)
-    generator = torch.Generator(device).manual_seed(seed)
-    model = LGM(config).to(device)
+    model = LGM(config)
     if init is None:
         start_weights(model)
     else:
-        model.load_state_dict(load_file(init, device=str(device)))
+        model.load_state_dict(load_file(init))
+    device = views.pixels.device
+    cuda = device.type == "cuda"
     if cuda:
-        model = model.to(memory_format=torch.channels_last)
-    average = AveragedWeights(model)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=rate,
-        betas=(0.9, 0.95),
-        fused=cuda,
-    )
+        model = model.to(device, memory_format=torch.channels_last)
+    warmup = 300 if init is None else 100
+    trainer = Trainer(model, output, rate=rate, warmup=warmup, seconds=seconds, steps=steps, seed=seed, resume=resume)
     if compile:
-        model.unet.compile()
-    log = Log(output / "log.jsonl")
-    clock = Clock(seconds, steps)
-    step, sums = 0, {}
-    while (progress := clock.tick()) < 1:
+        trainer.bare.unet.compile()
+    for progress in trainer:
+        generator = trainer.generator
         objects, inputs = views.orbit(batch, generator)
-        targets = torch.cat([inputs, views.free(batch, 4, generator)], 1)
-        color, alpha = views.pictures(objects[:, None].expand(-1, 8), targets)
-        poses = views.relative_poses(objects, targets, inputs[:, 0])
-        images, seen_from = color[:, :4] + 1 - alpha[:, :4], poses[:, :4]
+        others = views.others(objects, inputs, others_judged, generator)
+        color, alpha = views.pictures(torch.cat([others, inputs], 1))
+        poses = views.relative_poses(torch.cat([others, inputs], 1), inputs[:, 0])
+        images, seen_from = (color + 1 - alpha)[:, others_judged:], poses[:, others_judged:]
+        if views.size != config.input_size:
+            images = resized(images, config.input_size)
         if augmented:
             images, seen_from = augment(images, seen_from, generator)
-        background = torch.rand(batch, 1, 3, generator=generator, device=device).expand(-1, 8, -1)
+        judged = others_judged + inputs_judged  # which of the inputs does not matter: each comes first at times
+        color, alpha, poses = color[:, :judged], alpha[:, :judged], poses[:, :judged]
+        background = torch.rand(batch, 1, 3, generator=generator, device=device).expand(-1, judged, -1)
         truth = color + background[..., None, None] * (1 - alpha)
 
-        for group in optimizer.param_groups:
-            group["lr"] = rate * cosine_rate(step, np.interp(progress, (0, 1), phase), 300 if init is None else 50)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            gaussians = model(images, seen_from)
+        with trainer.autocast():
+            gaussians = trainer.model(images, seen_from)
         rgb, opacity = draw(gaussians, poses, views.size, background)
-        losses = {"rgb": F.mse_loss(rgb, truth), "alpha": F.mse_loss(opacity, alpha)}
-        loss = losses["rgb"] + losses["alpha"]
+        mse = F.mse_loss(rgb, truth)
+        loss = mse + F.mse_loss(opacity, alpha)
+        values = {"mse": mse, "iou": soft_iou(opacity, alpha), "opacity": opacity.mean() / alpha.mean()}
         if lpips is not None and progress > lpips_from:
             ramp = min(1.0, (progress - lpips_from) / 0.1)
-            with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-                distance = lpips(rgb[:, 2:7].flatten(0, 1), truth[:, 2:7].flatten(0, 1)).mean()
-            losses["lpips"] = distance
-            loss = loss + lpips_weight * ramp * distance
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if torch.isfinite(norm):  # one bad picture must not undo the run
-            optimizer.step()
-        average.update(model, step)
-        step += 1
-        for name, value in {**losses, "norm": norm}.items():
-            sums.setdefault(name, []).append(value.detach())
-        if step % 200 == 0:
-            means = {name: torch.stack(values).mean().item() for name, values in sums.items()}
-            sums = {}
-            psnr = -10 * math.log10(max(means["rgb"], 1e-9))
-            log.write(step=step, progress=progress, psnr=psnr, **means)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss is not finite any more at step {step}: training collapsed")
-    state = {name: tensor.contiguous().cpu() for name, tensor in average.model.state_dict().items()}
-    save_file(state, output / "model.safetensors")
-    if validation is not None:
-        log.write(step=step, **evaluate_lgm(average.model, validation, lpips)[0])
-    return average.model
+            pair = [pictures[:, :lpips_views].flatten(0, 1) for pictures in (rgb, truth)]
+            if views.size > 256:
+                pair = [resized(pictures, 256) for pictures in pair]
+            with trainer.autocast():
+                values["lpips"] = lpips(*pair).mean()
+            loss = loss + lpips_weight * ramp * values["lpips"]
+        if trainer.step(loss, psnr=-10 * mse.detach().log10(), **values):
+            save_pairs(rgb, truth, output / "sample.png")
+    trainer.finish()
+    if trainer.main:
+        state = {name: tensor.contiguous().cpu() for name, tensor in trainer.average.model.state_dict().items()}
+        save_file(state, output / "model.safetensors")
+        if validation is not None:
+            trainer.log.write(step=trainer.steps_done, **evaluate_lgm(trainer.average.model, validation, lpips)[0])
+    return trainer.average.model
+
+
+def resized(pictures: Tensor, size: int) -> Tensor:
+    """Pictures [..., C, H, W] at size², by areas."""
+    flat = F.interpolate(pictures.flatten(0, -4), size=(size, size), mode="area")
+    return flat.unflatten(0, pictures.shape[:-3])
+
+
+def soft_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of two sets of alphas of one shape."""
+    return torch.minimum(a, b).sum() / torch.maximum(a, b).sum().clamp_min(1)
+
+
+def save_pairs(rgb: Tensor, truth: Tensor, path: Path, objects: int = 8, size: int = 128) -> None:
+    """A picture of the first views of some objects: what came out above what should have, [B, V, 3, S, S] each."""
+    pairs = resized(torch.stack([rgb[:objects, 0], truth[:objects, 0]]).detach().float().clamp(0, 1), size)
+    sheet = pairs.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    part = path.with_suffix(".part")
+    Image.fromarray((sheet * 255).round().byte().cpu().numpy()).save(part, "PNG")
+    part.replace(path)
 
 
 @torch.no_grad()
@@ -146,11 +177,10 @@ def evaluate_lgm(model: LGM, views: Views, lpips: LPIPS | None = None) -> tuple[
     """
     device = views.pixels.device
     psnrs, distances, ious = [], [], []
-    for i in range(len(views)):
-        objects = torch.tensor([i], device=device)
-        seen = torch.arange(views.poses.shape[1], device=device)[None]
-        color, alpha = views.pictures(objects[:, None].expand_as(seen), seen)
-        poses = views.poses[i][None]
+    for first, count in zip(views.first.tolist(), views.counts.tolist(), strict=True):
+        seen = torch.arange(first, first + count, device=device)[None]
+        color, alpha = views.pictures(seen)
+        poses = views.poses[seen]
         images = color[:, :4] + 1 - alpha[:, :4]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             gaussians = model(images, poses[:, :4])

@@ -30,7 +30,7 @@ from ...core.cameras import multiview_cameras
 from ..multiview.unet import MultiViewUNet
 from ..quantization import load_file
 from ..quantization import save_file as save_weights
-from .schedule import AveragedWeights, Clock, Log, cosine_rate
+from .schedule import Trainer
 from .views import Views, recentered, zoom_to_front
 
 MINI_UNET = {
@@ -147,48 +147,70 @@ class MultiViewModel(nn.Module):
 
 
 class Samples:
-    """Latents of four views and of the input image, for every object, start azimuth, mirrored or not, ready to train.
+    """Latents of four views and of the input image, of objects from several sides, mirrored or not, ready to train.
 
     Attributes:
         latents: [N, 4, C, h, w] bf16, scaled, in the multi-view model's frame order.
         image_latents: [N, C, h, w] bf16, scaled, of the recentred input image.
         pixels: [N, 3, P, P] uint8, the recentred input image for the image encoder.
-        objects: [N], the object each sample shows.
+        captions: [N] int64, the index of each sample's caption, or -1.
         elevations: [N], degrees.
         fronts: [N], whether the input view is the object's own front.
     """
 
-    def __init__(self, views: Views, vae: AutoencoderKL, starts: int = 8, mirrored: bool = True):
+    NAMES = ("latents", "image_latents", "pixels", "captions", "elevations", "fronts")
+
+    def __init__(self, **values: Tensor):
+        for name in self.NAMES:
+            setattr(self, name, values[name])
+
+    @classmethod
+    def encode(cls, views: Views, vae: AutoencoderKL, every: int = 2, captioned: bool = True) -> Samples:
+        """Every n-th orbit of each object, as it is and mirrored. Object i has caption i, if `captioned`."""
         device = views.pixels.device
         size = MINI_VISION["image_size"]
-        rows: dict[str, list[Tensor]] = {}
-        quarter = torch.arange(4, device=device)
-        rings = [(0, 16, 16 // starts * i) for i in range(starts)] + [(16, 8, 0), (16, 8, 1)]
-        for first, ring, start in rings:
-            order = first + (start + quarter * (ring // 4)) % ring
-            for flip in (False, True) if mirrored else (False,):
-                for i in range(0, len(views), 32):
-                    objects = torch.arange(i, min(i + 32, len(views)), device=device)
-                    color, alpha = views.pictures(objects[:, None].expand(-1, 4), order.expand(len(objects), 4))
-                    if flip:  # the mirrored object, seen from the other side round
-                        color, alpha = color[:, [0, 3, 2, 1]].flip(-1), alpha[:, [0, 3, 2, 1]].flip(-1)
-                    image = recentered(color[:, 0], alpha[:, 0])
-                    color, alpha = zoom_to_front(color, alpha)
-                    # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
-                    pictures = torch.cat([color + 1 - alpha, image[:, None]], 1)[:, [3, 0, 1, 2, 4]]
-                    latents = encode(vae, pictures.flatten(0, 1)).unflatten(0, (len(objects), 5))
-                    small = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-                    for name, value in {
-                        "latents": latents[:, :4],
-                        "image_latents": latents[:, 4],
-                        "pixels": (small * 255).round().to(torch.uint8),
-                        "objects": objects,
-                        "elevations": views.angles[objects, order[0], 0],
-                        "fronts": torch.full_like(objects, start == 0 and first == 0, dtype=torch.bool),
-                    }.items():
-                        rows.setdefault(name, []).append(value)
-        for name, parts in rows.items():
-            setattr(self, name, torch.cat(parts))
+        rows: dict[str, list[Tensor]] = {name: [] for name in cls.NAMES}
+        number = torch.arange(views.orbits.shape[1], device=device).expand(views.orbits.shape[:2])
+        objects, orbits = ((number < views.orbit_counts[:, None]) & (number % every == 0)).nonzero().T
+        for flip in (False, True):
+            for i in range(0, len(objects), 32):
+                which = objects[i : i + 32]
+                order = views.orbits[which, orbits[i : i + 32]]
+                color, alpha = views.pictures(order)
+                if flip:  # the mirrored object, seen from the other side round
+                    color, alpha = color[:, [0, 3, 2, 1]].flip(-1), alpha[:, [0, 3, 2, 1]].flip(-1)
+                image = recentered(color[:, 0], alpha[:, 0])
+                color, alpha = zoom_to_front(color, alpha)
+                # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
+                pictures = torch.cat([color + 1 - alpha, image[:, None]], 1)[:, [3, 0, 1, 2, 4]]
+                latents = encode(vae, pictures.flatten(0, 1)).unflatten(0, (len(which), 5))
+                small = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+                elevation, azimuth = views.angles[order[:, 0]].unbind(1)
+                off = torch.hypot(elevation, (azimuth + 180) % 360 - 180)
+                for name, value in {
+                    "latents": latents[:, :4],
+                    "image_latents": latents[:, 4],
+                    "pixels": (small * 255).round().to(torch.uint8),
+                    "captions": which if captioned else torch.full_like(which, -1),
+                    "elevations": elevation,
+                    "fronts": off < 2,
+                }.items():
+                    rows[name].append(value)
+        return cls(**{name: torch.cat(parts) for name, parts in rows.items()})
+
+    @classmethod
+    def join(cls, parts: list[Samples]) -> Samples:
+        """All samples of several sets that share their captions."""
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in cls.NAMES})
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        save_file({name: getattr(self, name).contiguous() for name in self.NAMES}, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Samples:
+        """What `save` wrote."""
+        return cls(**load_file(path, device=str(device)))
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -228,8 +250,10 @@ def train_multiview(
     rate: float = 4e-4,
     init: Path | None = None,
     seed: int = 0,
-    phase: tuple[float, float] = (0.0, 1.0),
+    resume: bool = False,
     compile: bool = True,
+    unet: dict = MINI_UNET,
+    validation: Samples | None = None,
 ) -> MultiViewModel:
     """Train for a number of seconds or steps, and save the averaged weights as output/multiview.safetensors (fp32).
 
@@ -238,51 +262,63 @@ def train_multiview(
     decided (Zero123++, arXiv 2310.15110, section 2.2, found the same). Noisy timesteps are drawn more often.
 
     The image is dropped from a fifth of the samples and the caption from over half, so that guidance and text alone
-    work. A run in several parts gives each its `phase` of the learning rate's cosine, and the weights of the one before
-    as `init`.
+    work. The log has the mean loss, and apart that of noisy timesteps with an image, where the shape is guessed; both
+    also of `validation`'s samples, if given, whose captions count on from the training objects'.
     """
     device = samples.latents.device
     cuda = device.type == "cuda"
     torch.manual_seed(seed)
-    generator = torch.Generator(device).manual_seed(seed)
-    model = MultiViewModel(tokenizer).to(device)
+    model = MultiViewModel(tokenizer, unet).to(device)
     if init is not None:
         model.load_state_dict(load_file(init, device=str(device)))
     if cuda:
         model.unet.to(memory_format=torch.channels_last)
-    average = AveragedWeights(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=cuda)
+    trainer = Trainer(
+        model,
+        output,
+        rate=rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        warmup=500 if init is None else 100,
+        seconds=seconds,
+        steps=steps,
+        seed=seed,
+        resume=resume,
+    )
     if compile:
-        model.unet.compile()
+        trainer.bare.unet.compile()
     alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(device)
-    ids = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length)["input_ids"]
-    ids = torch.tensor(ids, device=device)
-    empty = torch.tensor(tokenizer("", padding="max_length")["input_ids"], device=device)
-    # Every sample's cameras once; the loop must not ask the host.
-    every_camera = cameras(samples.elevations)
-    fronts = samples.fronts.nonzero()[:, 0]
-    log, clock, step, sums = Log(output / "log.jsonl"), Clock(seconds, steps), 0, []
+    # The empty caption comes last, where index -1 finds it.
+    ids = tokenizer([*captions, ""], padding="max_length", truncation=True, max_length=tokenizer.model_max_length)
+    ids = torch.tensor(ids["input_ids"], device=device)
+    # Every sample's cameras and the titled fronts once; the loop must not ask the host.
+    tables = {
+        id(part): (cameras(part.elevations), (part.fronts & (part.captions >= 0)).nonzero()[:, 0])
+        for part in (samples, validation)
+        if part is not None
+    }
 
-    def random(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=device)
+    def losses(model: nn.Module, samples: Samples, generator: torch.Generator, number: int) -> dict[str, Tensor]:
+        def random() -> Tensor:
+            return torch.rand(number, generator=generator, device=device)
 
-    while (progress := clock.tick()) < 1:
-        rows = (random(batch) * len(samples)).long()
-        text_only = random(batch) < 0.12
-        rows = torch.where(text_only, fronts[(random(batch) * len(fronts)).long()], rows)
-        keep_image = (~(text_only | (random(batch) < 0.08))).float()
+        rows = (random() * len(samples)).long()
+        every_camera, titled_fronts = tables[id(samples)]
+        text_only = random() < 0.12
+        # Words are about the whole object, and a user's picture is more often of its front than of any other side.
+        from_front = text_only | (random() < 0.25)
+        rows = torch.where(from_front, titled_fronts[(random() * len(titled_fronts)).long()], rows)
+        keep_image = (~(text_only | (random() < 0.08))).float()
         # Where the image is kept, half the captions go: at use, an image usually comes without words.
-        keep_text = text_only | (random(batch) < 0.4)
-        tokens = torch.where(keep_text[:, None], ids[samples.objects[rows]], empty)
+        keep_text = text_only | (random() < 0.4)
+        tokens = ids[torch.where(keep_text, samples.captions[rows], -1)]
         latents = samples.latents[rows].float()
         noise = torch.randn(latents.shape, generator=generator, device=device)
-        timesteps = (random(batch) ** 0.6 * len(alphas)).long().clamp_max(len(alphas) - 1)
+        timesteps = (random() ** 0.6 * len(alphas)).long().clamp_max(len(alphas) - 1)
         signal = alphas[timesteps].view(-1, 1, 1, 1, 1)
         noised = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
-        for group in optimizer.param_groups:
-            group["lr"] = rate * cosine_rate(step, np.interp(progress, (0, 1), phase), 500 if init is None else 100)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+        with trainer.autocast():
             predicted = model(
                 noised,
                 timesteps,
@@ -292,22 +328,23 @@ def train_multiview(
                 samples.image_latents[rows].float(),
                 keep_image,
             )
-        loss = F.mse_loss(predicted, velocity)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        step += 1
-        sums.append(loss.detach())
-        if step % 200 == 0:
-            mean = torch.stack(sums).mean().item()
-            sums = []
-            log.write(step=step, progress=progress, velocity_mse=mean)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is not finite any more at step {step}: training collapsed")
-    save_file({k: v.contiguous() for k, v in average.model.state_dict().items()}, output / "multiview.safetensors")
-    return average.model
+        errors = ((predicted - velocity) ** 2).mean((1, 2, 3, 4))
+        noisy = (timesteps >= 0.7 * len(alphas)) * keep_image
+        return {"velocity_mse": errors.mean(), "shape_mse": (errors * noisy).sum() / noisy.sum().clamp_min(1)}
+
+    for _ in trainer:
+        values = losses(trainer.model, samples, trainer.generator, batch)
+        if trainer.step(values["velocity_mse"], **values) and validation is not None:
+            with torch.no_grad():
+                generator = torch.Generator(device).manual_seed(seed)
+                means = [losses(trainer.average.model, validation, generator, batch) for _ in range(8)]
+            judged = {f"val_{name}": torch.stack([m[name] for m in means]).mean().item() for name in means[0]}
+            trainer.log.write(step=trainer.steps_done, **judged)
+    trainer.finish()
+    average = trainer.average.model
+    if trainer.main:
+        save_file({k: v.contiguous() for k, v in average.state_dict().items()}, output / "multiview.safetensors")
+    return average
 
 
 def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Path, bits: int = 8) -> None:

@@ -178,13 +178,18 @@ def evaluation_poses(object_id: str) -> tuple[np.ndarray, np.ndarray]:
 Cameras = Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 
-def _draw_part(path: str, ids: list[str], size: int, output: str, offset: int, cameras: Cameras) -> list[str]:
+def _draw_part(
+    path: str, ids: list[str], size: int, output: str, offset: int, cameras: Cameras, variant: int
+) -> list[str]:
+    from .varied import varied
+
     renderer = ViewRenderer(size)
     views = np.lib.format.open_memmap(output, mode="r+")
     empty = []
     with zipfile.ZipFile(path) as archive:
         for i, object_id in enumerate(ids):
-            drawn = renderer.draw(read_mesh(archive, object_id), cameras(object_id)[0])
+            mesh = read_mesh(archive, object_id)
+            drawn = renderer.draw(varied(mesh, object_id, variant) if variant else mesh, cameras(object_id)[0])
             views[offset + i] = drawn
             if drawn[..., 3].any(axis=(1, 2)).mean() < 0.9:
                 empty.append(object_id)
@@ -198,6 +203,7 @@ def draw_objects(
     output: str | Path,
     processes: int = 4,
     cameras: Cameras = view_poses,
+    variant: int = 0,
 ) -> list[str]:
     """Draw objects into one .npy file [objects, views, size, size, 4] uint8, premultiplied.
 
@@ -208,6 +214,7 @@ def draw_objects(
         output: The .npy file.
         processes: How many draw at once.
         cameras: An object's id to its poses and angles: `view_poses` or `evaluation_poses`.
+        variant: 0 for the objects as they are, or a number that changes their shapes and colours (varied.py).
 
     Returns:
         The ids of objects of which little or nothing can be seen.
@@ -217,7 +224,7 @@ def draw_objects(
     step = max(1, -(-len(ids) // (processes * 4)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         parts = [
-            pool.submit(_draw_part, str(path), ids[i : i + step], size, str(output), i, cameras)
+            pool.submit(_draw_part, str(path), ids[i : i + step], size, str(output), i, cameras, variant)
             for i in range(0, len(ids), step)
         ]
         return [object_id for part in parts for object_id in part.result()]

@@ -1,4 +1,4 @@
-"""What every training loop shares: learning rate by time, averaged weights, a log."""
+"""What every training loop shares: time, learning rate, averaged weights, checkpoints, a log, notice of a collapse."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from ...core.errors import LGMError
+
+LOG_EVERY = 200  # steps
 
 
 class Clock:
@@ -27,17 +34,23 @@ class Clock:
         self.seconds = seconds
         self.steps = steps
         self.free_steps = free_steps
-        self.ticks = 0
+        self.ticks = 0  # in this process
+        self.steps_before, self.seconds_before = 0, 0.0  # in those that this one goes on from
         self.start = time.monotonic()
 
     def tick(self) -> float:
         """How much of the run is over, 0 to 1; called once before each step."""
         self.ticks += 1
         if self.steps is not None:
-            return min(1.0, (self.ticks - 1) / self.steps)
+            return min(1.0, (self.steps_before + self.ticks - 1) / self.steps)
         if self.ticks <= self.free_steps:
             self.start = time.monotonic()
-        return min(1.0, (time.monotonic() - self.start) / self.seconds)
+        return min(1.0, self.elapsed / self.seconds)
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds that count."""
+        return self.seconds_before + time.monotonic() - self.start
 
 
 def cosine_rate(step: int, progress: float, warmup: int = 300, floor: float = 0.02) -> float:
@@ -76,3 +89,190 @@ class Log:
         print(line, flush=True)
         with self.path.open("a") as file:
             file.write(line + "\n")
+
+
+class Trainer:
+    """Runs a model's training on one GPU or, under `accelerate launch`, on several.
+
+    A loop goes over it, and ends each turn with `step(loss, ...)`:
+
+        for progress in trainer:
+            trainer.step(loss(trainer.model, trainer.generator), psnr=...)
+
+    `generator` is seeded anew at each step, from the run's seed, the step and the process alone. So a run that goes on
+    from a checkpoint draws what it would have drawn, and the processes draw different things.
+
+    Args:
+        model: What is trained, on the CPU or the device.
+        output: Folder for checkpoint.pt and log.jsonl.
+        rate: The learning rate's largest value.
+        betas: Of AdamW.
+        weight_decay: For matrices and kernels; biases and norms have none.
+        warmup: Steps of it.
+        seconds: The run's length, without compilation.
+        steps: The run's length in steps instead.
+        seed: Of everything random.
+        resume: Go on from the folder's checkpoint, if there is one.
+        save_every: Seconds between two checkpoints.
+
+    Attributes:
+        model: For the forward pass; gradients are averaged over the processes.
+        average: The averaged weights, what is kept in the end.
+        generator: On the device.
+        steps_done: How many steps lie behind, in all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        output: Path,
+        *,
+        rate: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.05,
+        warmup: int = 300,
+        seconds: float = math.inf,
+        steps: int | None = None,
+        seed: int = 0,
+        resume: bool = False,
+        save_every: float = 60.0,
+    ):
+        self.accelerator = Accelerator(mixed_precision="no")
+        self.device = self.accelerator.device
+        self.output, self.rate, self.warmup, self.seed = Path(output), rate, warmup, seed
+        self.bare = model.to(self.device)
+        self.average = AveragedWeights(self.bare)
+        parameters = [p for p in self.bare.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=rate,
+            betas=betas,
+            fused=True,
+        )
+        self.clock = Clock(seconds, steps)
+        self.steps_done, self.progress = 0, 0.0
+        self.generator = torch.Generator(self.device)
+        self.save_every, self.saved = save_every, time.monotonic()
+        self.sums: dict[str, list[Tensor]] = {}
+        self.calmest = math.inf  # the smallest mean gradient norm so far
+        self.checkpoint = self.output / "checkpoint.pt"
+        if self.checkpoint.exists():
+            if not resume:
+                raise LGMError(
+                    f"{self.output} already holds a training. Add --resume to go on with it, or choose another folder."
+                )
+            self._load()
+        self.log = Log(self.output / "log.jsonl") if self.main else None
+        self.model = self.accelerator.prepare_model(self.bare)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.accelerator.is_main_process
+
+    def autocast(self) -> torch.autocast:
+        """bf16 on a GPU."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def __iter__(self) -> Iterator[float]:
+        """The run's progress before each step, 0 to 1."""
+        while (progress := self._tick()) < 1:
+            self.progress = progress
+            processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+            self.generator.manual_seed((self.seed * 1_000_003 + self.steps_done) * processes + rank)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate * cosine_rate(self.steps_done, progress, self.warmup)
+            yield progress
+
+    def _tick(self) -> float:
+        progress = self.clock.tick()
+        if self.accelerator.num_processes > 1 and self.clock.steps is None:
+            if (self.clock.ticks - 1) % 10:  # clocks differ, and all must end at the same step
+                return self.progress
+            progress = float(broadcast(torch.tensor(progress, device=self.device, dtype=torch.float64)))
+        return progress
+
+    def step(self, loss: Tensor, **values: Tensor) -> bool:
+        """Backward pass, gradient clipped to 1, one step; a step whose gradient is not finite changes nothing.
+
+        Args:
+            loss: A number.
+            values: What the log shows the means of.
+
+        Returns:
+            Whether a checkpoint was written: time for a sample picture.
+
+        Raises:
+            LGMError: If the training has collapsed; the sentence says how.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0)
+        bad = (~torch.isfinite(norm)).float()
+        self.optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
+        self.optimizer.step()
+        self.average.update(self.bare, self.steps_done)
+        self.steps_done += 1
+        for name, value in {**values, "loss": loss, "norm": norm, "bad": bad}.items():
+            self.sums.setdefault(name, []).append(value.detach())
+        if self.steps_done % LOG_EVERY == 0:
+            self._report()
+        if self.main and time.monotonic() - self.saved > self.save_every:
+            self.save()
+            return True
+        return False
+
+    def _report(self) -> None:
+        means = {name: torch.stack(values).float() for name, values in self.sums.items()}
+        self.sums = {}
+        good = means.pop("bad") == 0
+        share = good.float().mean().item()
+        means = {name: values[good].mean().item() for name, values in means.items()} if share else {}
+        if self.log:
+            extra = {"bad_steps": round((1 - share) * LOG_EVERY)} if share < 1 else {}
+            self.log.write(step=self.steps_done, progress=self.progress, **means, **extra)
+        advice = "Start again from the last good checkpoint or from nothing, with a lower --rate."
+        if share < 0.5:
+            raise LGMError(f"Training collapsed by step {self.steps_done}: the loss is not finite. {advice}")
+        if self.steps_done > self.warmup and means["norm"] > 100 * self.calmest:
+            raise LGMError(f"Training collapsed by step {self.steps_done}: the gradient exploded. {advice}")
+        if self.steps_done > self.warmup:
+            self.calmest = min(self.calmest, means["norm"])
+        if means.get("opacity", 1.0) < 0.02 and self.steps_done >= 1000:
+            raise LGMError(
+                f"Training collapsed by step {self.steps_done}: all Gaussians have become transparent. "
+                f"Bring LPIPS in later (--lpips-from). {advice}"
+            )
+
+    def save(self) -> None:
+        """Write checkpoint.pt; the one before stays until the new one is whole."""
+        state = {
+            "model": self.bare.state_dict(),
+            "average": self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.steps_done,
+            "seconds": self.clock.elapsed,
+            "calmest": self.calmest,
+        }
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.checkpoint)
+        self.saved = time.monotonic()
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.bare.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps_done = self.clock.steps_before = state["step"]
+        self.clock.seconds_before = state["seconds"]
+        self.calmest = state["calmest"]
+
+    def finish(self) -> None:
+        """Save the checkpoint of the run's end; resumed, it ends at once."""
+        if self.main:
+            self.save()
+        self.accelerator.wait_for_everyone()

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
 
+from .lgm import save_pairs
 from .lpips import LPIPS
-from .objects import VIEWS
-from .schedule import AveragedWeights, Clock, Log, cosine_rate
+from .schedule import Trainer
 from .views import Views
 
 MINI = {
@@ -25,6 +27,19 @@ MINI = {
     "norm_num_groups": 16,
     "sample_size": 256,
 }
+
+
+class RoundTrip(nn.Module):
+    """A VAE as it is trained: there and back in one call, so that several GPUs can share it."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Pictures [B, 3, H, W] in -1 to 1, restored from drawn latents, and the latents' distribution."""
+        posterior = self.vae.encode(pictures).latent_dist
+        return self.vae.decode(posterior.sample(generator)).sample, posterior
 
 
 def train_vae(
@@ -41,6 +56,7 @@ def train_vae(
     seed: int = 0,
     config: dict = MINI,
     init: Path | None = None,
+    resume: bool = False,
     compile: bool = True,
 ) -> AutoencoderKL:
     """Train on views on white for a number of seconds or steps, and save as a diffusers folder.
@@ -49,66 +65,50 @@ def train_vae(
     The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved.
     """
     device = views.pixels.device
-    cuda = device.type == "cuda"
     torch.manual_seed(seed)
-    generator = torch.Generator(device).manual_seed(seed)
-    shuffle = torch.Generator().manual_seed(seed)
-    model = AutoencoderKL(**config) if init is None else AutoencoderKL.from_pretrained(init)
-    model = model.to(device)
-    if cuda:
+    vae = AutoencoderKL(**config) if init is None else AutoencoderKL.from_pretrained(init)
+    model = RoundTrip(vae).to(device)
+    if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
-    average = AveragedWeights(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01, fused=cuda)
+    trainer = Trainer(
+        model, output, rate=rate, weight_decay=0.01, warmup=200, seconds=seconds, steps=steps, seed=seed, resume=resume
+    )
     if compile:
-        model.encoder.compile()
-        model.decoder.compile()
-    log, clock, step = Log(output / "log.jsonl"), Clock(seconds, steps), 0
-    while (progress := clock.tick()) < 1:
-        objects = torch.randint(len(views), (batch,), generator=generator, device=device)
-        which = torch.randint(VIEWS, (batch,), generator=generator, device=device)
-        color, alpha = views.pictures(objects, which)
+        trainer.bare.vae.encoder.compile()
+        trainer.bare.vae.decoder.compile()
+    chance = torch.Generator()
+    for _ in trainer:
+        generator = trainer.generator
+        chance.manual_seed(generator.initial_seed())
+        rows = torch.randint(len(views.pixels), (batch,), generator=generator, device=device)
+        color, alpha = views.pictures(rows)
         # Any colour may come at use; the objects' own are mostly brown and grey.
-        color = color[:, torch.randperm(3, generator=shuffle)]
+        color = color[:, torch.randperm(3, generator=chance)]
         images = color + 1 - alpha
-        for group in optimizer.param_groups:
-            group["lr"] = rate * cosine_rate(step, progress, 200)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            posterior = model.encode(images * 2 - 1).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            decoded = model.decode(latents).sample
+        with trainer.autocast():
+            decoded, posterior = trainer.model(images * 2 - 1, generator)
         restored = decoded.float() * 0.5 + 0.5
         # The object counts more than the white around it, which is learnt at once.
-        weight = 0.25 + alpha
-        l1 = ((restored - images).abs() * weight).mean()
-        loss = l1 + 2 * F.mse_loss(restored, images) + kl_weight * posterior.kl().mean()
-        distance = torch.zeros(())
+        l1 = ((restored - images).abs() * (0.25 + alpha)).mean()
+        mse = F.mse_loss(restored, images)
+        loss = l1 + 2 * mse + kl_weight * posterior.kl().mean()
+        values = {"psnr": -10 * mse.detach().log10(), "l1": l1, "std": posterior.mean.float().std()}
         if lpips is not None:
             # A quarter of the picture a step, about the middle, where the object is: four times the steps a second.
             half = views.size // 2
-            y, x = (int(torch.randint(views.size // 8, half - views.size // 8 + 1, ())) for _ in range(2))
+            low, high = views.size // 8, half - views.size // 8 + 1
+            y, x = torch.randint(low, high, (2,), generator=chance).tolist()
             crop = (..., slice(y, y + half), slice(x, x + half))
-            with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-                distance = lpips(restored[crop], images[crop]).mean()
-            loss = loss + lpips_weight * distance
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        step += 1
-        if step % 200 == 0:
-            mse = F.mse_loss(restored.detach(), images).item()
-            log.write(
-                step=step,
-                progress=progress,
-                psnr=-10 * math.log10(mse),
-                l1=l1.item(),
-                lpips=distance.item(),
-                std=latents.detach().float().std().item(),
-            )
-    model = average.model
-    with torch.no_grad():
-        std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
-    model.register_to_config(scaling_factor=round(1 / std, 5))
-    model.save_pretrained(output)
+            with trainer.autocast():
+                values["lpips"] = lpips(restored[crop], images[crop]).mean()
+            loss = loss + lpips_weight * values["lpips"]
+        if trainer.step(loss, **values):
+            save_pairs(restored[:, None], images[:, None], output / "sample.png")
+    trainer.finish()
+    model = trainer.average.model.vae
+    if trainer.main:
+        with torch.no_grad():
+            std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
+        model.register_to_config(scaling_factor=round(1 / std, 5))
+        model.save_pretrained(output)
     return model

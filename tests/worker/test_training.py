@@ -17,11 +17,13 @@ from lgm_blender.core.errors import LGMError
 from lgm_blender.worker.lgm import LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
 from lgm_blender.worker.matting import recenter
-from lgm_blender.worker.training import augment, objects
+from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
+from lgm_blender.worker.training import augment, objects, schedule
 from lgm_blender.worker.training.lgm import evaluate_lgm, train_lgm
 from lgm_blender.worker.training.lpips import LPIPS
-from lgm_blender.worker.training.multiview import make_tokenizer
+from lgm_blender.worker.training.multiview import Samples, make_tokenizer, save_multiview, train_multiview
 from lgm_blender.worker.training.schedule import LOG_EVERY, AveragedWeights, Clock, Trainer, cosine_rate
+from lgm_blender.worker.training.vae import MINI, train_vae
 from lgm_blender.worker.training.varied import varied
 from lgm_blender.worker.training.views import (
     Views,
@@ -96,16 +98,21 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawn(archive, tmp_path_factory):
+def drawn_path(archive, tmp_path_factory):
     """The training views of the two cubes at 32²."""
     path = tmp_path_factory.mktemp("views") / "train.npy"
     assert objects.draw_objects(archive, ["a", "b"], 32, path, processes=1) == []
-    return np.load(path)
+    return path
 
 
 @pytest.fixture(scope="module")
-def views(drawn):
-    return Views.from_array(drawn, ["a", "b"], "cpu")
+def drawn(drawn_path):
+    return np.load(drawn_path)
+
+
+@pytest.fixture(scope="module")
+def views(drawn_path):
+    return Views.from_files([drawn_path], ["a", "b"], "cpu")
 
 
 # Drawing
@@ -277,19 +284,21 @@ def orbit():
 
 
 def test_the_first_view_is_never_augmented(orbit):
-    images, poses = augment.augment(*orbit, torch.Generator().manual_seed(0))
+    images, poses, _ = augment.augment(*orbit, torch.Generator().manual_seed(0))
     assert torch.equal(images[:, 0], orbit[0][:, 0])
     assert torch.equal(poses[:, 0], orbit[1][:, 0])
 
 
 def test_half_of_the_objects_get_each_augmentation():
     images, poses = torch.rand(400, 2, 1, 8, 8), torch.from_numpy(orbit_cameras()[:2]).expand(400, 2, 4, 4)
-    new_images, new_poses = augment.augment(images, poses, torch.Generator().manual_seed(1))
+    new_images, new_poses, same = augment.augment(images, poses, torch.Generator().manual_seed(1))
     distorted = (new_images != images).flatten(1).any(1)
     jittered = (new_poses != poses).flatten(1).any(1)
     assert distorted.float().mean() == pytest.approx(0.5, abs=0.1)
     assert jittered.float().mean() == pytest.approx(0.5, abs=0.1)
     assert (distorted & jittered).float().mean() == pytest.approx(0.25, abs=0.1)  # independently
+    assert same[:, 0].all()
+    assert torch.equal(same[:, 1], ~(distorted | jittered))
 
 
 def test_distortion_moves_pixels_by_at_most_a_quarter_of_a_cell():
@@ -454,12 +463,27 @@ def test_a_tokenizer_of_captions_reads_any_text(tmp_path):
 # Short runs
 
 
-def test_lgm_learns_two_cubes(views, archive, tmp_path):
+def test_lgm_learns_two_cubes(views, archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "LOG_EVERY", 10)
+    torch.manual_seed(0)
+    lpips = LPIPS()
+    for lin in lpips.lins:
+        lin.data.fill_(0.1)
     path = tmp_path / "val.npy"
     objects.draw_objects(archive, ["c"], 32, path, processes=1, cameras=objects.evaluation_poses)
-    validation = Views.from_array(np.load(path), ["c"], "cpu", objects.evaluation_poses)
+    validation = Views.from_files([path], ["c"], "cpu", objects.evaluation_poses)
     model = train_lgm(
-        views, tmp_path, TOY, steps=25, batch=2, rate=3e-3, augmented=True, compile=False, validation=validation
+        views,
+        tmp_path,
+        TOY,
+        steps=25,
+        batch=2,
+        rate=3e-3,
+        lpips=lpips,
+        lpips_from=0.5,
+        augmented=True,
+        compile=False,
+        validation=validation,
     )
     result, psnr = evaluate_lgm(model, validation)
     color, alpha = validation.pictures(torch.arange(4, 12)[None])
@@ -467,7 +491,66 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path):
     assert result["val_psnr"] == pytest.approx(psnr.mean(), abs=1e-4)
     assert result["val_psnr"] > blank + 2
     assert (tmp_path / "model.safetensors").exists()
-    assert "val_psnr" in (tmp_path / "log.jsonl").read_text().splitlines()[-1]
+    first, second, last = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert second["loss"] < first["loss"]
+    assert second["off"] < first["off"]  # nearer to the surface
+    assert "lpips" in second
+    assert last["val_psnr"] == pytest.approx(result["val_psnr"], abs=1e-4)
+
+
+def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, drawn_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "LOG_EVERY", 1)
+    small = MINI | {"block_out_channels": [16, 16, 16, 16], "norm_num_groups": 8, "sample_size": 32}
+    vae = train_vae(views, tmp_path / "vae", steps=3, batch=4, config=small, compile=False, lpips=LPIPS())
+    samples = Samples.encode(views, vae, every=6)
+    assert len(samples) == 2 * 4 * 2  # objects, orbits, mirrored or not
+    assert samples.latents.shape[1:] == (4, 8, 4, 4)
+    assert samples.fronts.sum() == 4
+    Samples.encode(views, vae, every=12, captioned=False).save(tmp_path / "more.safetensors")
+    more = Samples.load(tmp_path / "more.safetensors", torch.device("cpu"))
+    both = Samples.join([samples, more])
+    captions = ["red cube", "textured cube"]
+    tokenizer = make_tokenizer(captions, tmp_path / "tokenizer")
+    model = train_multiview(
+        both, captions, tokenizer, tmp_path / "multiview", steps=3, batch=3, compile=False, validation=samples
+    )
+    log = [json.loads(line) for line in (tmp_path / "multiview" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "velocity_mse" in line] == [1, 2, 3]
+    save_multiview(model, tmp_path / "vae", tmp_path / "tokenizer", tmp_path / "saved")
+    pipeline = MultiViewPipeline.from_folder(tmp_path / "saved")
+    assert pipeline.modes == ("image", "text")
+    pictures = pipeline(image=np.ones((32, 32, 3), np.float32), steps=2, guidance=2.0, size=32)
+    assert pictures.shape == (4, 32, 32, 3)
+
+
+def test_samples_put_the_front_where_the_pipeline_expects_it(views, tmp_path):
+    """The input's own side is the last frame, and the mirrored object's sides are swapped."""
+
+    class Colours:
+        """Stands in for a VAE: the mean colour of the middle."""
+
+        config = type("Config", (), {"scaling_factor": 1.0})()
+
+        def encode(self, pictures):
+            middle = pictures[:, :, 14:18, 14:18].mean((2, 3), keepdim=True)
+            return type("Output", (), {"latent_dist": type("Latents", (), {"mean": middle})()})()
+
+    samples = Samples.encode(views, Colours(), every=24)  # each object's front, as it is and mirrored
+    assert samples.fronts.all()
+    plain, mirrored = samples.latents[0].flatten(1), samples.latents[2].flatten(1)
+    torch.testing.assert_close(plain[3], samples.image_latents[0].flatten(), atol=0.05, rtol=0)
+    torch.testing.assert_close(plain[[0, 2]], mirrored[[2, 0]], atol=0.05, rtol=0)  # right and left
+    torch.testing.assert_close(plain[[1, 3]], mirrored[[1, 3]], atol=0.05, rtol=0)  # back and front
+    assert (plain[0] - plain[2]).abs().max() > 0.3
+
+
+def test_distances_lead_to_the_surface(views):
+    half = objects.OBJECT_RADIUS / math.sqrt(3)
+    rows = torch.arange(objects.VIEWS)[None]
+    points, covered = views.surface(rows, views.poses[rows])
+    assert covered.float().mean() > 0.1
+    largest = points[covered].abs().amax(-1)  # the cube's sides are at |x|, |y| or |z| = half
+    torch.testing.assert_close(largest, torch.full_like(largest, half), atol=2e-3, rtol=0)
 
 
 def test_rays_of_the_drawn_views_meet_the_cube(views):

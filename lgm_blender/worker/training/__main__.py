@@ -12,7 +12,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
 
@@ -66,8 +65,7 @@ def main() -> None:
     def views(*names: str) -> Views:
         # "train", "val"; "train-1" is the first variant of the training objects.
         start, split = time.monotonic(), names[0].split("-")[0]
-        pixels, *more = [np.load(args.work / f"{name}.npy", mmap_mode="r") for name in names]
-        result = Views.from_array(pixels, ids(split), device, cameras[split], more)
+        result = Views.from_files([args.work / f"{name}.npy" for name in names], ids(split), device, cameras[split])
         print(f"{', '.join(names)}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
         return result
 

@@ -72,13 +72,23 @@ def _rotation(axes: Tensor, angles: Tensor) -> Tensor:
     return torch.eye(3, device=axes.device) + sine * cross + (1 - cosine) * cross @ cross
 
 
-def augment(images: Tensor, poses: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Input views [B, V, 3, H, W] and their poses [B, V, 4, 4], each augmentation with probability one half."""
-    batch = len(images)
+def augment(images: Tensor, poses: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Each augmentation with probability one half.
+
+    Args:
+        images: [B, V, 3, H, W], the input views.
+        poses: [B, V, 4, 4], their cameras.
+        generator: On their device.
+
+    Returns:
+        The new images and poses, and which views [B, V] are as they were (bool).
+    """
+    batch, views = images.shape[:2]
     chosen = torch.rand(2, batch, generator=generator, device=images.device) < 0.5
     images, poses = images.clone(), poses.clone()
     distorted = grid_distortion(images[:, 1:].flatten(0, 1), generator).unflatten(0, (batch, -1))
     images[:, 1:] = torch.where(chosen[0].view(-1, 1, 1, 1, 1), distorted, images[:, 1:])
     jittered = orbital_jitter(poses[:, 1:], generator)
     poses[:, 1:] = torch.where(chosen[1].view(-1, 1, 1, 1), jittered, poses[:, 1:])
-    return images, poses
+    first = torch.arange(views, device=images.device) == 0
+    return images, poses, ~chosen.any(0)[:, None] | first

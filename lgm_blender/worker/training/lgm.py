@@ -55,6 +55,7 @@ def train_lgm(
     lpips_views: int = 2,
     inputs_judged: int = 4,
     others_judged: int = 4,
+    surface_weight: float = 0.3,
     augmented: bool = True,
     init: Path | None = None,
     seed: int = 0,
@@ -83,6 +84,8 @@ def train_lgm(
         lpips_views: Of each object, how many of the other views it sees.
         inputs_judged: How many of the four input views are judged.
         others_judged: How many others are.
+        surface_weight: How much a Gaussian's distance from the point that its pixel sees counts, where the views say
+            how far away that is; falls to a tenth. Colours alone take very long to say where a surface is.
         augmented: Whether the input views are distorted and jittered (augment.py).
         init: Weights to start from.
         seed: Of everything random.
@@ -116,19 +119,26 @@ def train_lgm(
         images, seen_from = (color + 1 - alpha)[:, others_judged:], poses[:, others_judged:]
         if views.size != config.input_size:
             images = resized(images, config.input_size)
+        true = torch.ones(inputs.shape, dtype=torch.bool, device=device)
         if augmented:
-            images, seen_from = augment(images, seen_from, generator)
+            images, seen_from, true = augment(images, seen_from, generator)
         judged = others_judged + inputs_judged  # which of the inputs does not matter: each comes first at times
-        color, alpha, poses = color[:, :judged], alpha[:, :judged], poses[:, :judged]
+        color, alpha = color[:, :judged], alpha[:, :judged]
         background = torch.rand(batch, 1, 3, generator=generator, device=device).expand(-1, judged, -1)
         truth = color + background[..., None, None] * (1 - alpha)
 
         with trainer.autocast():
             gaussians = trainer.model(images, seen_from)
-        rgb, opacity = draw(gaussians, poses, views.size, background)
+        rgb, opacity = draw(gaussians, poses[:, :judged], views.size, background)
         mse = F.mse_loss(rgb, truth)
         loss = mse + F.mse_loss(opacity, alpha)
         values = {"mse": mse, "iou": soft_iou(opacity, alpha), "opacity": opacity.mean() / alpha.mean()}
+        if views.distances is not None:
+            points, covered = views.surface(inputs, poses[:, others_judged:])
+            covered &= true[..., None, None]
+            off = (gaussians[..., :3].view_as(points) - points).norm(dim=-1)
+            values["off"] = (off * covered).sum() / covered.sum().clamp_min(1)
+            loss = loss + surface_weight * (1 - 0.9 * progress) * values["off"]
         if lpips is not None and progress > lpips_from:
             ramp = min(1.0, (progress - lpips_from) / 0.1)
             pair = [pictures[:, :lpips_views].flatten(0, 1) for pictures in (rgb, truth)]

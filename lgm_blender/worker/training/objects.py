@@ -49,6 +49,17 @@ void main() {
     result = vec4(base.rgb * light, 1.0);
 }
 """
+_DISTANCE = """
+#version 330
+uniform sampler2DArray textures; uniform vec3 eye;
+in vec3 world; in vec2 v_uv; in vec3 v_color; flat in float v_layer;
+out float result;
+void main() {
+    if (v_layer >= 0.0 && texture(textures, vec3(v_uv, v_layer)).a < 0.5) discard;
+    result = distance(world, eye);
+}
+"""
+DISTANCE_UNIT = 1e-4  # of the distances that are kept as int16
 
 
 @dataclass(frozen=True)
@@ -100,10 +111,10 @@ def read_mesh(archive: zipfile.ZipFile, object_id: str, radius: float = OBJECT_R
 class ViewRenderer:
     """Draws meshes on a transparent background with moderngl (EGL: a GPU's, or Mesa's on a CPU)."""
 
-    def __init__(self, size: int = 256, samples: int = 8):
+    def __init__(self, size: int = 256, samples: int = 8, distance_size: int = 128):
         import moderngl
 
-        self.size = size
+        self.size, self.distance_size = size, distance_size
         self.gl = moderngl.create_standalone_context(backend="egl")
         self.gl.enable(moderngl.DEPTH_TEST)
         samples = min(samples, self.gl.max_samples)
@@ -113,9 +124,23 @@ class ViewRenderer:
         )
         self.resolved = self.gl.framebuffer([self.gl.renderbuffer((size, size), 4)])
         self.program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
+        distances = (distance_size, distance_size)
+        self.distance_target = self.gl.framebuffer(
+            [self.gl.renderbuffer(distances, 1, dtype="f4")], self.gl.depth_renderbuffer(distances)
+        )
+        self.distance_program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_DISTANCE)
 
-    def draw(self, mesh: TexturedMesh, poses: np.ndarray) -> np.ndarray:
-        """Views [V, size, size, 4] uint8, colour premultiplied with alpha, from camera-to-world poses [V, 4, 4]."""
+    def draw(self, mesh: TexturedMesh, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Views of a mesh, and how far away its surface is.
+
+        Args:
+            mesh: The mesh.
+            poses: [V, 4, 4], camera-to-world.
+
+        Returns:
+            Views [V, size, size, 4] uint8, colour premultiplied with alpha; and the distances from the eye to what the
+            pixels' centres see [V, distance_size, distance_size] int16, in DISTANCE_UNIT, 0 where there is nothing.
+        """
         import moderngl
 
         layers = len(mesh.textures)
@@ -125,22 +150,33 @@ class ViewRenderer:
         textures.anisotropy = 8.0
         textures.use(0)
         vertices = self.gl.buffer(np.ascontiguousarray(mesh.corners).tobytes())
-        array = self.gl.vertex_array(self.program, [(vertices, "3f 2f 3f 1f", "position", "uv", "color", "layer")])
-        projection = _projection(0.1, FAR + 1)
         views = np.empty((len(poses), self.size, self.size, 4), np.uint8)
-        for i, pose in enumerate(poses):
-            self.target.use()
-            self.target.clear(0, 0, 0, 0)
-            matrix = projection @ np.linalg.inv(pose.astype(np.float64))
-            self.program["view_projection"].write(np.ascontiguousarray(matrix.T, np.float32).tobytes())
-            self.program["eye"].value = tuple(float(x) for x in pose[:3, 3])
-            array.render()
-            self.gl.copy_framebuffer(self.resolved, self.target)
-            flat = np.frombuffer(self.resolved.read(components=4, alignment=1), np.uint8)
-            views[i] = flat.reshape(self.size, self.size, 4)[::-1]
-        for resource in (array, vertices, textures):
-            resource.release()
-        return views
+        distances = np.empty((len(poses), self.distance_size, self.distance_size), np.int16)
+        projection = _projection(0.1, FAR + 1)
+        kinds = (
+            (self.program, self.target, "3f 2f 3f 1f", ("position", "uv", "color", "layer")),
+            (self.distance_program, self.distance_target, "3f 2f 3x4 1f", ("position", "uv", "layer")),
+        )
+        for program, target, layout, names in kinds:
+            array = self.gl.vertex_array(program, [(vertices, layout, *names)])
+            for i, pose in enumerate(poses):
+                target.use()
+                target.clear(0, 0, 0, 0)
+                matrix = projection @ np.linalg.inv(pose.astype(np.float64))
+                program["view_projection"].write(np.ascontiguousarray(matrix.T, np.float32).tobytes())
+                program["eye"].value = tuple(float(x) for x in pose[:3, 3])
+                array.render()
+                if target is self.target:
+                    self.gl.copy_framebuffer(self.resolved, target)
+                    flat = np.frombuffer(self.resolved.read(components=4, alignment=1), np.uint8)
+                    views[i] = flat.reshape(views.shape[1:])[::-1]
+                else:
+                    flat = np.frombuffer(target.read(components=1, alignment=1, dtype="f4"), np.float32)
+                    distances[i] = np.round(flat.reshape(distances.shape[1:])[::-1] / DISTANCE_UNIT)
+            array.release()
+        vertices.release()
+        textures.release()
+        return views, distances
 
 
 def _projection(near: float, far: float) -> np.ndarray:
@@ -183,17 +219,24 @@ def _draw_part(
 ) -> list[str]:
     from .varied import varied
 
-    renderer = ViewRenderer(size)
     views = np.lib.format.open_memmap(output, mode="r+")
+    distances = np.lib.format.open_memmap(distance_path(output), mode="r+")
+    renderer = ViewRenderer(size, distance_size=distances.shape[-1])
     empty = []
     with zipfile.ZipFile(path) as archive:
         for i, object_id in enumerate(ids):
             mesh = read_mesh(archive, object_id)
-            drawn = renderer.draw(varied(mesh, object_id, variant) if variant else mesh, cameras(object_id)[0])
+            mesh = varied(mesh, object_id, variant) if variant else mesh
+            drawn, distances[offset + i] = renderer.draw(mesh, cameras(object_id)[0])
             views[offset + i] = drawn
             if drawn[..., 3].any(axis=(1, 2)).mean() < 0.9:
                 empty.append(object_id)
     return empty
+
+
+def distance_path(path: str | Path) -> Path:
+    """Where the distances of the views at `path` lie."""
+    return Path(path).with_suffix(".distances.npy")
 
 
 def draw_objects(
@@ -205,7 +248,9 @@ def draw_objects(
     cameras: Cameras = view_poses,
     variant: int = 0,
 ) -> list[str]:
-    """Draw objects into one .npy file [objects, views, size, size, 4] uint8, premultiplied.
+    """Draw objects into one .npy file [objects, views, size, size, 4] uint8, premultiplied, and their distances.
+
+    The distances (see ViewRenderer.draw) are half as wide, as mini's Gaussians are, and lie in `distance_path(output)`.
 
     Args:
         path: An objects.zip.
@@ -221,6 +266,8 @@ def draw_objects(
     """
     shape = (len(ids), len(cameras(ids[0])[0]), size, size, 4)
     np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape).flush()
+    halves = (*shape[:2], size // 2, size // 2)
+    np.lib.format.open_memmap(distance_path(output), mode="w+", dtype=np.int16, shape=halves).flush()
     step = max(1, -(-len(ids) // (processes * 4)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         parts = [

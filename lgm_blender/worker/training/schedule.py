@@ -230,7 +230,8 @@ class Trainer:
         self.sums = {}
         good = means.pop("bad") == 0
         share = good.float().mean().item()
-        means = {name: values[good].mean().item() for name, values in means.items()} if share else {}
+        # A loss that came in on the way has fewer values.
+        means = {name: v[good[-len(v) :]].mean().item() for name, v in means.items()} if share else {}
         if self.log:
             extra = {"bad_steps": round((1 - share) * LOG_EVERY)} if share < 1 else {}
             self.log.write(step=self.steps_done, progress=self.progress, **means, **extra)

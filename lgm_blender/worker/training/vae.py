@@ -83,7 +83,8 @@ def train_vae(
         rows = torch.randint(len(views.pixels), (batch,), generator=generator, device=device)
         color, alpha = views.pictures(rows)
         # Any colour may come at use; the objects' own are mostly brown and grey.
-        color = color[:, torch.randperm(3, generator=chance)]
+        order = torch.rand(batch, 3, generator=generator, device=device).argsort(1)
+        color = color.gather(1, order[:, :, None, None].expand_as(color))
         images = color + 1 - alpha
         with trainer.autocast():
             decoded, posterior = trainer.model(images * 2 - 1, generator)

@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .objects import Cameras, view_poses
+from ..lgm.rays import pixel_rays
+from .objects import DISTANCE_UNIT, Cameras, distance_path, view_poses
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Views:
         counts: [O] int64, how many rows it has.
         orbits: [O, K, 4] int64, rows of four views a quarter turn apart at one elevation; unused ones are -1.
         orbit_counts: [O] int64, how many orbits an object has.
+        distances: [N, D, D] int16, from the camera to the surface in DISTANCE_UNIT, 0 beside it; or None.
     """
 
     pixels: Tensor
@@ -36,6 +39,7 @@ class Views:
     counts: Tensor
     orbits: Tensor
     orbit_counts: Tensor
+    distances: Tensor | None = None
 
     @classmethod
     def from_rows(cls, pixels: Tensor, poses: np.ndarray, counts: Sequence[int]) -> Views:
@@ -75,23 +79,38 @@ class Views:
         ids: list[str],
         device: torch.device | str,
         cameras: Cameras = view_poses,
-        more: Sequence[np.ndarray] = (),
     ) -> Views:
-        """Views of the objects `ids` from `cameras`, [O, V, S, S, 4] in that order, read a few rows at a time.
+        """Views of the objects `ids`, [O, V, S, S, 4] in that order, from `cameras`."""
+        rows = torch.from_numpy(np.array(pixels[: len(ids)])).flatten(0, 1).to(device)
+        poses = np.concatenate([cameras(object_id)[0] for object_id in ids])
+        return cls.from_rows(rows, poses, [pixels.shape[1]] * len(ids))
 
-        `more` are arrays of the same objects varied, from the same cameras: they count as further objects.
+    @classmethod
+    def from_files(
+        cls, paths: Sequence[Path], ids: list[str], device: torch.device | str, cameras: Cameras = view_poses
+    ) -> Views:
+        """Views of the objects `ids` from files that draw_objects wrote, read a few rows at a time.
+
+        Several files show the same objects varied, from the same cameras: they count as further objects.
         """
-        arrays = [pixels, *more]
-        number = pixels.shape[1]
-        target = torch.empty((len(arrays) * len(ids) * number, *pixels.shape[2:]), dtype=torch.uint8, device=device)
-        row = 0
-        for array in arrays:
-            for i in range(0, len(ids), 64):
-                part = torch.from_numpy(np.array(array[i : min(i + 64, len(ids))])).flatten(0, 1)
-                target[row : row + len(part)] = part.to(device)
-                row += len(part)
-        poses = np.concatenate([cameras(object_id)[0] for object_id in ids] * len(arrays))
-        return cls.from_rows(target, poses, [number] * (len(arrays) * len(ids)))
+
+        def loaded(arrays: list[np.ndarray]) -> Tensor:
+            number, *shape = arrays[0].shape[1:]
+            dtype = torch.from_numpy(arrays[0][:0].copy()).dtype
+            target = torch.empty((len(arrays) * len(ids) * number, *shape), dtype=dtype, device=device)
+            row = 0
+            for array in arrays:
+                for i in range(0, len(ids), 64):
+                    part = torch.from_numpy(np.array(array[i : min(i + 64, len(ids))])).flatten(0, 1)
+                    target[row : row + len(part)] = part.to(device)
+                    row += len(part)
+            return target
+
+        pixels = loaded([np.load(path, mmap_mode="r") for path in paths])
+        poses = np.concatenate([cameras(object_id)[0] for object_id in ids] * len(paths))
+        views = cls.from_rows(pixels, poses, [len(poses) // (len(ids) * len(paths))] * (len(ids) * len(paths)))
+        views.distances = loaded([np.load(distance_path(path), mmap_mode="r") for path in paths])
+        return views
 
     def __len__(self) -> int:
         """How many objects."""
@@ -111,6 +130,15 @@ class Views:
         """Premultiplied colour [..., 3, S, S] and alpha [..., 1, S, S] in 0 to 1, of rows [...]."""
         pixels = self.pixels[rows].float().div_(255).movedim(-1, -3)
         return pixels[..., :3, :, :], pixels[..., 3:, :, :]
+
+    def surface(self, rows: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the pixels of rows [B, V] see the object: points [B, V, D, D, 3] from poses [B, V, 4, 4], and whether.
+
+        Only for views with distances.
+        """
+        distances = self.distances[rows].float() * DISTANCE_UNIT
+        origins, directions = pixel_rays(poses, distances.shape[-1])
+        return origins + distances[..., None] * directions, distances > 0
 
     def orbit(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Random objects [count], and for each the rows of a random orbit of its [count, 4]."""

@@ -44,7 +44,7 @@ uniform sampler2D picture; uniform bool textured; uniform vec3 eye; uniform vec3
 uniform float cutoff;  // alpha below which nothing is drawn, and from which all is; negative: alpha blends
 in vec3 world; in vec2 v_uv; in vec4 v_color;
 out vec4 result;
-vec3 to_srgb(vec3 c) { return mix(1.055 * pow(c, vec3(1 / 2.4)) - 0.055, 12.92 * c, lessThan(c, vec3(0.0031308))); }
+vec3 to_srgb(vec3 c) { return mix(1.055 * pow(c, vec3(1.0 / 2.4)) - 0.055, 12.92 * c, lessThan(c, vec3(0.0031308))); }
 vec3 to_linear(vec3 c) { return mix(pow((c + 0.055) / 1.055, vec3(2.4)), c / 12.92, lessThan(c, vec3(0.04045))); }
 void main() {
     vec4 texel = textured ? texture(picture, v_uv) : vec4(1.0);

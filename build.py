@@ -43,7 +43,7 @@ SAMPLE = ROOT / "docs" / "samples" / "cactus.png"
 # The Python each Blender has inside, and the Blender that is tested with it: the oldest and the newest we support.
 BLENDERS = {(3, 11): "bpy>=4.2.0,<4.3", (3, 13): "bpy>=5.2.0,<5.3"}
 
-TEST_REQUIREMENTS = ("pytest>=8.3", "ruff>=0.12", "pillow>=11", "moderngl>=5.12", "accelerate>=1.8")
+TEST_REQUIREMENTS = ("pytest>=8.3", "ruff>=0.12", "pillow>=11", "moderngl>=5.12", "trimesh>=5.0", "accelerate>=1.8")
 
 # What `import bpy` and a render without a screen need from Debian and its relatives.
 APT_PACKAGES = (

@@ -2,7 +2,7 @@
 
 import importlib
 
-_MODULES = ("preferences", "properties", "operators", "panel")
+_MODULES = ("preferences", "properties", "operators", "panel", "training")
 
 
 def register() -> None:

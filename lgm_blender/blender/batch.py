@@ -10,31 +10,10 @@ the command makes no sense. `run` is the same for a script that runs inside Blen
 """
 
 if __name__ == "__main__":  # run as a script, this file belongs to no package; it goes on as a module of its own
-    import importlib
-    import importlib.util
     import pathlib
-    import sys
+    import runpy
 
-    _folder = pathlib.Path(__file__).resolve().parents[1]
-    try:
-        import bpy  # where the extension is enabled, this loads it
-    except ImportError:
-        sys.exit("This Python has no bpy. Run it with 'blender --background --python', or 'pip install bpy'.")
-    _name = next(
-        (
-            name
-            for name, module in list(sys.modules.items())
-            if getattr(module, "__file__", None) and pathlib.Path(module.__file__).resolve() == _folder / "__init__.py"
-        ),
-        "lgm_blender",
-    )
-    if _name not in sys.modules:
-        _spec = importlib.util.spec_from_file_location(
-            _name, _folder / "__init__.py", submodule_search_locations=[str(_folder)]
-        )
-        sys.modules[_name] = importlib.util.module_from_spec(_spec)
-        _spec.loader.exec_module(sys.modules[_name])
-    importlib.import_module(f"{_name}.blender.batch").main()
+    runpy.run_path(str(pathlib.Path(__file__).with_name("script.py")))["run"](__file__)
 
 import argparse
 import contextlib
@@ -89,16 +68,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("--negative-prompt", default=None, metavar="TEXT", help="what the views should not show")
     add("--output", required=True, metavar="DIR", help="folder for the results; made if missing")
     add("--preset", default="mini", help="which models (default: %(default)s)")
-    add("--seed", type=_integer(0, 2**32 - 1), default=0, help="0 to 4294967295 (default: %(default)s)")
-    add("--steps", type=_integer(1, 500), default=None, help="denoising steps (default: the preset's)")
+    add("--seed", type=integer(0, 2**32 - 1), default=0, help="0 to 4294967295 (default: %(default)s)")
+    add("--steps", type=integer(1, 500), default=None, help="denoising steps (default: the preset's)")
     add("--guidance", type=float, default=None, help="guidance scale, 1 is none (default: the preset's)")
     add("--elevation", type=float, default=0.0, help="degrees that the image's camera is above the object")
     add("--device", choices=("auto", "cpu", "cuda"), default=None, help="what computes (default: the preferences')")
     add("--timeout", type=float, default=None, metavar="SECONDS", help="give an image up after this long")
     add("--blend", action=argparse.BooleanOptionalAction, default=True, help="save NAME.blend")
     add("--render", action=argparse.BooleanOptionalAction, default=True, help="render NAME.png")
-    add("--size", type=_integer(16, 8192), default=512, help="the render's pixels a side (default: %(default)s)")
-    add("--samples", type=_integer(1, 65536), default=None, help="the render's samples a pixel (default: 4)")
+    add("--size", type=integer(16, 8192), default=512, help="the render's pixels a side (default: %(default)s)")
+    add("--samples", type=integer(1, 65536), default=None, help="the render's samples a pixel (default: 4)")
     add("--overwrite", action="store_true", help="replace results of the same name instead of adding a number")
     add("--skip-existing", action="store_true", help="leave out images whose results are there: go on after a stop")
     return parser
@@ -131,13 +110,13 @@ def run(arguments: Sequence[str], write: Callable[[str], None] | None = None) ->
         for number, item in enumerate(items, 1):
             good += _run_item(engine, item, options, output, f"[{number}/{len(items)}]", write)
     except LGMError as error:
-        _tell(error.message)
+        tell(error.message)
         return EXIT_FAILED
     finally:
         if engine:
             engine.stop()
     if good < len(items):
-        _tell(f"{len(items) - good} of {len(items)} failed.")
+        tell(f"{len(items) - good} of {len(items)} failed.")
     return EXIT_OK if good == len(items) else EXIT_FAILED
 
 
@@ -356,17 +335,20 @@ def _timed(times: dict[str, float], name: str):
     times[name] = round(time.perf_counter() - start, 3)
 
 
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """An argument's type: an integer within bounds."""
+
+    def parse(text: str) -> int:
         value = int(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
         return value
 
-    return integer
+    return parse
 
 
-def _tell(sentence: str) -> None:
+def tell(sentence: str) -> None:
+    """Says something to who runs the batch."""
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -387,14 +369,22 @@ class ProgressLine:
         """How it went."""
         if self._live:
             print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", file=sys.stderr)
-        _tell(f"{self._start}: {state}")
+        tell(f"{self._start}: {state}")
 
 
-def main() -> None:
-    """Runs the command line of this process and ends the process."""
+def main(
+    run: Callable[[Sequence[str], Callable[[str], None]], int] = run,
+    stopped: str = "Stopped. With --skip-existing the same command goes on from here.",
+) -> None:
+    """Runs the command line of this process and ends the process.
+
+    Args:
+        run: A batch: its arguments, and what receives the lines for stdout; gives the exit code.
+        stopped: What Ctrl-C is answered with.
+    """
     arguments = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:]
     if not bpy.app.background:
-        _tell("A batch would stop this Blender's window for its whole length. Start Blender with --background.")
+        tell("A batch would stop this Blender's window for its whole length. Start Blender with --background.")
         sys.exit(EXIT_USAGE)
     # Blender prints to stdout too, some of it from C; the results get it for themselves.
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -402,7 +392,7 @@ def main() -> None:
     try:
         code = run(arguments, lambda line: print(line, file=results, flush=True))
     except KeyboardInterrupt:
-        _tell("Stopped. With --skip-existing the same command goes on from here.")
+        tell(stopped)
         code = 130
     except BaseException:
         traceback.print_exc()

@@ -99,3 +99,20 @@ def _menu_items(group: bpy.types.NodeTree, name: str) -> list[str]:
 def has_node(kind: str) -> bool:
     """Whether there is a node of that type, e.g. 'GeometryNodeCameraInfo' (5.x)."""
     return hasattr(bpy.types, kind)
+
+
+def uses_nodes(material: bpy.types.Material) -> bool:
+    """Whether a material looks as its nodes say; up to 4.x it may have none, or they may be turned off."""
+    if getattr(material.bl_rna.properties["use_nodes"], "is_deprecated", False):  # from 5.0 it is always on
+        return True
+    return material.node_tree is not None and material.use_nodes
+
+
+def import_fbx(path: str) -> None:
+    """Import an FBX file: Blender's own importer from 4.5, before that the add-on's."""
+    try:
+        bpy.ops.wm.fbx_import.get_rna_type()
+    except KeyError:
+        bpy.ops.import_scene.fbx(filepath=path)
+    else:
+        bpy.ops.wm.fbx_import(filepath=path)

@@ -4,12 +4,49 @@ from __future__ import annotations
 
 import bpy
 
+from ..core.cameras import VIEWS
 from . import session
 
 
 def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
     """The presets that the worker told of, or those every worker has."""
     return session.current().preset_items()
+
+
+class LGM_TrainingSettings(bpy.types.PropertyGroup):
+    """What training views to render: `scene.lgm.training`."""
+
+    source: bpy.props.EnumProperty(
+        name="Objects",
+        description="What is rendered; each object, with all its children, gives one training object",
+        items=[
+            ("SELECTED", "Selected", "The selected objects"),
+            ("COLLECTION", "Collection", "All objects of a collection and those in it"),
+            ("ASSETS", "Asset Library", "The object assets of a library, or of this file"),
+        ],
+    )
+    collection: bpy.props.StringProperty(name="Collection", description="Empty: the active one")
+    library: bpy.props.StringProperty(
+        name="Library", description="One of the asset libraries in the preferences. Empty: this file"
+    )
+    output: bpy.props.StringProperty(
+        name="Folder",
+        description="Gets a folder for each object. Empty: a folder training beside this file's results",
+        subtype="DIR_PATH",
+    )
+    size: bpy.props.IntProperty(
+        name="Size", description="Width and height of a view in pixels", default=256, min=16, max=4096, soft_max=1024
+    )
+    views: bpy.props.IntProperty(
+        name="Views",
+        description="Views of each object: 16 all round at eye level, 8 at another height and 12 from anywhere",
+        default=VIEWS,
+        min=4,
+        max=VIEWS,
+    )
+    overwrite: bpy.props.BoolProperty(
+        name="Overwrite", description="Render objects again whose folders are there; else they are passed over"
+    )
 
 
 class LGM_Settings(bpy.types.PropertyGroup):
@@ -59,6 +96,7 @@ class LGM_Settings(bpy.types.PropertyGroup):
         "else a folder lgm beside the saved .blend",
         subtype="DIR_PATH",
     )
+    training: bpy.props.PointerProperty(type=LGM_TrainingSettings)
 
 
-CLASSES = (LGM_Settings,)
+CLASSES = (LGM_TrainingSettings, LGM_Settings)

@@ -6,6 +6,7 @@ Geometry is computed in LGM's frame everywhere; `to_blender` and `from_blender` 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,13 @@ RADIUS = 1.5  # LGM's camera distance from the origin (paper, section 4.1)
 FOV_Y = 49.1  # LGM's vertical field of view in degrees (zero123's)
 NEAR, FAR = 0.5, 2.5  # the depth range LGM draws
 VIEW_AZIMUTHS = (0, 90, 180, 270)
+
+# Training views of an object: the sphere it is scaled into, and which cameras look at it.
+OBJECT_RADIUS = 0.62  # what a camera at 1.5 with LGM's field of view sees whole: 1.5 · sin(24.55°)
+RING, RAISED, FREE = 16, 8, 12  # views: elevation 0, one other elevation, anywhere
+VIEWS = RING + RAISED + FREE
+LIGHT = (0.3, 0.85, 0.45)  # where the light is that objects are drawn under, fixed to the object, in LGM's frame
+SHADE = 0.8, 0.2  # colours are drawn times SHADE[0] + SHADE[1] · (normal · light), the normal turned to the camera
 
 
 def orbit_camera(elevation: float, azimuth: float, radius: float = RADIUS) -> np.ndarray:
@@ -44,6 +52,41 @@ def orbit_cameras(
 ) -> np.ndarray:
     """Camera-to-world [V, 4, 4] of orbit cameras of one elevation."""
     return np.stack([orbit_camera(elevation, azimuth, radius) for azimuth in azimuths])
+
+
+def view_poses(name: str, count: int = VIEWS) -> tuple[np.ndarray, np.ndarray]:
+    """An object's training cameras, the same every time.
+
+    Args:
+        name: The object's; what is not the same for all objects follows from it.
+        count: How many; fewer leave out every other view of the rings first.
+
+    Returns:
+        Poses [count, 4, 4] and their (elevation, azimuth) [count, 2] in degrees: RING views at elevation 0, RAISED ones
+        at one other elevation, both all round at even steps, then FREE ones anywhere from -30 to 50 degrees.
+    """
+    ring, raised = (RING, RAISED) if count >= VIEWS else (8, 4) if count >= VIEWS // 2 else (4, 0)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    high = rng.uniform(-15, 35)
+    start = rng.uniform(0, 360)
+    angles = [(0.0, 360 / ring * i) for i in range(ring)]
+    angles += [(high, start + 360 / raised * i) for i in range(raised)]
+    angles += [(rng.uniform(-30, 50), rng.uniform(0, 360)) for _ in range(count - ring - raised)]
+    angles = angles[:count]
+    return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
+
+
+def evaluation_poses(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed cameras of every evaluation: four inputs at elevation 0, then eight others at -10 to 30 degrees."""
+    angles = [(0.0, azimuth) for azimuth in VIEW_AZIMUTHS]
+    angles += [(elevation, 22.5 + 45 * i) for i, elevation in enumerate((0, 20, -10, 30, 10, 20, 0, 30))]
+    return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
+
+
+def into_sphere(low: np.ndarray, high: np.ndarray, radius: float = OBJECT_RADIUS) -> tuple[np.ndarray, float]:
+    """Where an object's bounding box [3], [3] has its centre, and the factor that makes its diagonal 2 · `radius`."""
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    return (low + high) / 2, 2 * radius / float(np.linalg.norm(high - low))
 
 
 def multiview_cameras(elevation: float = 0.0, image_frame: bool = False) -> np.ndarray:
@@ -114,4 +157,12 @@ def pose_to_blender(pose: np.ndarray) -> np.ndarray:
     pose = np.asarray(pose)
     result = pose.copy()
     result[:3, :4] = points_to_blender(pose[:3, :4].T).T
+    return result
+
+
+def pose_from_blender(pose: np.ndarray) -> np.ndarray:
+    """A camera-to-world OpenGL pose [..., 4, 4] in LGM's frame, from one in Blender's (z up): `matrix_world`."""
+    pose = np.asarray(pose)
+    result = pose.copy()
+    result[..., :3, :] = np.swapaxes(points_from_blender(np.swapaxes(pose[..., :3, :], -1, -2)), -1, -2)
     return result

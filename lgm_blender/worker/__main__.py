@@ -1,9 +1,10 @@
-"""The worker: python -m lgm_blender.worker serve | generate | models. Each says more with --help."""
+"""The worker: python -m lgm_blender.worker serve | generate | models | views. Each says more with --help."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_serve(commands)
     _add_generate(commands)
     _add_models(commands)
+    _add_views(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -144,6 +146,37 @@ def _models(options: argparse.Namespace) -> int:
         for info in models.preset_infos():
             state = f"ready, from {' or '.join(info.modes)}" if info.ready else info.problem
             print(f"{info.name}: {info.label}: {state}")
+    return 0
+
+
+def _add_views(commands) -> None:
+    about = "Draw training views of meshes: a folder per object with pictures and a transforms.json."
+    parser = commands.add_parser("views", help=about, description=about)
+    parser.add_argument("input", metavar="INPUT", type=Path, help="a GLB, OBJ or PLY, a folder of them, an objects.zip")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--size", type=int, default=256, help="of the views in pixels (default: 256)")
+    parser.add_argument("--views", type=int, default=36, help="of each object, 4 to 36 (default: 36)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that draw at once")
+    parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
+    parser.add_argument("--overwrite", action="store_true", help="draw objects again whose folders are there")
+    parser.set_defaults(run=_views)
+
+
+def _views(options: argparse.Namespace) -> int:
+    from .training import make
+
+    if not (16 <= options.size <= 4096 and 4 <= options.views <= 36 and options.processes > 0):
+        raise LGMError("--size is 16 to 4096, --views 4 to 36, --processes at least 1.")
+    sources = make.find_sources(options.input)[: options.limit]
+    results = []
+    for made in make.make_views(
+        sources, options.output, options.size, options.views, options.processes, options.overwrite
+    ):
+        results.append(made)
+        print(f"[{len(results)}/{len(sources)}] {make.describe(made)}", file=sys.stderr, flush=True)
+    print(make.summary(results))
+    if all(made.problem for made in results):
+        raise LGMError(f"None of the {len(results)} objects could be drawn.")
     return 0
 
 

@@ -80,6 +80,33 @@ def look(area):
     area.spaces.active.shading.type = "SOLID"
 
 
+def render_training_views(area, region):
+    """Training views of the cube, the second time stopped by the Escape key."""
+    training = sys.modules[f"{ADDON}.blender.training"]
+    output = SHARE / "training"
+
+    def file() -> dict[str, int]:
+        kinds = (prop.identifier for prop in bpy.data.bl_rna.properties if prop.type == "COLLECTION")
+        return {block.name_full: block.users for kind in kinds for block in getattr(bpy.data, kind)}
+
+    def start(**options):
+        with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
+            bpy.ops.lgm.training_views("INVOKE_DEFAULT", output=str(output), source="COLLECTION", size=64, **options)
+
+    before, began = file(), time.monotonic()
+    start(views=8)
+    yield from until(lambda: not training._running)
+    report["standstill_training_views"] = longest_gap(began + 2, time.monotonic())  # Cycles starts in the first seconds
+    report["training_views"] = len(list(output.glob("Cube/*.png")))
+    start(views=36, overwrite=True)
+    yield from until(lambda: training._maker.view >= 2)
+    yield from picture("7_training")
+    (SHARE / "Escape.key").touch()
+    yield from until(lambda: not training._running)
+    report["training_views_after_escape"] = len(list(output.rglob("*.png")))
+    report["file_unchanged"] = file() == before
+
+
 def story():
     """What the user does, one step after the other; every yield gives Blender its window back for a while."""
     now = session.current()
@@ -157,10 +184,12 @@ def story():
         bpy.ops.wm.window_close()
     yield 0.5
 
+    yield from render_training_views(area, region)
+
     os.environ["LGM_BLENDER_PYTHON"] = "/nowhere/python"
     now.forget_worker()
     region.tag_redraw()
-    yield from picture("7_no_worker")
+    yield from picture("8_no_worker")
     os.environ["LGM_BLENDER_PYTHON"] = sys.executable
     now.forget_worker()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,47 +14,64 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...core.cameras import FAR, FOV_Y, VIEW_AZIMUTHS, orbit_camera
-
-OBJECT_RADIUS = 0.62  # what a camera at 1.5 with LGM's field of view sees whole: 1.5 · sin(24.55°)
-RING, RAISED, FREE = 16, 8, 12  # views of each object: elevation 0, one other elevation, anywhere
-VIEWS = RING + RAISED + FREE
+from ...core.cameras import (  # noqa: F401 - training finds all of them here
+    FAR,
+    FOV_Y,
+    FREE,
+    LIGHT,
+    OBJECT_RADIUS,
+    RAISED,
+    RING,
+    SHADE,
+    VIEWS,
+    evaluation_poses,
+    view_poses,
+)
 
 _VERTEX = """
 #version 330
 uniform mat4 view_projection;
-in vec3 position; in vec2 uv; in vec3 color; in float layer;
-out vec3 world; out vec2 v_uv; out vec3 v_color; flat out float v_layer;
+in vec3 position; in vec2 uv; in vec4 color;
+out vec3 world; out vec2 v_uv; out vec4 v_color;
 void main() {
-    world = position; v_uv = uv; v_color = color; v_layer = layer;
+    world = position; v_uv = uv; v_color = color;
     gl_Position = view_projection * vec4(position, 1.0);
 }
 """
 _FRAGMENT = """
 #version 330
-uniform sampler2DArray textures; uniform vec3 eye;
-in vec3 world; in vec2 v_uv; in vec3 v_color; flat in float v_layer;
+uniform sampler2D picture; uniform bool textured; uniform vec3 eye; uniform vec3 sun; uniform vec2 shade;
+uniform float cutoff;  // alpha below which nothing is drawn, and from which all is; negative: alpha blends
+in vec3 world; in vec2 v_uv; in vec4 v_color;
 out vec4 result;
+vec3 to_srgb(vec3 c) { return mix(1.055 * pow(c, vec3(1.0 / 2.4)) - 0.055, 12.92 * c, lessThan(c, vec3(0.0031308))); }
+vec3 to_linear(vec3 c) { return mix(pow((c + 0.055) / 1.055, vec3(2.4)), c / 12.92, lessThan(c, vec3(0.04045))); }
 void main() {
-    vec4 base = vec4(v_color, 1.0);
-    vec4 texel = texture(textures, vec3(v_uv, max(v_layer, 0.0)));
-    if (v_layer >= 0.0) base *= texel;
-    if (base.a < 0.5) discard;
+    vec4 texel = textured ? texture(picture, v_uv) : vec4(1.0);
+    float alpha = v_color.a * texel.a;
+    // What is cut out has edges as smooth as a triangle's: its alpha, made steep, says how many samples it covers.
+    if (cutoff > 0.0) alpha = clamp((alpha - cutoff) / max(fwidth(alpha), 1e-4) + 0.5, 0.0, 1.0);
+    if (cutoff == 0.0) alpha = 1.0;
+    if (alpha <= 0.0) discard;
+    vec3 base = texel.rgb;
+    if (v_color.rgb != vec3(1.0)) base = to_srgb(clamp(v_color.rgb * to_linear(base), 0.0, 1.0));
     // Faces are not wound consistently, so the normal is turned to the eye; the light is fixed to the object, so that
     // the views of one object agree.
     vec3 normal = normalize(cross(dFdx(world), dFdy(world)));
     if (dot(normal, eye - world) < 0.0) normal = -normal;
-    float light = 0.8 + 0.2 * dot(normal, normalize(vec3(0.3, 0.85, 0.45)));
-    result = vec4(base.rgb * light, 1.0);
+    float light = shade.x + shade.y * dot(normal, sun);
+    result = vec4(base * light * (cutoff < 0.0 ? alpha : 1.0), alpha);
 }
 """
+_COVERAGE = (0x809E, 0x809F)  # GL_SAMPLE_ALPHA_TO_COVERAGE, GL_SAMPLE_ALPHA_TO_ONE
 _DISTANCE = """
 #version 330
-uniform sampler2DArray textures; uniform vec3 eye;
-in vec3 world; in vec2 v_uv; in vec3 v_color; flat in float v_layer;
+uniform sampler2D picture; uniform bool textured; uniform vec3 eye; uniform float cutoff;
+in vec3 world; in vec2 v_uv; in vec4 v_color;
 out float result;
 void main() {
-    if (v_layer >= 0.0 && texture(textures, vec3(v_uv, v_layer)).a < 0.5) discard;
+    float alpha = textured ? v_color.a * texture(picture, v_uv).a : v_color.a;
+    if (alpha < (cutoff < 0.0 ? 0.5 : cutoff)) discard;
     result = distance(world, eye);
 }
 """
@@ -63,16 +79,33 @@ DISTANCE_UNIT = 1e-4  # of the distances that are kept as int16
 
 
 @dataclass(frozen=True)
+class Part:
+    """Triangles of one look.
+
+    Attributes:
+        first, count: Which rows of the mesh's corners.
+        texture: [H, W, 4] uint8 of sRGB colour and alpha, or None.
+        cutoff: Alpha from which a point is opaque, below which it isn't there; 0 makes all opaque, -1 blends.
+    """
+
+    first: int
+    count: int
+    texture: np.ndarray | None = None
+    cutoff: float = 0.5
+
+
+@dataclass(frozen=True)
 class TexturedMesh:
     """Triangles ready to draw.
 
     Attributes:
-        corners: [3F, 9] float32: position xyz (y up), uv, colour rgb 0 to 1, texture layer or -1.
-        textures: [T, 256, 256, 4] uint8, at least one.
+        corners: [3F, 9] float32: position xyz (y up), uv (v up from the texture's last row), colour rgba 0 to 1 in
+            linear light, by which the texture is multiplied.
+        parts: Together all of the corners, opaque ones first.
     """
 
     corners: np.ndarray
-    textures: np.ndarray
+    parts: list[Part]
 
 
 def read_index(path: str | Path) -> list[dict]:
@@ -84,32 +117,42 @@ def read_index(path: str | Path) -> list[dict]:
 def read_mesh(archive: zipfile.ZipFile, object_id: str, radius: float = OBJECT_RADIUS) -> TexturedMesh:
     """One object of an objects.zip, scaled so that a bounding-box diagonal of 1.4 becomes 2 · radius."""
     with np.load(io.BytesIO(archive.read(f"{object_id}.npz"))) as data:
-        faces = data["faces"].astype(np.int64)
+        layers = data["material_texture"][data["face_material"]]
+        order = np.argsort(layers, kind="stable")
+        faces = data["faces"].astype(np.int64)[order]
         positions = data["vertices"].astype(np.float32)[faces] * (radius / 0.7)
         uv = data["uv"].astype(np.float32)[faces]
-        material = data["face_material"]
-        colors = data["material_color"].astype(np.float32)[material, :3] / 255
-        layers = data["material_texture"].astype(np.float32)[material]
-        count = int(data["material_texture"].max(initial=-1)) + 1
-        textures = [
-            np.asarray(Image.open(io.BytesIO(data[f"texture_{i}"].tobytes())).convert("RGBA").resize((256, 256)))
-            for i in range(count)
-        ]
-    corners = np.concatenate(
-        [
-            positions,
-            uv * [1, -1] + [0, 1],
-            np.repeat(colors[:, None], 3, axis=1),
-            np.broadcast_to(layers[:, None, None], (len(faces), 3, 1)),
-        ],
-        axis=2,
-    )
-    blank = np.full((1, 256, 256, 4), 255, np.uint8)
-    return TexturedMesh(corners.reshape(-1, 9).astype(np.float32), np.stack(textures) if textures else blank)
+        colors = to_linear(data["material_color"].astype(np.float32)[data["face_material"][order]] / 255)
+        colors[:, 3] = 1
+        pictures = {
+            layer: np.asarray(Image.open(io.BytesIO(data[f"texture_{layer}"].tobytes())).convert("RGBA"))
+            for layer in np.unique(layers).tolist()
+            if layer >= 0
+        }
+    corners = np.concatenate([positions, uv, np.repeat(colors[:, None], 3, axis=1)], axis=2)
+    parts, first = [], 0
+    for layer, count in zip(*np.unique(layers, return_counts=True), strict=True):
+        parts.append(Part(3 * first, 3 * int(count), pictures.get(int(layer))))
+        first += int(count)
+    return TexturedMesh(corners.reshape(-1, 9).astype(np.float32), parts)
+
+
+def to_linear(colors: np.ndarray) -> np.ndarray:
+    """sRGB values [..., 3 or more] in 0 to 1 in linear light; what comes after the third stays."""
+    colors = np.array(colors, np.float32)
+    rgb = colors[..., :3]
+    colors[..., :3] = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return colors
 
 
 class ViewRenderer:
-    """Draws meshes on a transparent background with moderngl (EGL: a GPU's, or Mesa's on a CPU)."""
+    """Draws meshes on a transparent background with moderngl (EGL: a GPU's, or Mesa's on a CPU).
+
+    Args:
+        size: Width and height of the views in pixels.
+        samples: Of each pixel, if there are as many.
+        distance_size: Width and height of the pictures of distances; 0 draws none.
+    """
 
     def __init__(self, size: int = 256, samples: int = 8, distance_size: int = 128):
         import moderngl
@@ -124,11 +167,17 @@ class ViewRenderer:
         )
         self.resolved = self.gl.framebuffer([self.gl.renderbuffer((size, size), 4)])
         self.program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
-        distances = (distance_size, distance_size)
-        self.distance_target = self.gl.framebuffer(
-            [self.gl.renderbuffer(distances, 1, dtype="f4")], self.gl.depth_renderbuffer(distances)
-        )
-        self.distance_program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_DISTANCE)
+        self.program["sun"].value = tuple((np.array(LIGHT) / np.linalg.norm(LIGHT)).tolist())
+        self.program["shade"].value = SHADE
+        for mode in _COVERAGE:
+            self.gl.enable_direct(mode)
+        self.gl.blend_func = moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
+        if distance_size:
+            distances = (distance_size, distance_size)
+            self.distance_target = self.gl.framebuffer(
+                [self.gl.renderbuffer(distances, 1, dtype="f4")], self.gl.depth_renderbuffer(distances)
+            )
+            self.distance_program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_DISTANCE)
 
     def draw(self, mesh: TexturedMesh, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Views of a mesh, and how far away its surface is.
@@ -141,42 +190,76 @@ class ViewRenderer:
             Views [V, size, size, 4] uint8, colour premultiplied with alpha; and the distances from the eye to what the
             pixels' centres see [V, distance_size, distance_size] int16, in DISTANCE_UNIT, 0 where there is nothing.
         """
-        import moderngl
-
-        layers = len(mesh.textures)
-        textures = self.gl.texture_array((256, 256, layers), 4, np.ascontiguousarray(mesh.textures).tobytes())
-        textures.build_mipmaps()
-        textures.filter = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR)
-        textures.anisotropy = 8.0
-        textures.use(0)
         vertices = self.gl.buffer(np.ascontiguousarray(mesh.corners).tobytes())
+        textures = [None if part.texture is None else self._texture(part.texture) for part in mesh.parts]
         views = np.empty((len(poses), self.size, self.size, 4), np.uint8)
         distances = np.empty((len(poses), self.distance_size, self.distance_size), np.int16)
-        projection = _projection(0.1, FAR + 1)
-        kinds = (
-            (self.program, self.target, "3f 2f 3f 1f", ("position", "uv", "color", "layer")),
-            (self.distance_program, self.distance_target, "3f 2f 3x4 1f", ("position", "uv", "layer")),
-        )
-        for program, target, layout, names in kinds:
-            array = self.gl.vertex_array(program, [(vertices, layout, *names)])
+        array = self.gl.vertex_array(self.program, [(vertices, "3f 2f 4f", "position", "uv", "color")])
+        for i, pose in enumerate(poses):
+            self.target.use()
+            self._draw_parts(mesh, textures, array, pose)
+            self.gl.copy_framebuffer(self.resolved, self.target)
+            flat = np.frombuffer(self.resolved.read(components=4, alignment=1), np.uint8)
+            views[i] = flat.reshape(views.shape[1:])[::-1]
+        array.release()
+        if self.distance_size:
+            array = self.gl.vertex_array(self.distance_program, [(vertices, "3f 2f 4f", "position", "uv", "color")])
             for i, pose in enumerate(poses):
-                target.use()
-                target.clear(0, 0, 0, 0)
-                matrix = projection @ np.linalg.inv(pose.astype(np.float64))
-                program["view_projection"].write(np.ascontiguousarray(matrix.T, np.float32).tobytes())
-                program["eye"].value = tuple(float(x) for x in pose[:3, 3])
-                array.render()
-                if target is self.target:
-                    self.gl.copy_framebuffer(self.resolved, target)
-                    flat = np.frombuffer(self.resolved.read(components=4, alignment=1), np.uint8)
-                    views[i] = flat.reshape(views.shape[1:])[::-1]
-                else:
-                    flat = np.frombuffer(target.read(components=1, alignment=1, dtype="f4"), np.float32)
-                    distances[i] = np.round(flat.reshape(distances.shape[1:])[::-1] / DISTANCE_UNIT)
+                self.distance_target.use()
+                self._draw_parts(mesh, textures, array, pose)
+                flat = np.frombuffer(self.distance_target.read(components=1, alignment=1, dtype="f4"), np.float32)
+                distances[i] = np.round(flat.reshape(distances.shape[1:])[::-1] / DISTANCE_UNIT)
             array.release()
-        vertices.release()
-        textures.release()
+        for resource in (vertices, *textures):
+            if resource is not None:
+                resource.release()
         return views, distances
+
+    def _draw_parts(self, mesh: TexturedMesh, textures: list, array, pose: np.ndarray) -> None:
+        """One picture, into the framebuffer in use."""
+        program = array.program
+        self.gl.clear(0, 0, 0, 0)
+        matrix = _projection(0.1, FAR + 1) @ np.linalg.inv(pose.astype(np.float64))
+        program["view_projection"].write(np.ascontiguousarray(matrix.T, np.float32).tobytes())
+        program["eye"].value = tuple(float(x) for x in pose[:3, 3])
+        for part, texture in zip(mesh.parts, textures, strict=True):
+            program["cutoff"].value = part.cutoff
+            program["textured"].value = texture is not None
+            if texture is not None:
+                texture.use(0)
+            if part.cutoff < 0 and program is self.program:
+                self._blend(mesh, part, pose)
+            else:
+                array.render(vertices=part.count, first=part.first)
+
+    def _texture(self, pixels: np.ndarray):
+        import moderngl
+
+        height, width = pixels.shape[:2]
+        texture = self.gl.texture((width, height), 4, np.ascontiguousarray(pixels[::-1]).tobytes())
+        texture.build_mipmaps()
+        texture.filter = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR)
+        if "llvmpipe" not in self.gl.info["GL_RENDERER"]:  # Mesa on a CPU may take two seconds a view for it
+            texture.anisotropy = 8.0
+        return texture
+
+    def _blend(self, mesh: TexturedMesh, part: Part, pose: np.ndarray) -> None:
+        """Draws half-transparent triangles, the farthest first; they hide nothing behind them."""
+        triangles = mesh.corners[part.first : part.first + part.count].reshape(-1, 3, 9)
+        order = np.argsort(triangles[..., :3].mean(1) @ pose[:3, 2])
+        vertices = self.gl.buffer(np.ascontiguousarray(triangles[order]).tobytes())
+        array = self.gl.vertex_array(self.program, [(vertices, "3f 2f 4f", "position", "uv", "color")])
+        self.gl.enable(self.gl.BLEND)
+        for mode in _COVERAGE:
+            self.gl.disable_direct(mode)
+        self.target.depth_mask = False
+        array.render()
+        self.target.depth_mask = True
+        self.gl.disable(self.gl.BLEND)
+        for mode in _COVERAGE:
+            self.gl.enable_direct(mode)
+        array.release()
+        vertices.release()
 
 
 def _projection(near: float, far: float) -> np.ndarray:
@@ -186,29 +269,6 @@ def _projection(near: float, far: float) -> np.ndarray:
     result[2, 2], result[2, 3] = (far + near) / (near - far), 2 * far * near / (near - far)
     result[3, 2] = -1
     return result
-
-
-def view_poses(object_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """An object's training cameras, the same every time.
-
-    Returns:
-        Poses [VIEWS, 4, 4] and their (elevation, azimuth) [VIEWS, 2] in degrees: RING views at elevation 0, RAISED ones
-        at one other elevation, both all round at even steps, then FREE ones anywhere from -30 to 50 degrees.
-    """
-    rng = np.random.default_rng(zlib.crc32(object_id.encode()))
-    raised = rng.uniform(-15, 35)
-    start = rng.uniform(0, 360)
-    angles = [(0.0, 360 / RING * i) for i in range(RING)]
-    angles += [(raised, start + 360 / RAISED * i) for i in range(RAISED)]
-    angles += [(rng.uniform(-30, 50), rng.uniform(0, 360)) for _ in range(FREE)]
-    return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
-
-
-def evaluation_poses(object_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """The fixed cameras of every evaluation: four inputs at elevation 0, then eight others at -10 to 30 degrees."""
-    angles = [(0.0, azimuth) for azimuth in VIEW_AZIMUTHS]
-    angles += [(elevation, 22.5 + 45 * i) for i, elevation in enumerate((0, 20, -10, 30, 10, 20, 0, 30))]
-    return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
 
 
 Cameras = Callable[[str], tuple[np.ndarray, np.ndarray]]

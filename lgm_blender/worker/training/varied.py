@@ -6,6 +6,7 @@ Two thousand objects are few for guessing what a picture doesn't show, and most 
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,6 +31,11 @@ def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
     # A power of a product is the product of the powers, so colour and texture can be changed one by one.
     order, gamma = rng.permutation(3), np.exp(rng.uniform(-GAMMA, GAMMA, 3)).astype(np.float32)
     corners[:, 5:8] = corners[:, 5:8][:, order] ** gamma
-    textures = mesh.textures.copy()
-    textures[..., :3] = np.round((mesh.textures[..., order] / 255.0) ** gamma * 255)
-    return TexturedMesh(corners, textures)
+
+    def bent(texture: np.ndarray | None) -> np.ndarray | None:
+        if texture is None:
+            return None
+        rgb = np.round((texture[..., order] / 255.0) ** gamma * 255).astype(np.uint8)
+        return np.concatenate([rgb, texture[..., 3:]], axis=-1)
+
+    return TexturedMesh(corners, [replace(part, texture=bent(part.texture)) for part in mesh.parts])

@@ -1,0 +1,217 @@
+"""The fast maker: meshes to folders of training views (core/formats/transforms.py), several processes at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...core.cameras import VIEWS, view_poses
+from ...core.errors import LGMError
+from ...core.files import output_error
+from ...core.formats.transforms import (
+    caption_from_name,
+    file_name,
+    find_transforms,
+    new_folder,
+    unique_names,
+    write_transforms,
+)
+from .mesh_files import SUFFIXES, read_mesh_file
+from .objects import TexturedMesh, ViewRenderer, read_index, read_mesh
+
+VISIBLE = 0.9  # share of the views in which something must be seen
+
+
+@dataclass(frozen=True)
+class Source:
+    """One object to draw.
+
+    Attributes:
+        name: Of its folder, and what its cameras follow from.
+        path: A mesh file, or an objects.zip in which `member` is the object's id.
+        member, caption, split: As the objects.zip has them, else what the file's name says, and ''.
+    """
+
+    name: str
+    path: Path
+    member: str = ""
+    caption: str = ""
+    split: str = ""
+
+    def read(self) -> TexturedMesh:
+        """The mesh.
+
+        Raises:
+            LGMError: If it can't be read.
+        """
+        if not self.member:
+            return read_mesh_file(self.path)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return read_mesh(archive, self.member)
+        except Exception as error:  # numpy's and Pillow's readers raise whatever they like on broken data
+            raise LGMError(f"{self.member} in {self.path} could not be read ({error}).") from error
+
+
+@dataclass(frozen=True)
+class Made:
+    """How one object went: its folder, or why there is none. `skipped`: it was there already."""
+
+    name: str
+    folder: Path
+    problem: str = ""
+    skipped: bool = False
+
+
+def find_sources(path: Path) -> list[Source]:
+    """What there is to draw: a mesh file, the mesh files of a folder and its folders, or an objects.zip.
+
+    Raises:
+        LGMError: If there is nothing.
+    """
+    if path.suffix.lower() == ".zip" and path.is_file():
+        try:
+            index = read_index(path)
+            return [Source(o["id"], path, o["id"], o.get("caption", ""), o.get("split", "")) for o in index]
+        except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise LGMError(f"{path} is not an objects.zip: it has no usable index.json ({error}).") from error
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise LGMError(f"{path} is no mesh file that can be read: {', '.join(SUFFIXES)} or an objects.zip.")
+        return [Source(path.stem, path, caption=caption_from_name(path.stem))]
+    if not path.is_dir():
+        raise LGMError(f"There is no file or folder {path}.")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise LGMError(f"{path} holds no mesh files ({', '.join(SUFFIXES)}).")
+    # By their place in the folder, so that cameras and folders stay the same when files are added.
+    names = unique_names(["_".join(file.relative_to(path).with_suffix("").parts) for file in files])
+    return [Source(name, file, caption=caption_from_name(file.stem)) for name, file in zip(names, files, strict=True)]
+
+
+def make_views(
+    sources: list[Source],
+    output: Path,
+    size: int = 256,
+    views: int = VIEWS,
+    processes: int = 1,
+    overwrite: bool = False,
+) -> Iterator[Made]:
+    """Draw objects into folders of `output`, and give each as it is done; a broken one stops none of the others.
+
+    Args:
+        sources: See `find_sources`.
+        output: The data set's folder, made if missing.
+        size: Width and height of the views in pixels.
+        views: How many of each object.
+        processes: How many draw at once.
+        overwrite: Draw objects again whose folders are there.
+
+    Raises:
+        LGMError: (kind 'output') If the folder can't be written, or (kind 'worker') if nothing can be drawn here.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(output / "-", error) from error
+    # Asked for here, where what is missing is told once.
+    import moderngl  # noqa: F401
+
+    if not all(source.member for source in sources):
+        import trimesh  # noqa: F401
+    todo = []
+    for source in sources:
+        if not overwrite and find_transforms(output / source.name):
+            yield Made(source.name, output / source.name, skipped=True)
+        else:
+            todo.append(source)
+    processes = max(1, min(processes, len(todo)))
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start, initargs=(size,)) as pool:
+        try:
+            jobs = {pool.submit(_make, source, output, views, overwrite): source for source in todo}
+            for job in as_completed(jobs):
+                yield job.result()
+        except BrokenProcessPool:
+            raise LGMError(
+                "Drawing ended suddenly, out of memory or in the graphics driver. Try fewer --processes.", "worker"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_renderer: ViewRenderer | LGMError | None = None
+
+
+def _start(size: int) -> None:
+    global _renderer
+    try:
+        _renderer = ViewRenderer(size, distance_size=0)
+    except Exception as error:  # a process that fails here would take the reason with it
+        _renderer = LGMError(
+            f"Nothing can be drawn here: OpenGL without a screen does not start ({error}). On Linux it needs EGL "
+            "(Debian: libegl1, libgl1-mesa-dri); elsewhere make the views with Blender.",
+            "worker",
+        )
+
+
+def _make(source: Source, output: Path, views: int, overwrite: bool) -> Made:
+    """One object's folder, in a process of the pool."""
+    if isinstance(_renderer, LGMError):
+        raise _renderer
+    target = output / source.name
+    try:
+        poses = view_poses(source.name, views)[0]
+        drawn, _ = _renderer.draw(source.read(), poses)
+        if drawn[..., 3].any(axis=(1, 2)).mean() < VISIBLE:
+            raise LGMError("nothing of it can be seen in most of its views.")
+        with new_folder(output, source.name, overwrite) as folder:
+            for i, view in enumerate(drawn):
+                (folder / file_name(i)).write_bytes(encode_png(view))
+            write_transforms(folder, poses, _renderer.size, source.caption, source.split)
+    except LGMError as error:
+        if error.kind == "output" and not target.exists():
+            raise  # a full disk or a folder without permission stops all of them
+        return Made(source.name, target, error.message)
+    except Exception as error:  # one object must not stop the others
+        return Made(source.name, target, f"{type(error).__name__}: {error}")
+    return Made(source.name, target)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Premultiplied [H, W, 4] uint8 as a PNG, whose alpha is straight."""
+    pixels = pixels.copy()
+    soft = (pixels[..., 3] > 0) & (pixels[..., 3] < 255)
+    edge = pixels[soft].astype(np.uint32)  # rounded, where Pillow's own conversion cuts off
+    pixels[soft, :3] = ((edge[:, :3] * 255 + edge[:, 3:] // 2) // edge[:, 3:]).clip(0, 255)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=4)
+    return file.getvalue()
+
+
+def describe(made: Made) -> str:
+    """A line for the terminal."""
+    if made.problem:
+        return f"{made.name} is left out: {made.problem}"
+    return f"{made.name}: there already" if made.skipped else f"{made.name}: done"
+
+
+def summary(results: list[Made]) -> str:
+    """The last line, as JSON."""
+    return json.dumps(
+        {
+            "made": sum(not made.problem and not made.skipped for made in results),
+            "skipped": sum(made.skipped for made in results),
+            "left_out": {made.name: made.problem for made in results if made.problem},
+        },
+        ensure_ascii=False,
+    )

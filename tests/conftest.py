@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import tarfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden.tar.xz"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--golden", default=str(GOLDEN), help="folder of golden data; another one has another salt")
+    parser.addoption("--golden", help="folder of golden data in place of tests/golden.tar.xz, e.g. with another salt")
 
 
 @pytest.fixture(scope="session")
-def golden(request) -> Path:
-    """The folder of what the published code computes (tests/golden/README.md)."""
-    return Path(request.config.getoption("--golden"))
+def golden(request, tmp_path_factory) -> Path:
+    """The folder of what the published code computes (its README.md says how)."""
+    if chosen := request.config.getoption("--golden"):
+        return Path(chosen)
+    folder = tmp_path_factory.mktemp("golden")
+    with tarfile.open(GOLDEN) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def golden_normal(salt: str, name: str, shape) -> np.ndarray:
-    """The standard normal float32 array that follows from `name` (tests/golden/README.md)."""
+    """The standard normal float32 array that follows from `name` (golden.tar.xz, README.md)."""
     state = np.random.RandomState(zlib.crc32((salt + name).encode()))
     return state.standard_normal(tuple(shape)).astype(np.float32)
 
 
 def golden_weight(salt: str, name: str, shape) -> np.ndarray:
-    """The weight of the golden models that follows from its name and shape (tests/golden/README.md)."""
+    """The weight of the golden models that follows from its name and shape (golden.tar.xz, README.md)."""
     n = golden_normal(salt, name, shape)
     if len(shape) > 1:
         return n / np.float32(np.sqrt(np.prod(shape[1:])))

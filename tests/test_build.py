@@ -215,12 +215,12 @@ def test_arguments_go_on_to_pytest(build, here, monkeypatch, capsys):
     (build.BUILD / "logs").mkdir(parents=True)
     blender = build.Session("bpy", here, ("core", "blender", "build"))
     worker = build.Session("torch", here, ("worker",))
-    arguments = ["-k", "name", "--golden", "tests/golden", "tests/core/test_ply.py::test_x", "tests/worker"]
+    arguments = ["-k", "name", "--golden", "tests/window", "tests/core/test_ply.py::test_x", "tests/worker"]
     build.run_pytest(blender, here, arguments)
     build.run_pytest(worker, here, arguments)
     for command, path in zip(commands, ["tests/core/test_ply.py::test_x", "tests/worker"], strict=True):
-        assert [word for word in command if word.startswith("tests/")] == [path, "tests/golden"]
-        assert command[-4:] == ["-k", "name", "--golden", "tests/golden"]
+        assert [word for word in command if word.startswith("tests/")] == [path, "tests/window"]
+        assert command[-4:] == ["-k", "name", "--golden", "tests/window"]
     assert build.run_pytest(blender, here, ["tests/worker"]) == (build.NO_TESTS, {})
     assert len(commands) == 2
     for all_of_them in ([], ["tests"]):

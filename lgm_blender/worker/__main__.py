@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | models | views. Each says more with --help."""
+"""The worker: python -m lgm_blender.worker serve | generate | models | views | train. Each says more with --help."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_generate(commands)
     _add_models(commands)
     _add_views(commands)
+    _add_train(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -177,6 +178,50 @@ def _views(options: argparse.Namespace) -> int:
     print(make.summary(results))
     if all(made.problem for made in results):
         raise LGMError(f"None of the {len(results)} objects could be drawn.")
+    return 0
+
+
+def _add_train(commands) -> None:
+    about = (
+        "Train or fine-tune LGM on your own objects; the output is a preset's folder. Several GPUs: accelerate launch."
+    )
+    parser = commands.add_parser("train", help=about, description=about)
+    parser.add_argument("--data", metavar="PATH", type=Path, required=True, help="folder of views, or an objects.zip")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a new folder for the preset")
+    parser.add_argument("--init", default="mini", help="mini, lgm, a preset's folder, FILE.safetensors or none")
+    parser.add_argument("--recipe", choices=("first", "finetune", "paper"), help="settings (default: finetune)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="how long, without compilation")
+    length.add_argument("--steps", type=int, help="how long; such a run gives the same numbers each time")
+    length.add_argument("--epochs", type=float, help="how long, in times that each object is seen")
+    parser.add_argument("--batch", type=int, help="objects a step and GPU; the less, the less memory")
+    parser.add_argument("--rate", type=float, help="learning rate")
+    parser.add_argument("--lpips", metavar="FILE", type=Path, help="LPIPS weights (default: those evaluate fetched)")
+    parser.add_argument("--no-augmentation", action="store_true", help="input views neither distorted nor jittered")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
+    parser.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .training.train import train
+
+    given = {name: getattr(options, name) for name in ("minutes", "steps", "epochs", "batch", "rate", "limit")}
+    if wrong := [name for name, value in given.items() if value is not None and value <= 0]:
+        raise LGMError(f"--{wrong[0]} must be above 0.")
+    preset = train(
+        options.data,
+        options.output,
+        init=options.init,
+        recipe=options.recipe,
+        lpips=options.lpips,
+        augmented=not options.no_augmentation,
+        seed=options.seed,
+        resume=options.resume,
+        **given,
+    )
+    print(preset)
     return 0
 
 

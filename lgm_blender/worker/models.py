@@ -253,8 +253,10 @@ def read_preset(folder: Path, name: str = "") -> Preset:
          "steps": {"image": 20}, "guidance": {"image": 4.0}, "scheduler": "unipc", "negative_prompt": "",
          "files": {"lgm/model.safetensors": {"size": 123, "sha256": "..."}, ...}}
 
+    and in place of a folder multiview may name the preset whose multi-view model it shares: "multiview": "lgm".
+
     Args:
-        folder: Holds preset.json, lgm and multiview.
+        folder: Holds preset.json, lgm and mostly multiview.
         name: What requests call it; the file's own name if ''.
 
     Raises:
@@ -267,6 +269,10 @@ def read_preset(folder: Path, name: str = "") -> Preset:
         if not modes or not set(modes) <= {"image", "text"}:
             raise ValueError("modes")
         files = {name: File(int(facts["size"]), str(facts["sha256"])) for name, facts in values["files"].items()}
+        if shared := values.get("multiview"):
+            multiview = find_preset(str(shared)).weights
+        else:
+            multiview = dict.fromkeys(modes, Weights(_below(files, "multiview/"), folder / "multiview"))
         preset = Preset(
             name=name or str(values["name"]),
             label=str(values["label"]),
@@ -274,7 +280,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
             modes=modes,
             weights={
                 "lgm": Weights(_below(files, "lgm/"), folder / "lgm"),
-                **{mode: Weights(_below(files, "multiview/"), folder / "multiview") for mode in modes},
+                **{mode: multiview[mode] for mode in modes},
             },
             steps={mode: int(values["steps"][mode]) for mode in modes},
             guidance={mode: float(values["guidance"][mode]) for mode in modes},
@@ -303,6 +309,34 @@ def file_table(folder: Path) -> dict[str, dict[str, Any]]:
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)}
         for path in paths
     }
+
+
+def write_preset(folder: Path, name: str, label: str, base: str) -> None:
+    """Make `folder`, which holds an LGM in lgm/, a preset that shares the multi-view model and settings of another.
+
+    Args:
+        folder: Without a folder multiview.
+        name, label: The new preset's.
+        base: Name or folder of the other preset. A folder that shares a model itself gives the name it shares.
+    """
+    preset = find_preset(base)
+    if Path(base).is_dir():
+        values = json.loads((Path(base) / "preset.json").read_text(encoding="utf-8"))
+        base = values.get("multiview", str(Path(base).absolute()))
+    values = {
+        "name": name,
+        "label": label,
+        "version": "1",
+        "modes": list(preset.modes),
+        "steps": preset.steps,
+        "guidance": preset.guidance,
+        "scheduler": preset.scheduler,
+        "negative_prompt": preset.negative_prompt,
+        "multiview": base,
+        "files": file_table(folder),
+    }
+    with replacing(folder / "preset.json") as file:
+        file.write((json.dumps(values, indent=1) + "\n").encode())
 
 
 def find_preset(name: str) -> Preset:

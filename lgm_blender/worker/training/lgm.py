@@ -180,7 +180,9 @@ def save_pairs(rgb: Tensor, truth: Tensor, path: Path, objects: int = 8, size: i
 
 @torch.no_grad()
 def evaluate_lgm(model: LGM, views: Views, lpips: LPIPS | None = None) -> tuple[dict[str, float], np.ndarray]:
-    """Reconstruction from four true views at elevation 0, judged on eight others (objects.evaluation_poses), on white.
+    """Reconstruction from the first orbit of true views of each object, judged on its other views, on white.
+
+    Of objects.evaluation_poses that is four views at elevation 0, and eight others.
 
     Returns:
         Mean PSNR in dB (of each object's mean, over objects), LPIPS and alpha IoU; and PSNR [O] of each object.
@@ -188,7 +190,9 @@ def evaluate_lgm(model: LGM, views: Views, lpips: LPIPS | None = None) -> tuple[
     device = views.pixels.device
     psnrs, distances, ious = [], [], []
     for first, count in zip(views.first.tolist(), views.counts.tolist(), strict=True):
-        seen = torch.arange(first, first + count, device=device)[None]
+        inputs = views.orbits[len(psnrs), 0]
+        rows = torch.arange(first, first + count, device=device)
+        seen = torch.cat([inputs, rows[~torch.isin(rows, inputs)]])[None]
         color, alpha = views.pictures(seen)
         poses = views.poses[seen]
         images = color[:, :4] + 1 - alpha[:, :4]

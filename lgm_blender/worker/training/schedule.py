@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from ...core.errors import LGMError
+from .plot import plot_log
 
 LOG_EVERY = 200  # steps
 
@@ -81,6 +83,7 @@ class Log:
         self.path = path
         self.start = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
     def write(self, **values) -> None:
         """Write numbers; the seconds since the start are added."""
@@ -261,6 +264,8 @@ class Trainer:
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.checkpoint)
+        with suppress(ImportError):  # without matplotlib there is no picture
+            plot_log(self.log.path, self.output / "log.png")
         self.saved = time.monotonic()
 
     def _load(self) -> None:

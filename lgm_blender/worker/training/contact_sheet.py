@@ -145,6 +145,6 @@ def _fold(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width
 def _small_png(image: Image.Image) -> bytes:
     """256 colours, chosen from the picture and spread by dithering, are a third of the size and look the same."""
     buffer = io.BytesIO()
-    palette = image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+    palette = image.quantize(256, Image.Quantize.MEDIANCUT)
     image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

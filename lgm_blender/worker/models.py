@@ -575,7 +575,7 @@ def _fetch(
                     f"{free / 1e9:.1f} GB are free. Free some space in {folder.parent} or set HF_HOME to another disk.",
                     "weights",
                 )
-            _receive(url, partial, size, progress, cancelled)
+            receive(url, partial, size, progress, cancelled)
             if _blob_hash(partial, etag, cancelled) != etag:
                 partial.unlink()
                 raise LGMError(f"{url} arrived damaged. Try again.", "weights")
@@ -606,10 +606,26 @@ def _blob_hash(path: Path, like: str, cancelled: Callable[[], bool]) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def _receive(
-    url: str, partial: Path, size: int, progress: Callable[[int, int], None], cancelled: Callable[[], bool]
+def receive(
+    url: str,
+    partial: Path,
+    size: int,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Appends to `partial` until it has `size` bytes, starting again a few times when the connection breaks."""
+    """Appends to `partial` until it has `size` bytes, starting again a few times when the connection breaks.
+
+    Args:
+        url: What to fetch.
+        partial: What has come so far; it is gone on with.
+        size: Of the whole in bytes; 0 if it is not known.
+        progress: Called with how many bytes of how many have come.
+        cancelled: Asked as often.
+
+    Raises:
+        Cancelled: If `cancelled` says so.
+        LGMError: If the server can't be reached or refuses, or the disk is full.
+    """
     if not size:  # then what is there can't be gone on with
         partial.unlink(missing_ok=True)
     failures = 0

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from ..core.messages import STAGES, GenerateRequest, GenerateResult, Progress
 from ..core.version import VERSION
 from .devices import device_name, explain_out_of_memory, resolve_device
 from .models import CheckedFiles, Mode, Preset, find_preset
+
+if TYPE_CHECKING:
+    from .lgm import LGM
 
 log = logging.getLogger(__name__)
 
@@ -172,16 +175,8 @@ class Pipeline:
             preset.verify(part, self.checked, job.cancelled)
         job.check()
 
-        import torch
-
         if self._lgm is None:
-            from .lgm import PRESETS, lgm_from_file, load_lgm
-
-            if preset.weights["lgm"].repository:  # the published weights come without a configuration
-                (name,) = preset.weights["lgm"].files
-                model = lgm_from_file(PRESETS["big"], folders["lgm"] / name, device)
-            else:
-                model = load_lgm(folders["lgm"], torch.device(device))
+            model = load_preset_lgm(preset, device)
             self._lgm = (lgm_key, model)
         job.check()
         if self._multiview is None:
@@ -309,6 +304,26 @@ class _Job:
     def timings_until_now(self) -> dict[str, float]:
         now = time.perf_counter()
         return self.timings | {self.current: round(now - self.stage_began, 3), "total": round(now - self.began, 3)}
+
+
+def load_preset_lgm(preset: Preset, device: str, file: Path | None = None) -> LGM:
+    """A preset's LGM, ready to run.
+
+    Args:
+        preset: Its weights are whole.
+        device: 'cpu' or 'cuda'.
+        file: Other weights of the same configuration, a safetensors file, to take instead of the preset's own.
+
+    Raises:
+        LGMError: If a file is missing, damaged, or of another model.
+    """
+    from .lgm import PRESETS, lgm_from_file, load_lgm, load_lgm_config
+
+    folder = preset.locate("lgm")
+    if preset.weights["lgm"].repository:  # the published weights come without a configuration
+        (name,) = preset.weights["lgm"].files
+        return lgm_from_file(PRESETS["big"], file or folder / name, device)
+    return load_lgm(folder, device) if file is None else lgm_from_file(load_lgm_config(folder), file, device)
 
 
 # What a request may be

@@ -15,7 +15,7 @@ from ...core.gaussians import Gaussians
 from ..quantization import load_file
 from .model import LGM, PRESETS, LGMConfig
 
-__all__ = ["LGM", "PRESETS", "LGMConfig", "gaussians_from_views", "load_lgm"]
+__all__ = ["LGM", "PRESETS", "LGMConfig", "gaussians_from_views", "lgm_from_file", "load_lgm", "load_lgm_config"]
 
 
 def load_lgm(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> LGM:
@@ -29,12 +29,20 @@ def load_lgm(folder: str | Path, device: str | torch.device = "cpu", dtype: torc
     Raises:
         LGMError: If a file is missing, damaged, or of another model.
     """
-    folder, device = Path(folder), torch.device(device)
+    return lgm_from_file(load_lgm_config(folder), Path(folder) / "model.safetensors", device, dtype)
+
+
+def load_lgm_config(folder: str | Path) -> LGMConfig:
+    """The configuration in a folder's config.json.
+
+    Raises:
+        LGMError: If it is missing, damaged, or of another model.
+    """
+    path = Path(folder) / "config.json"
     try:
-        config = LGMConfig.from_dict(json.loads((folder / "config.json").read_text("utf-8")))
+        return LGMConfig.from_dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LGMError(f"{folder / 'config.json'} can't be read as LGM's configuration: {error}", "weights") from error
-    return lgm_from_file(config, folder / "model.safetensors", device, dtype)
+        raise LGMError(f"{path} can't be read as LGM's configuration: {error}", "weights") from error
 
 
 def lgm_from_file(

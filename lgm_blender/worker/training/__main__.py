@@ -1,8 +1,7 @@
-"""Train the bundled models: python -m lgm_blender.worker.training draw|lgm|vae|multiview|bundle|evaluate --work DIR ...
+"""Train the bundled models: python -m lgm_blender.worker.training draw|vae|multiview|lgm|bundle --work DIR ...
 
-`draw` draws the training views of an objects.zip, `lgm`, `vae` and `multiview` train one model each for a number of
-seconds, `bundle` writes the preset
-folder, `evaluate` judges one. Each reads what the ones before it left in --work.
+`draw` draws the training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `bundle` writes
+the preset's folder. Each reads what the ones before it left in --work. benchmarks/train_mini.sh runs them all.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from .views import Views
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker.training", description=__doc__)
-    parser.add_argument("stage", choices=("draw", "lgm", "vae", "multiview", "bundle", "evaluate"))
+    parser.add_argument("stage", choices=("draw", "lgm", "vae", "multiview", "bundle"))
     parser.add_argument("--objects", type=Path, help="objects.zip")
     parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
-    parser.add_argument("--output", type=Path, help="bundle, evaluate: the preset folder")
-    parser.add_argument("--mode", choices=("reconstruct", "image"), nargs="*", default=("reconstruct", "image"))
+    parser.add_argument("--output", type=Path, help="bundle: the preset folder")
     parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, default=600)
@@ -149,14 +147,6 @@ def main() -> None:
         from .bundle import bundle
 
         Log(args.work / "bundle.jsonl").write(**bundle(args.work, args.output))
-    elif args.stage == "evaluate":
-        from .evaluate import evaluate_image, evaluate_reconstruct
-
-        log, seen = Log(args.work / "evaluate.jsonl"), views("val")
-        if "reconstruct" in args.mode:
-            log.write(**evaluate_reconstruct(args.output, seen, lpips, args.work / "reconstruct.png"))
-        if "image" in args.mode:
-            log.write(**evaluate_image(args.output, seen, args.work / "image.png"))
     if device.type == "cuda":
         print(json.dumps({"peak_gb": torch.cuda.max_memory_allocated() / 1e9}))
 

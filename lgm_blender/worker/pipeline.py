@@ -175,7 +175,6 @@ class Pipeline:
             preset.verify(part, self.checked, job.cancelled)
         job.check()
 
-
         if self._lgm is None:
             model = load_preset_lgm(preset, device)
             self._lgm = (lgm_key, model)

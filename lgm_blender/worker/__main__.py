@@ -229,7 +229,7 @@ def _train(options: argparse.Namespace) -> int:
 def _add_evaluate(commands) -> None:
     about = "Judge a preset on objects it has not seen (docs/evaluation.md). Prints a table; writes JSON and pictures."
     parser = commands.add_parser("evaluate", help=about, description=about)
-    parser.add_argument("--data", metavar="FILE", help="objects.zip, whose 'val' objects are taken")
+    parser.add_argument("--data", metavar="PATH", help="objects.zip or folder of views, whose 'val' objects are taken")
     parser.add_argument("--preset", default="mini", help="mini, lgm, or the folder of one (default: mini)")
     parser.add_argument(
         "--mode",

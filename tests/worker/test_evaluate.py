@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from PIL import Image
 from tiny_multiview import golden_state
 from tiny_preset import LGM_CONFIG, write_preset
 
-from lgm_blender.core.cameras import orbit_camera, orbit_cameras
+from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_poses
 from lgm_blender.core.errors import LGMError
+from lgm_blender.core.formats.transforms import file_name, write_transforms
 from lgm_blender.worker import models
 from lgm_blender.worker.__main__ import main
 from lgm_blender.worker.lgm import LGM
@@ -208,17 +210,18 @@ def test_a_placed_objects_front_view_is_the_recentred_photo(source, number):
     assert abs(top + bottom - truth.SIZE) <= 1
 
 
+def plainly_placed(source: truth.ObjectsZip, name: str) -> tuple[truth.TexturedMesh, truth.Placement]:
+    mesh = truth.read_mesh(source.archive, name)
+    return mesh, truth.place(mesh.corners[:, :3], lambda placement: source.front_alpha(mesh, placement))
+
+
 def test_a_placed_object_is_the_object_scaled_in_3d(source):
     """The same picture comes from the object as it was, seen by a camera that is moved the other way."""
-    mesh = truth.read_mesh(source.archive, "tower")
-    bare = truth.place(
-        mesh.corners[:, :3],
-        lambda p: source.renderer.draw(truth._moved(mesh, p), orbit_camera(0, 0)[None])[0, ..., 3],
-    )
+    mesh, placement = plainly_placed(source, "tower")
     placed = source.truth(2, placed=True)
     poses = placed.poses.copy()
-    poses[:, :3, 3] = poses[:, :3, 3] / bare.scale + bare.center
-    again = source.renderer.draw(mesh, poses)
+    poses[:, :3, 3] = poses[:, :3, 3] / placement.scale + placement.center
+    again, _ = source.renderer.draw(mesh, poses)
     assert (np.abs(again.astype(int) - placed.pixels).max(-1) > 8).mean() < 0.005
     assert not np.array_equal(placed.pixels, source.truth(2, placed=False).pixels)
 
@@ -242,12 +245,12 @@ def test_a_long_object_is_placed_smaller_and_its_photo_is_not(source):
 def test_a_longer_lens_enlarges_the_picture_and_nothing_else(source):
     mesh = truth.read_mesh(source.archive, "cube")
     pose = orbit_camera(10, 30)
-    plain, near = source.renderer.draw(mesh, np.stack([pose, truth.zoomed(pose, 2.0, (0.25, -0.125))]))
+    (plain, near), _ = source.renderer.draw(mesh, np.stack([pose, truth.zoomed(pose, 2.0, (0.25, -0.125))]))
     # Twice as large about (0.25, -0.125): a quarter of the picture, centred there.
     x, y = int((1 + 0.25) * 128), int((1 + 0.125) * 128)
     cut = Image.fromarray(plain[y - 64 : y + 64, x - 64 : x + 64, :3]).resize((256, 256), Image.Resampling.BILINEAR)
     assert np.abs(np.asarray(cut, int) - near[..., :3]).mean() < 2  # at edges: one is drawn, the other enlarged
-    (other,) = source.renderer.draw(mesh, truth.zoomed(pose, 2.0, (0.22, -0.125))[None])
+    (other,), _ = source.renderer.draw(mesh, truth.zoomed(pose, 2.0, (0.22, -0.125))[None])
     assert np.abs(np.asarray(cut, int) - other[..., :3]).mean() > 5
 
 
@@ -255,9 +258,86 @@ def test_what_cannot_be_seen_is_left_out(tmp_path):
     thin = box((0.5, 0.5, 0.0))  # from the side, nothing
     flat = dict(thin, vertices=thin["vertices"] * np.float16([1, 0, 0]))  # a line
     found = truth.ObjectsZip(write_archive(tmp_path / "o.zip", {"line": flat, "cube": box((0.4, 0.4, 0.4))}))
-    assert found.truth(0, placed=False) is None
-    assert found.truth(0, placed=True) is None
-    assert found.truth(1, placed=True) is not None
+    for placed in (False, True):
+        with pytest.raises(truth.LeftOut, match=r"seen|nothing"):
+            found.truth(0, placed)
+    assert found.truth(1, placed=True).photo.any()
+
+
+@pytest.fixture(scope="module")
+def folders(source, tmp_path_factory) -> Path:
+    """The archive's objects as a data set of views; one of them is broken."""
+    output = tmp_path_factory.mktemp("views")
+    for name, caption in source.objects:
+        folder = output / name
+        folder.mkdir()
+        poses = view_poses(name)[0]
+        pixels, _ = source.renderer.draw(truth.read_mesh(source.archive, name), poses)
+        for i, view in enumerate(pixels):
+            Image.frombuffer("RGBa", (256, 256), view.tobytes()).convert("RGBA").save(folder / file_name(i))
+        write_transforms(folder, poses, 256, caption, "val")
+    (output / "broken").mkdir()
+    (output / "broken" / "transforms.json").write_text('{"split": "val", "frames": []}')
+    return output
+
+
+def test_folders_give_the_views_nearest_to_the_fixed_cameras(folders, source):
+    found = truth.ViewFolders(folders)
+    assert found.objects == [("bus", "a bus"), ("cube", "a cube"), ("tower", "a tower")]
+    shown, wanted = found.truth(1, placed=False), source.truth(0, placed=False)
+    assert len({pose.tobytes() for pose in shown.poses}) == 12
+    same = [0, 1, 2, 3, 4, 10]  # those at elevation 0 are among the views
+    np.testing.assert_allclose(shown.poses[same], wanted.poses[same], atol=1e-5)
+    assert np.abs(shown.pixels[same].astype(int) - wanted.pixels[same]).max() <= 2
+    off = (shown.poses[:, :3, 3] * wanted.poses[:, :3, 3]).sum(1) / 1.5**2
+    assert np.degrees(np.arccos(off.clip(-1, 1))).max() < 30
+    assert shown.elevation == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "number"), [("bus", 0), ("cube", 1), ("tower", 2)])
+def test_objects_of_folders_are_placed_as_those_of_archives(folders, source, name, number):
+    """By their silhouettes alone, and to 2%: the hull is that much larger than what is in it."""
+    found = truth.ViewFolders(folders)
+    plain, placed = (found.truth(number, placed) for placed in (False, True))
+    _, placement = plainly_placed(source, name)
+    scale = np.linalg.norm(placed.poses[0, :3, 3] - placed.poses[2, :3, 3]) / 3
+    assert scale == pytest.approx(placement.scale, rel=0.02)
+    np.testing.assert_allclose(plain.poses[0, :3, 3] - placed.poses[0, :3, 3] / scale, placement.center, atol=0.01)
+    np.testing.assert_array_equal(placed.pixels, plain.pixels)
+    assert placed.smaller == (name == "bus")
+    assert not placed.redrawn
+
+
+def test_a_front_view_from_above_turns_the_cameras_to_it():
+    poses = np.stack([orbit_camera(20, 200 + 30 * i) for i in range(12)] + [orbit_camera(60, 10 * i) for i in range(8)])
+    order, turned, elevation = truth.nearest_to_fixed(poses)
+    assert elevation == pytest.approx(20, abs=1e-4)
+    assert len(set(order.tolist())) == 12
+    assert order[0] == 5  # at azimuth 350: the nearest to the front
+    np.testing.assert_allclose(turned[order[:4]], orbit_cameras(20), atol=1e-5)
+
+
+def test_a_data_set_is_judged_like_an_archive(folders, preset, tmp_path):
+    results = evaluate(preset, folders, None, tmp_path / "out")
+    for mode in ("reconstruct", "image"):
+        section = results["modes"][mode]
+        assert [entry["caption"] for entry in section["objects"]] == ["a bus", "a cube", "a tower"]
+        assert section["left_out"] == []
+    assert "views_scores" not in results["modes"]["image"]
+    blank = {mode: section["scores"]["blank"] for mode, section in results["modes"].items()}
+    assert blank["image"] == blank["reconstruct"]  # the judged views are the same in both
+
+
+def test_what_is_broken_in_a_data_set_is_left_out(folders, preset, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(folders / "cube", broken / "a")
+    shutil.copytree(folders / "cube", broken / "b")
+    for i in range(30):
+        (broken / "a" / file_name(i)).unlink()
+    section = evaluate(preset, broken, ["reconstruct"], tmp_path / "out")["modes"]["reconstruct"]
+    assert [entry["id"] for entry in section["objects"]] == ["b"]
+    assert section["left_out"][0]["id"] == "a"
+    assert "6 usable views, 12 are needed" in section["left_out"][0]["reason"]
 
 
 # Texts
@@ -558,8 +638,8 @@ def test_the_command(archive, preset, tmp_path, capsys):
         (["--data", "text.zip"], "no archive of objects"),
         (["--data", "empty.zip"], "no archive of objects"),
         (["--data", "train.zip"], "no objects of the split 'val'"),
-        (["--data", "hollow.zip"], "The object cube of"),
-        (["--data", "folder"], "is a folder"),
+        (["--data", "hollow.zip"], "No object can be judged; of the first one: cube: its file is missing"),
+        (["--data", "folder"], "folder holds no objects"),
         ([], "There are no objects to judge on"),
         (["--data", "GOOD", "--preset", "maxi"], "no preset 'maxi'"),
         (["--data", "GOOD", "--preset", "lgm"], "models --download lgm"),

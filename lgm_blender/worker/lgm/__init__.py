@@ -80,13 +80,16 @@ def lgm_from_file(
 
 
 @torch.inference_mode()
-def gaussians_from_views(model: LGM, views: np.ndarray, elevation: float = 0.0) -> Gaussians:
+def gaussians_from_views(
+    model: LGM, views: np.ndarray, elevation: float = 0.0, poses: np.ndarray | None = None
+) -> Gaussians:
     """Gaussians of four views.
 
     Args:
         model: From `load_lgm`.
         views: [4, H, W, 3] float32, 0 to 1, on white, azimuth 0, 90, 180, 270; resized if not of the model's size.
         elevation: Of the four cameras above the object, in degrees.
+        poses: [4, 4, 4] float32, camera-to-world, of views from other cameras.
 
     Returns:
         All 4 · splat_size² Gaussians, in LGM's frame; those that cannot be seen are not yet pruned.
@@ -96,5 +99,5 @@ def gaussians_from_views(model: LGM, views: np.ndarray, elevation: float = 0.0) 
     size = model.config.input_size
     if images.shape[-2:] != (size, size):
         images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-    poses = torch.from_numpy(orbit_cameras(elevation)).to(weight.device)
-    return Gaussians.from_array(model(images[None], poses[None])[0].float().cpu().numpy())
+    cameras = torch.from_numpy(orbit_cameras(elevation) if poses is None else poses).to(weight.device)
+    return Gaussians.from_array(model(images[None], cameras[None])[0].float().cpu().numpy())

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...core.cameras import RADIUS, intrinsics, orbit_camera, orbit_cameras, view_matrices
+from ...core.cameras import RADIUS, evaluation_poses, intrinsics, orbit_camera, orbit_cameras, view_matrices
 from ...core.errors import LGMError
 from ...core.files import output_error, replacing, write_together
 from ...core.gaussians import Gaussians
@@ -37,11 +37,11 @@ from .contact_sheet import Row, contact_sheet, error_picture, four_in_one, tile
 from .lpips import LPIPS
 from .lpips import default_file as default_lpips
 from .metrics import Pictures, psnr, scores
-from .objects import evaluation_poses
 from .text_scores import ClipScore, Retrieval
-from .truth import INPUTS, SIZE, ObjectsZip, Truth
+from .truth import INPUTS, SIZE, LeftOut, ObjectsZip, Truth, ViewFolders
 
 Mode = Literal["reconstruct", "image", "text"]
+Source = ObjectsZip | ViewFolders
 Progress = Callable[[str, int, int, str], None]  # the mode, how many objects of how many are done, and the last one
 
 RESULTS = "results.json"
@@ -91,7 +91,8 @@ def evaluate(
 
     Args:
         preset: Its name, or its folder.
-        data: An objects.zip, whose `val` objects are taken. May be None for texts of one's own.
+        data: An objects.zip, or a folder of training views (docs/data.md), whose `val` objects are taken. May be None
+            for texts of one's own.
         modes: 'reconstruct' from four true views, 'image' from one, 'text' from captions; None for the first two, or
             what of them the preset can do.
         output: Folder for the results, made if missing.
@@ -133,7 +134,7 @@ def evaluate(
         views_cache = check_output(str(views_cache))
     texts = read_prompts(prompts) if prompts is not None else None
     if data is None and (texts is None or set(modes) != {"text"}):
-        raise LGMError("There are no objects to judge on. Give an objects.zip with --data.")
+        raise LGMError("There are no objects to judge on. Give an objects.zip or a folder with --data.")
     device = resolve_device(device)
     source = open_data(Path(data), limit) if data is not None else None
     lpips_file = lpips or default_lpips()
@@ -186,17 +187,15 @@ def evaluate(
     return results
 
 
-def open_data(path: Path, limit: int | None) -> ObjectsZip:
+def open_data(path: Path, limit: int | None) -> Source:
     """The objects to judge on.
 
     Raises:
         LGMError: If there are none.
     """
     if not path.exists():
-        raise LGMError(f"There is no {path}. Give an objects.zip.")
-    if path.is_dir():
-        raise LGMError(f"{path} is a folder. Give an objects.zip.")
-    return ObjectsZip(path, limit)
+        raise LGMError(f"There is no {path}. Give an objects.zip, or a folder of training views.")
+    return ViewFolders(path, limit) if path.is_dir() else ObjectsZip(path, limit)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -222,18 +221,20 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def _reconstruct(
-    lgm: torch.nn.Module, source: ObjectsZip, options: Options, size: int
+    lgm: torch.nn.Module, source: Source, options: Options, size: int
 ) -> tuple[dict[str, Any], list[Row], list]:
     entries, rows, left_out = [], [], []
     for number, (object_id, caption) in enumerate(source.objects):
-        truth = source.truth(number, placed=False)
-        if truth is None:
-            left_out.append(object_id)
+        try:
+            truth = source.truth(number, placed=False)
+        except LeftOut as reason:
+            left_out.append({"id": object_id, "reason": str(reason)})
+            options.progress("reconstruct", number + 1, len(source.objects), f"{object_id} is left out: {reason}")
             continue
         rgb, alpha = on_white(truth.pixels, options.device)
         inputs = _pictures(rgb[:INPUTS])
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, inputs))
+        gaussians = _visible(gaussians_from_views(lgm, inputs, poses=truth.poses[:INPUTS]))
         seconds = {"gaussians": time.perf_counter() - began}
         judged = Pictures(rgb[INPUTS:], alpha[INPUTS:])
         drawn = draw(gaussians, truth.poses[INPUTS:], options.device)
@@ -249,51 +250,55 @@ def _reconstruct(
         tiles = [tile(four_in_one(inputs), size), *_comparison(drawn.rgb, judged.rgb, size)]
         rows.append(Row(caption, _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
         options.progress("reconstruct", number + 1, len(source.objects), _words(entry))
-    section = {"cameras": _cameras(), **_summary(entries), "left_out": left_out, "objects": entries}
+    section = {"cameras": _cameras(), **_summary(entries, left_out), "left_out": left_out, "objects": entries}
     return section, rows, [("input", ["four views"]), *_comparison_columns()]
 
 
 def _image(
-    preset: Preset, lgm: torch.nn.Module, source: ObjectsZip, options: Options, size: int
+    preset: Preset, lgm: torch.nn.Module, source: Source, options: Options, size: int
 ) -> tuple[dict[str, Any], list[Row], list]:
     generator = ViewGenerator(preset, "image", options)
     entries, rows, left_out = [], [], []
     for number, (object_id, caption) in enumerate(source.objects):
-        truth = source.truth(number, placed=True)
-        if truth is None:
-            left_out.append(object_id)
+        try:
+            truth = source.truth(number, placed=True)
+        except LeftOut as reason:
+            left_out.append({"id": object_id, "reason": str(reason)})
+            options.progress("image", number + 1, len(source.objects), f"{object_id} is left out: {reason}")
             continue
         picture = photo_input(truth)
-        views, seconds = generator(object_id, image=picture)
+        views, seconds = generator(object_id, image=picture, elevation=truth.elevation)
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, views))
+        gaussians = _visible(gaussians_from_views(lgm, views, truth.elevation))
         seconds["gaussians"] = time.perf_counter() - began
 
         rgb, alpha = on_white(truth.pixels, options.device)
         judged = Pictures(rgb[INPUTS:], alpha[INPUTS:])
         drawn = draw(gaussians, truth.poses[INPUTS:], options.device)
-        given = _tensor(picture[None], options.device)
-        given_alpha = torch.from_numpy(truth.photo[None, ..., 3]).to(options.device) / 255
+        given, given_alpha = rgb[:1], alpha[:1]
+        if truth.redrawn:
+            given = _tensor(picture[None], options.device)
+            given_alpha = torch.from_numpy(truth.photo[None, ..., 3]).to(options.device) / 255
         every = torch.zeros(len(judged.rgb), dtype=torch.long, device=options.device)
         contenders = {
             "prediction": drawn,
             "repeated_input": Pictures(given, given_alpha, every),
             "blank": blank(len(judged.rgb), options.device),
         }
-        # The generated views by themselves; the first one shows what was given.
-        unseen = Pictures(rgb[1:INPUTS])
-        generated = {
-            "prediction": Pictures(_tensor(views[1:], options.device)),
-            "repeated_input": Pictures(given, None, every[: len(unseen.rgb)]),
-            "blank": blank(len(unseen.rgb), options.device),
-        }
         entry = {
             "id": object_id,
             "caption": caption,
             "smaller": truth.smaller,
             "scores": scores(judged, contenders, options.lpips),
-            "views_scores": scores(unseen, generated, options.lpips),
         }
+        if truth.redrawn:  # the generated views by themselves; the first one shows what was given
+            unseen = Pictures(rgb[1:INPUTS])
+            contenders = {
+                "prediction": Pictures(_tensor(views[1:], options.device)),
+                "repeated_input": Pictures(given, None, every[: len(unseen.rgb)]),
+                "blank": blank(len(unseen.rgb), options.device),
+            }
+            entry["views_scores"] = scores(unseen, contenders, options.lpips)
         entries.append(entry | {"gaussians": len(gaussians), "empty": _is_empty(drawn), "seconds": seconds})
         tiles = [tile(picture, size), tile(four_in_one(views), size), *_comparison(drawn.rgb, judged.rgb, size)]
         rows.append(Row(caption, _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
@@ -301,7 +306,7 @@ def _image(
     section = {
         "cameras": _cameras(),
         "settings": generator.settings,
-        **_summary(entries),
+        **_summary(entries, left_out),
         "smaller": float(np.mean([entry["smaller"] for entry in entries])),
         "left_out": left_out,
         "objects": entries,
@@ -312,7 +317,7 @@ def _image(
 def _text(
     preset: Preset,
     lgm: torch.nn.Module,
-    source: ObjectsZip | None,
+    source: Source | None,
     texts: list[str] | None,
     options: Options,
     size: int,
@@ -370,12 +375,12 @@ def _text(
     return section, rows, columns
 
 
-def _retrieval(source: ObjectsZip, owner: dict[str, int], options: Options) -> tuple[Retrieval, dict[str, int]]:
+def _retrieval(source: Source, owner: dict[str, int], options: Options) -> tuple[Retrieval, dict[str, int]]:
     """The true objects to find the right one among, and each caption's place in them."""
     pictures, places = [], {}
     for done, (caption, number) in enumerate(owner.items(), 1):
-        truth = source.truth(number, placed=True)
-        if truth is not None:
+        with contextlib.suppress(LeftOut):
+            truth = source.truth(number, placed=True)
             places[caption] = len(pictures)
             pictures.append(on_white(truth.pixels[:INPUTS], options.device)[0])
         options.progress("objects", done, len(owner), caption)
@@ -424,10 +429,11 @@ class ViewGenerator:
         self.state = json.dumps([weights, self.settings]).encode()
 
     def __call__(
-        self, name: str, prompt: str = "", image: np.ndarray | None = None
+        self, name: str, prompt: str = "", image: np.ndarray | None = None, elevation: float = 0.0
     ) -> tuple[np.ndarray, dict[str, float]]:
         """Four views [4, S, S, 3] in LGM's order, 0 to 1, and the seconds they took, if they were not in the cache."""
-        digest = hashlib.sha256(self.state + prompt.encode() + (b"" if image is None else image.tobytes())).hexdigest()
+        wish = json.dumps([prompt, round(elevation, 3)]).encode() + (b"" if image is None else image.tobytes())
+        digest = hashlib.sha256(self.state + wish).hexdigest()
         path = self.cache / f"{digest[:24]}.png" if self.cache is not None else None
         if path is not None and (views := _read_views(path)) is not None:
             return views, {}
@@ -438,6 +444,7 @@ class ViewGenerator:
             negative_prompt=self.settings["negative_prompt"],
             steps=self.settings["steps"],
             guidance=self.settings["guidance"],
+            elevation=elevation,
             seed=zlib.crc32(name.encode()),
         )
         seconds = time.perf_counter() - began
@@ -480,9 +487,11 @@ def _visible(gaussians: Gaussians) -> Gaussians:
 
 
 def draw(gaussians: Gaussians, poses: np.ndarray, device: str) -> Pictures:
-    """Gaussians on white from camera-to-world poses [V, 4, 4]."""
+    """Gaussians on white from camera-to-world poses [V, 4, 4], all that are within 1 of the middle's depth."""
     values = torch.from_numpy(gaussians.to_array()).to(device)
-    picture = render(values, view_matrices(poses), intrinsics(SIZE), SIZE, background=1.0)
+    distances = np.linalg.norm(poses[:, :3, 3], axis=1)
+    near, far = max(float(distances.min()) - 1, 0.1), float(distances.max()) + 1
+    picture = render(values, view_matrices(poses), intrinsics(SIZE), SIZE, background=1.0, near=near, far=far)
     return Pictures(picture.rgb.movedim(-1, 1).clamp(0, 1), picture.alpha[..., 0])
 
 
@@ -546,10 +555,10 @@ def _cameras() -> dict[str, Any]:
     return {"radius": RADIUS, "inputs": pairs[:INPUTS], "judged": pairs[INPUTS:]}  # elevation, azimuth in degrees
 
 
-def _summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(entries: list[dict[str, Any]], left_out: list[dict[str, str]]) -> dict[str, Any]:
     """Means over the objects."""
     if not entries:
-        raise LGMError("Hardly anything can be seen of any object, so nothing can be judged. Check the data.")
+        raise LGMError("No object can be judged; of the first one: {id}: {reason}.".format(**left_out[0]))
 
     def means(key: str) -> dict[str, dict[str, float]]:
         return {

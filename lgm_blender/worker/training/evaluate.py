@@ -11,7 +11,7 @@ import io
 import json
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...core.cameras import RADIUS, evaluation_poses, intrinsics, orbit_camera, orbit_cameras, view_matrices
+from ...core.cameras import (
+    RADIUS,
+    VIEW_AZIMUTHS,
+    evaluation_poses,
+    intrinsics,
+    orbit_camera,
+    orbit_cameras,
+    view_matrices,
+)
 from ...core.errors import LGMError
 from ...core.files import output_error, replacing, write_together
 from ...core.gaussians import Gaussians
@@ -220,17 +228,27 @@ def read_prompts(path: Path) -> list[str]:
 # ---------
 
 
+def _truths(
+    source: Source, mode: str, left_out: list[dict[str, str]], options: Options
+) -> Iterator[tuple[dict[str, Any], Truth]]:
+    """Each object's entry in the results, to be filled in, and what there is to see of it. Tells how it went."""
+    count = len(source.objects)
+    for number, (object_id, caption) in enumerate(source.objects):
+        entry: dict[str, Any] = {"id": object_id, "caption": caption}
+        try:
+            yield entry, source.truth(number, placed=mode == "image")
+            words = _words(entry)
+        except LeftOut as reason:
+            left_out.append({"id": object_id, "reason": str(reason)})
+            words = f"{object_id} is left out: {reason}"
+        options.progress(mode, number + 1, count, words)
+
+
 def _reconstruct(
     lgm: torch.nn.Module, source: Source, options: Options, size: int
 ) -> tuple[dict[str, Any], list[Row], list]:
     entries, rows, left_out = [], [], []
-    for number, (object_id, caption) in enumerate(source.objects):
-        try:
-            truth = source.truth(number, placed=False)
-        except LeftOut as reason:
-            left_out.append({"id": object_id, "reason": str(reason)})
-            options.progress("reconstruct", number + 1, len(source.objects), f"{object_id} is left out: {reason}")
-            continue
+    for entry, truth in _truths(source, "reconstruct", left_out, options):
         rgb, alpha = on_white(truth.pixels, options.device)
         inputs = _pictures(rgb[:INPUTS])
         began = time.perf_counter()
@@ -245,11 +263,10 @@ def _reconstruct(
             ),
             "blank": blank(len(judged.rgb), options.device),
         }
-        entry = {"id": object_id, "caption": caption, "scores": scores(judged, contenders, options.lpips)}
+        entry["scores"] = scores(judged, contenders, options.lpips)
         entries.append(entry | {"gaussians": len(gaussians), "empty": _is_empty(drawn), "seconds": seconds})
         tiles = [tile(four_in_one(inputs), size), *_comparison(drawn.rgb, judged.rgb, size)]
-        rows.append(Row(caption, _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
-        options.progress("reconstruct", number + 1, len(source.objects), _words(entry))
+        rows.append(Row(entry["caption"], _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
     section = {"cameras": _cameras(), **_summary(entries, left_out), "left_out": left_out, "objects": entries}
     return section, rows, [("input", ["four views"]), *_comparison_columns()]
 
@@ -259,15 +276,9 @@ def _image(
 ) -> tuple[dict[str, Any], list[Row], list]:
     generator = ViewGenerator(preset, "image", options)
     entries, rows, left_out = [], [], []
-    for number, (object_id, caption) in enumerate(source.objects):
-        try:
-            truth = source.truth(number, placed=True)
-        except LeftOut as reason:
-            left_out.append({"id": object_id, "reason": str(reason)})
-            options.progress("image", number + 1, len(source.objects), f"{object_id} is left out: {reason}")
-            continue
+    for entry, truth in _truths(source, "image", left_out, options):
         picture = photo_input(truth)
-        views, seconds = generator(object_id, image=picture, elevation=truth.elevation)
+        views, seconds = generator(entry["id"], image=picture, elevation=truth.elevation)
         began = time.perf_counter()
         gaussians = _visible(gaussians_from_views(lgm, views, truth.elevation))
         seconds["gaussians"] = time.perf_counter() - began
@@ -285,12 +296,7 @@ def _image(
             "repeated_input": Pictures(given, given_alpha, every),
             "blank": blank(len(judged.rgb), options.device),
         }
-        entry = {
-            "id": object_id,
-            "caption": caption,
-            "smaller": truth.smaller,
-            "scores": scores(judged, contenders, options.lpips),
-        }
+        entry |= {"smaller": truth.smaller, "scores": scores(judged, contenders, options.lpips)}
         if truth.redrawn:  # the generated views by themselves; the first one shows what was given
             unseen = Pictures(rgb[1:INPUTS])
             contenders = {
@@ -301,8 +307,7 @@ def _image(
             entry["views_scores"] = scores(unseen, contenders, options.lpips)
         entries.append(entry | {"gaussians": len(gaussians), "empty": _is_empty(drawn), "seconds": seconds})
         tiles = [tile(picture, size), tile(four_in_one(views), size), *_comparison(drawn.rgb, judged.rgb, size)]
-        rows.append(Row(caption, _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
-        options.progress("image", number + 1, len(source.objects), _words(entry))
+        rows.append(Row(entry["caption"], _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
     section = {
         "cameras": _cameras(),
         "settings": generator.settings,
@@ -331,7 +336,7 @@ def _text(
         texts = list(owner)
         if not texts:
             raise LGMError("The objects have no captions. Give prompts in a file.")
-        if options.lpips is not None and len(texts) > 1:
+        if options.lpips is not None:
             retrieval, owner = _retrieval(source, owner, options)
     texts = texts[: options.limit]
     clip = ClipScore.find()
@@ -368,15 +373,16 @@ def _text(
         "non_empty": float(np.mean([not entry["empty"] for entry in entries])),
         "consistency": float(np.mean([entry["consistency"] for entry in entries])),
         "clip": {"model": clip[0], "score": float(np.mean([entry["clip"] for entry in entries]))} if clip else None,
-        "retrieval": _ranks([entry["rank"] for entry in entries], len(owner)) if retrieval else None,
+        "retrieval": _ranks([entry["rank"] for entry in entries if "rank" in entry], len(owner)) if retrieval else None,
         "objects": entries,
     }
-    columns = [("generated", ["front", "right", "back", "left"]), ("Gaussians", ["front right", "back left"])]
+    generated = [f"{azimuth}°" for azimuth in VIEW_AZIMUTHS]
+    columns = [("generated", generated), ("Gaussians", [f"{azimuth}°, from above" for _, azimuth in SIDES])]
     return section, rows, columns
 
 
-def _retrieval(source: Source, owner: dict[str, int], options: Options) -> tuple[Retrieval, dict[str, int]]:
-    """The true objects to find the right one among, and each caption's place in them."""
+def _retrieval(source: Source, owner: dict[str, int], options: Options) -> tuple[Retrieval | None, dict[str, int]]:
+    """The true objects to find the right one among, if there are two or more, and each caption's place in them."""
     pictures, places = [], {}
     for done, (caption, number) in enumerate(owner.items(), 1):
         with contextlib.suppress(LeftOut):
@@ -384,7 +390,7 @@ def _retrieval(source: Source, owner: dict[str, int], options: Options) -> tuple
             places[caption] = len(pictures)
             pictures.append(on_white(truth.pixels[:INPUTS], options.device)[0])
         options.progress("objects", done, len(owner), caption)
-    return Retrieval(options.lpips, pictures), places
+    return (Retrieval(options.lpips, pictures) if len(pictures) > 1 else None), places
 
 
 def _ranks(ranks: list[int], objects: int) -> dict[str, float]:

@@ -13,7 +13,14 @@ PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 
 BLENDER = {"addon_utils", "bl_ui", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "imbuf", "mathutils"}
 TORCH = {"PIL", "diffusers", "safetensors", "scipy", "tokenizers", "torch", "transformers"}
-OPTIONAL = {"accelerate", "gsplat", "moderngl", "rembg", "trimesh"}  # used where it is installed, or in training only
+OPTIONAL = {
+    "accelerate",
+    "gsplat",
+    "matplotlib",
+    "moderngl",
+    "rembg",
+    "trimesh",
+}  # used where it is installed, or in training only
 
 # room: which other packages it may import, and which rooms.
 MAY_IMPORT = {

@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -32,7 +33,9 @@ def prepare(share: Path, worker: Path | None) -> None:
     shutil.copytree(ROOT / "lgm_blender", extension, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "blender_manifest.toml", extension)
     tests = ROOT / "tests"
-    wanted = [HERE / "drive.py", tests / "blender" / "fake_worker.py", tests / "golden" / "lgm.ply"]
+    with tarfile.open(tests / "golden.tar.xz") as archive:
+        archive.extract("lgm.ply", share, filter="data")
+    wanted = [HERE / "drive.py", tests / "blender" / "fake_worker.py"]
     for path in (*wanted, ROOT / "docs" / "samples" / "cactus.png"):
         shutil.copy(path, share)
     for name in ("home", "tmp"):

@@ -274,6 +274,23 @@ def test_zoom_fills_the_first_view_and_keeps_the_others_whole():
     assert zoomed[1, 2, 0, :, 0].max() < 0.1  # what lies on the frame's edge is a trace of resampling
 
 
+def test_zoomed_fronts_are_the_recentred_input(views):
+    color, alpha = views.pictures(views.orbits[:, 0])
+    aside = (-3, 0, 3, 0)  # seen from the front 3 to the left, and from behind to the right
+    shifted = [torch.stack([part[:, i].roll((5, aside[i]), (-2, -1)) for i in range(4)], 1) for part in (color, alpha)]
+    zoomed, zoomed_alpha = zoom_to_front(*shifted)
+    front = (zoomed + 1 - zoomed_alpha)[:, 0]
+    user = recentered(shifted[0][:, 0], shifted[1][:, 0])
+    assert ((front - user) ** 2).mean() < 1e-3
+    for view in (1, 2, 3):  # and in the middle all round
+        rows = (zoomed_alpha[:, view, 0] > 0.5).any(2).float()
+        middle = (rows * torch.arange(32)).sum(1) / rows.sum(1)
+        torch.testing.assert_close(middle, torch.full_like(middle, 15.5), atol=1.01, rtol=0)
+    columns = (zoomed_alpha[:, 2, 0] > 0.5).any(1).float()
+    middle = (columns * torch.arange(32)).sum(1) / columns.sum(1)
+    torch.testing.assert_close(middle, torch.full_like(middle, 15.5), atol=1.01, rtol=0)
+
+
 # Augmentations
 
 

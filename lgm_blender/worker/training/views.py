@@ -202,21 +202,22 @@ def opencv_matrices(poses: Tensor) -> Tensor:
 
 
 def zoom_to_front(colors: Tensor, alphas: Tensor, fill: float = 0.8, margin: float = 0.97) -> tuple[Tensor, Tensor]:
-    """Scale views about their centres so that the object fills the first one as a recentred input image does.
+    """Scale and shift an orbit's views so that the object lies in the first one as in a recentred input image.
 
-    The scale is less where another view would leave the frame. A user's image is recentred to fill 80% of the frame
-    (LGM's border ratio 0.2), so views trained at this scale match it pixel by pixel.
+    The shifts are those of one shift of the object: up by the same in all views; to the side, in the first view to the
+    right as in the third to the left, along the line of sight in the other two (where it shows next to nothing). The
+    scale is less where another view would leave the frame. A user's image is recentred to fill 80% of the frame (LGM's
+    border ratio 0.2), so views trained like this match it pixel by pixel.
 
     Args:
-        colors: [B, V, 3, S, S] premultiplied.
-        alphas: [B, V, 1, S, S].
+        colors: [B, 4, 3, S, S] premultiplied, each view a quarter turn after the one before.
+        alphas: [B, 4, 1, S, S].
 
     Returns:
-        The scaled colours and alphas.
+        The moved colours and alphas.
     """
     batch, views, _, size, _ = colors.shape
     mask = alphas[:, :, 0] > 0.05
-    half = size / 2
     position = torch.arange(size, device=colors.device) + 0.5
 
     def extent(along: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,11 +227,17 @@ def zoom_to_front(colors: Tensor, alphas: Tensor, fill: float = 0.8, margin: flo
 
     (left, right), (top, bottom) = extent(mask.any(2)), extent(mask.any(3))  # each [B, V]
     longest = torch.maximum(right - left, bottom - top)[:, 0] + 1
-    reach = torch.stack([half - left, right - half, half - top, bottom - half]).amax(0).amax(1) + 0.5
-    zoom = torch.minimum(fill * size / longest, margin * half / reach).clamp(0.5, 4)
-    theta = torch.zeros(batch, 2, 3, device=colors.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1 / zoom
-    theta = theta.repeat_interleave(views, 0)
+    side = (left + right)[:, :1] / 2 * right.new_tensor([1, 0, -1, 0])
+    middle_x = size / 2 + side - size / 2 * side.new_tensor([1, 0, -1, 0])  # [B, V], what comes to the middle
+    middle_y = ((top + bottom)[:, :1] / 2).expand(-1, views)
+    edges = torch.stack([middle_x - left, right - middle_x, middle_y - top, bottom - middle_y])
+    reach = edges.amax(0).amax(1) + 0.5
+    zoom = torch.minimum(fill * size / longest, margin * size / 2 / reach).clamp(0.5, 4)
+    theta = torch.zeros(batch, views, 2, 3, device=colors.device)
+    theta[..., 0, 0] = theta[..., 1, 1] = 1 / zoom[:, None]
+    theta[..., 0, 2] = 2 * middle_x / size - 1
+    theta[..., 1, 2] = 2 * middle_y / size - 1
+    theta = torch.nan_to_num(theta, nan=0.0, posinf=1.0, neginf=-1.0).flatten(0, 1)
     pixels = torch.cat([colors, alphas], 2).flatten(0, 1)
     grid = F.affine_grid(theta, pixels.shape, align_corners=False)
     pixels = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False).view(batch, views, 4, size, size)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..tensors import constant
 from .rays import pixel_rays, plucker_rays
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -251,8 +252,8 @@ class LGM(nn.Module):
         if images.shape[-2:] != (size, size):
             raise ValueError(f"views must be {size}x{size} pixels, not {tuple(images.shape[-2:])}")
         batch, views = images.shape[:2]
-        mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
-        std = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
+        mean = constant(IMAGENET_MEAN, images.device, images.dtype).view(3, 1, 1)
+        std = constant(IMAGENET_STD, images.device, images.dtype).view(3, 1, 1)
         rays = plucker_rays(poses, size)
         x = torch.cat([(images - mean) / std, rays.to(images.dtype)], dim=2).flatten(0, 1)
         weight = self.unet.conv_in.weight

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import LGMError
+from ..tensors import constant
 from . import gsplat_backend, torch_backend
 
 Backend = Literal["torch", "gsplat"]
@@ -122,7 +123,7 @@ def _gsplat(device: torch.device, compile: bool) -> tuple[bool, str]:
 
 def _drawable(gaussians: Tensor) -> Tensor:
     """[B, N, 14] with what can't be drawn replaced by something invisible, and at least one Gaussian."""
-    invisible = gaussians.new_tensor([0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    invisible = constant((0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0), gaussians.device, gaussians.dtype)
     if not gaussians.shape[1]:
         return invisible.expand(len(gaussians), 1, 14)
     usable = (gaussians.abs() <= LARGEST).all(-1) & (gaussians[..., 7:11] != 0).any(-1)

@@ -33,18 +33,21 @@ def main() -> None:
     length.add_argument("--steps", type=int, help="instead of seconds; such a run gives the same numbers each time")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
-    parser.add_argument("--init", type=Path, help="weights to go on from")
+    parser.add_argument("--init", type=Path, help="weights to go on from; multiview: or a preset's multiview/")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     parser.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
     parser.add_argument("--sets", nargs="*", default=["train"], help="names of the drawn sets to train on")
     parser.add_argument("--every", type=int, nargs="*", default=[2, 4], help="multiview: every n-th orbit of each set")
     parser.add_argument("--inputs-judged", type=int, default=4, help="lgm: how many input views are judged")
+    parser.add_argument("--others-judged", type=int, default=4, help="lgm: how many other views are")
+    parser.add_argument("--surface-weight", type=float, default=0.3, help="lgm: of the distances' loss")
     parser.add_argument("--lpips-from", type=float, default=0.4)
     parser.add_argument("--split", choices=("train", "val"), nargs="*", default=("val", "train"), help="draw: which")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -98,7 +101,10 @@ def main() -> None:
             lpips=lpips,
             lpips_from=args.lpips_from,
             inputs_judged=args.inputs_judged,
+            others_judged=args.others_judged,
+            surface_weight=args.surface_weight,
             augmented=not args.no_augmentation,
+            optimizer=args.optimizer,
             validation=views("val"),
             **common,
         )
@@ -110,8 +116,10 @@ def main() -> None:
         from diffusers import AutoencoderKL
         from transformers import CLIPTokenizer
 
-        from .multiview import Samples, make_tokenizer, train_multiview
+        from .multiview import Samples, make_tokenizer, train_multiview, unpack_multiview
 
+        if args.init and args.init.is_dir():
+            common["init"] = unpack_multiview(args.init, args.work)
         captions = [o["caption"] for split in ("train", "val") for o in index[split]]
         folder = args.work / "tokenizer"
         # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
@@ -140,6 +148,7 @@ def main() -> None:
             captions,
             tokenizer,
             args.work / "multiview",
+            optimizer=args.optimizer,
             validation=validation,
             **common,
         )

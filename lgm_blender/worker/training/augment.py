@@ -27,14 +27,16 @@ def grid_distortion(images: Tensor, generator: torch.Generator | None = None) ->
         [N, C, H, W]. The borders stay where they are.
     """
     device = images.device
-    lines = int(torch.randint(LINES[0], LINES[1] + 1, (), generator=generator, device=device))
-    moved = torch.linspace(-1, 1, lines, device=device).repeat(len(images), 2, 1)
-    shift = 2 * torch.rand(len(images), 2, lines - 2, generator=generator, device=device) - 1
-    moved[..., 1:-1] += shift * CELL * 2 / (lines - 1)
+    # The number stays on the device: the host must not wait for it. Lines beyond it are not looked at.
+    lines = torch.randint(LINES[0], LINES[1] + 1, (), generator=generator, device=device)
+    line = torch.arange(LINES[1], device=device)
+    shift = 2 * torch.rand(len(images), 2, LINES[1], generator=generator, device=device) - 1
+    inner = (line > 0) & (line < lines - 1)
+    moved = 2 / (lines - 1) * (line + shift * inner * CELL) - 1
     axes = []
     for axis, size in enumerate((images.shape[-1], images.shape[-2])):
         centres = (torch.arange(size, device=device) + 0.5) / size * (lines - 1)
-        cell = centres.long().clamp_max(lines - 2)
+        cell = centres.long().minimum(lines - 2)
         part = centres - cell
         axes.append(torch.lerp(moved[:, axis, cell], moved[:, axis, cell + 1], part))  # [N, size]
     x, y = axes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ...core.cameras import intrinsics
 from ..lgm.model import LGM, LGMConfig
 from ..quantization import load_file
 from ..rendering import render
+from ..tensors import constant
 from .augment import augment
 from .lpips import LPIPS
 from .schedule import Trainer
@@ -34,7 +36,7 @@ def start_weights(model: LGM) -> None:
 
 def draw(gaussians: Tensor, poses: Tensor, size: int, background: Tensor) -> tuple[Tensor, Tensor]:
     """Colours [B, V, 3, S, S] on `background` [B, V, 3] and alphas [B, V, 1, S, S] of Gaussians seen from poses."""
-    k = torch.from_numpy(intrinsics(size)).to(poses.device).expand(*poses.shape[:2], 3, 3)
+    k = constant(tuple(map(tuple, intrinsics(size).tolist())), poses.device).expand(*poses.shape[:2], 3, 3)
     backend = "gsplat" if gaussians.is_cuda else "torch"
     picture = render(gaussians, opencv_matrices(poses), k, size, background=background, backend=backend)
     return picture.rgb.movedim(-1, -3), picture.alpha.movedim(-1, -3)
@@ -52,7 +54,7 @@ def train_lgm(
     lpips: LPIPS | None = None,
     lpips_weight: float = 0.2,
     lpips_from: float = 0.4,
-    lpips_views: int = 2,
+    lpips_views: int = 4,
     inputs_judged: int = 4,
     others_judged: int = 4,
     surface_weight: float = 0.3,
@@ -61,14 +63,15 @@ def train_lgm(
     seed: int = 0,
     resume: bool = False,
     compile: bool = True,
+    optimizer: Literal["adamw", "muon"] = "adamw",
     validation: Views | None = None,
 ) -> LGM:
     """Train for a number of seconds or steps, and save the averaged weights as output/model.safetensors (fp32).
 
     Four views of an orbit go in; some of them and some others are judged (the paper: 4 and 4). The loss is MSE on
-    colour and alpha, and LPIPS of `lpips_views` of the others from `lpips_from` of the run on (from the start it can
-    collapse). Backgrounds are random, so that white Gaussians can't stand in for nothing. Cameras are turned so that
-    the first view has azimuth 0.
+    colour and alpha, and LPIPS of a quarter of `lpips_views` of the others from `lpips_from` of the run on (from the
+    start it can collapse). Backgrounds are random, so that white Gaussians can't stand in for nothing. Cameras are
+    turned so that the first view has azimuth 0.
 
     Args:
         views: For training. Larger ones than the model's input are judged at their size, and made smaller as input.
@@ -90,7 +93,8 @@ def train_lgm(
         init: Weights to start from.
         seed: Of everything random.
         resume: Go on from output/checkpoint.pt.
-        compile: Whether torch.compile makes the U-Net faster, after a minute or two.
+        compile: Whether torch.compile makes the U-Net and LPIPS faster, after a minute or two.
+        optimizer: See Trainer.
         validation: Views from evaluation_poses, judged at the end.
 
     Raises:
@@ -107,9 +111,22 @@ def train_lgm(
     if cuda:
         model = model.to(device, memory_format=torch.channels_last)
     warmup = 300 if init is None else 100
-    trainer = Trainer(model, output, rate=rate, warmup=warmup, seconds=seconds, steps=steps, seed=seed, resume=resume)
+    trainer = Trainer(
+        model,
+        output,
+        rate=rate,
+        warmup=warmup,
+        seconds=seconds,
+        steps=steps,
+        seed=seed,
+        resume=resume,
+        optimizer=optimizer,
+    )
+    perceived = lpips
     if compile:
         trainer.bare.unet.compile()
+        perceived = torch.compile(lpips) if lpips is not None else None
+    chance = torch.Generator()
     for progress in trainer:
         generator = trainer.generator
         objects, inputs = views.orbit(batch, generator)
@@ -144,8 +161,10 @@ def train_lgm(
             pair = [pictures[:, :lpips_views].flatten(0, 1) for pictures in (rgb, truth)]
             if views.size > 256:
                 pair = [resized(pictures, 256) for pictures in pair]
+            chance.manual_seed(generator.initial_seed())
+            crop = random_quarter(pair[0].shape[-1], chance)
             with trainer.autocast():
-                values["lpips"] = lpips(*pair).mean()
+                values["lpips"] = perceived(pair[0][crop], pair[1][crop]).mean()
             loss = loss + lpips_weight * ramp * values["lpips"]
         if trainer.step(loss, psnr=-10 * mse.detach().log10(), **values):
             save_pairs(rgb, truth, output / "sample.png")
@@ -162,6 +181,17 @@ def resized(pictures: Tensor, size: int) -> Tensor:
     """Pictures [..., C, H, W] at size², by areas."""
     flat = F.interpolate(pictures.flatten(0, -4), size=(size, size), mode="area")
     return flat.unflatten(0, pictures.shape[:-3])
+
+
+def random_quarter(size: int, chance: torch.Generator) -> tuple:
+    """An index that takes a quarter of pictures [..., S, S], about the middle, where the object is.
+
+    LPIPS costs a fourth on it, so it can look at four times the pictures.
+    """
+    half = size // 2
+    low, high = size // 8, half - size // 8 + 1
+    y, x = torch.randint(low, high, (2,), generator=chance).tolist()
+    return ..., slice(y, y + half), slice(x, x + half)
 
 
 def soft_iou(a: Tensor, b: Tensor) -> Tensor:

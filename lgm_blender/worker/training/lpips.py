@@ -39,6 +39,8 @@ class LPIPS(nn.Module):
         widths = [width for width in _WIDTHS if width]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip([3, *widths], widths, strict=False))
         self.lins = nn.ParameterList(torch.zeros(1, widths[tap], 1, 1) for tap in _TAPS)
+        self.register_buffer("mean", torch.tensor((-0.030, -0.088, -0.188)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor((0.458, 0.448, 0.450)).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
     @classmethod
@@ -57,9 +59,7 @@ class LPIPS(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Unit-length VGG features of five depths, of pictures [B, 3, H, W] in 0 to 1."""
-        mean = x.new_tensor((-0.030, -0.088, -0.188)).view(3, 1, 1)
-        std = x.new_tensor((0.458, 0.448, 0.450)).view(3, 1, 1)
-        x = (2 * x - 1 - mean) / std
+        x = (2 * x - 1 - self.mean) / self.std
         taps, conv = [], 0
         for width in _WIDTHS:
             if not width:

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,11 +26,13 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
 )
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...core.cameras import multiview_cameras
 from ..multiview.unet import MultiViewUNet
 from ..quantization import load_file
 from ..quantization import save_file as save_weights
+from ..tensors import constant
 from .schedule import Trainer
 from .views import Views, recentered, zoom_to_front
 
@@ -70,6 +73,7 @@ MINI_TEXT = {
     "hidden_act": "gelu",
     "projection_dim": 192,
 }
+ENCODED = 96  # samples that are encoded at once
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -173,9 +177,9 @@ class Samples:
         number = torch.arange(views.orbits.shape[1], device=device).expand(views.orbits.shape[:2])
         objects, orbits = ((number < views.orbit_counts[:, None]) & (number % every == 0)).nonzero().T
         for flip in (False, True):
-            for i in range(0, len(objects), 32):
-                which = objects[i : i + 32]
-                order = views.orbits[which, orbits[i : i + 32]]
+            for i in range(0, len(objects), ENCODED):
+                which = objects[i : i + ENCODED]
+                order = views.orbits[which, orbits[i : i + ENCODED]]
                 color, alpha = views.pictures(order)
                 if flip:  # the mirrored object, seen from the other side round
                     color, alpha = color[:, [0, 3, 2, 1]].flip(-1), alpha[:, [0, 3, 2, 1]].flip(-1)
@@ -226,9 +230,8 @@ def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 def clip_pixels(pixels: Tensor) -> Tensor:
     """The image encoder's input of uint8 pixels: CLIP's mean and standard deviation."""
-    processor = CLIPImageProcessor()
-    mean = torch.tensor(processor.image_mean, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(processor.image_std, device=pixels.device).view(3, 1, 1)
+    mean = constant(tuple(OPENAI_CLIP_MEAN), pixels.device).view(3, 1, 1)
+    std = constant(tuple(OPENAI_CLIP_STD), pixels.device).view(3, 1, 1)
     return (pixels.float() / 255 - mean) / std
 
 
@@ -253,6 +256,7 @@ def train_multiview(
     resume: bool = False,
     compile: bool = True,
     unet: dict = MINI_UNET,
+    optimizer: Literal["adamw", "muon"] = "adamw",
     validation: Samples | None = None,
 ) -> MultiViewModel:
     """Train for a number of seconds or steps, and save the averaged weights as output/multiview.safetensors (fp32).
@@ -284,6 +288,7 @@ def train_multiview(
         steps=steps,
         seed=seed,
         resume=resume,
+        optimizer=optimizer,
     )
     if compile:
         trainer.bare.unet.compile()
@@ -345,6 +350,32 @@ def train_multiview(
     if trainer.main:
         save_file({k: v.contiguous() for k, v in average.state_dict().items()}, output / "multiview.safetensors")
     return average
+
+
+def unpack_multiview(folder: Path, work: Path) -> Path:
+    """Take apart what `save_multiview` wrote, to go on training: the tokenizer and the VAE as the stages leave them.
+
+    Args:
+        folder: A preset's multiview/.
+        work: Gets tokenizer/, vae/ and start.safetensors; a tokenizer and a VAE that are there stay.
+
+    Returns:
+        The trained models' weights, start.safetensors.
+    """
+    stems = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "image_encoder": "model"}
+    state = {
+        f"{part}.{name}": tensor.float()
+        for part, stem in stems.items()
+        for name, tensor in load_file(folder / part / f"{stem}.safetensors").items()
+    }
+    if not (work / "tokenizer").exists():
+        shutil.copytree(folder / "tokenizer", work / "tokenizer")
+    if not (work / "vae" / "config.json").exists():
+        vae = AutoencoderKL.from_config(json.loads((folder / "vae" / "config.json").read_text()))
+        vae.load_state_dict(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"))
+        vae.save_pretrained(work / "vae")
+    save_file(state, work / "start.safetensors")
+    return work / "start.safetensors"
 
 
 def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Path, bits: int = 8) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -16,9 +17,11 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from ...core.errors import LGMError
+from .muon import Muon, divided
 from .plot import plot_log
 
 LOG_EVERY = 200  # steps
+MUON_FASTER = 5  # a good learning rate of Muon's, in units of AdamW's
 
 
 class Clock:
@@ -117,6 +120,7 @@ class Trainer:
         seed: Of everything random.
         resume: Go on from the folder's checkpoint, if there is one.
         save_every: Seconds between two checkpoints.
+        optimizer: 'muon' for the matrices and kernels between the first and the last layer (muon.py), 'adamw' for all.
 
     Attributes:
         model: For the forward pass; gradients are averaged over the processes.
@@ -139,22 +143,27 @@ class Trainer:
         seed: int = 0,
         resume: bool = False,
         save_every: float = 60.0,
+        optimizer: Literal["adamw", "muon"] = "adamw",
     ):
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
         self.output, self.rate, self.warmup, self.seed = Path(output), rate, warmup, seed
         self.bare = model.to(self.device)
         self.average = AveragedWeights(self.bare)
-        parameters = [p for p in self.bare.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
+        matrices, others = divided(self.bare) if optimizer == "muon" else ([], list(self.bare.parameters()))
+        others = [p for p in others if p.requires_grad]
+        adamw = torch.optim.AdamW(
             [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+                {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
+                {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
             ],
             lr=rate,
             betas=betas,
             fused=True,
         )
+        self.optimizers = [adamw]
+        if matrices:
+            self.optimizers.append(Muon(matrices, lr=rate, faster=MUON_FASTER, weight_decay=weight_decay))
         self.clock = Clock(seconds, steps)
         self.steps_done, self.progress = 0, 0.0
         self.generator = torch.Generator(self.device)
@@ -186,8 +195,9 @@ class Trainer:
             self.progress = progress
             processes, rank = self.accelerator.num_processes, self.accelerator.process_index
             self.generator.manual_seed((self.seed * 1_000_003 + self.steps_done) * processes + rank)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * cosine_rate(self.steps_done, progress, self.warmup)
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+                rate = self.rate * group.get("faster", 1.0)
+                group["lr"] = rate * cosine_rate(self.steps_done, progress, self.warmup)
             yield progress
 
     def _tick(self) -> float:
@@ -211,12 +221,14 @@ class Trainer:
         Raises:
             LGMError: If the training has collapsed; the sentence says how.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0)
         bad = (~torch.isfinite(norm)).float()
-        self.optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
+            optimizer.step()
         self.average.update(self.bare, self.steps_done)
         self.steps_done += 1
         for name, value in {**values, "loss": loss, "norm": norm, "bad": bad}.items():
@@ -256,7 +268,7 @@ class Trainer:
         state = {
             "model": self.bare.state_dict(),
             "average": self.average.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.steps_done,
             "seconds": self.clock.elapsed,
             "calmest": self.calmest,
@@ -272,7 +284,8 @@ class Trainer:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.bare.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.steps_done = self.clock.steps_before = state["step"]
         self.clock.seconds_before = state["seconds"]
         self.calmest = state["calmest"]

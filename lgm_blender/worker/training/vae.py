@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from .lgm import save_pairs
+from .lgm import random_quarter, save_pairs
 from .lpips import LPIPS
 from .schedule import Trainer
 from .views import Views
@@ -95,11 +95,7 @@ def train_vae(
         loss = l1 + 2 * mse + kl_weight * posterior.kl().mean()
         values = {"psnr": -10 * mse.detach().log10(), "l1": l1, "std": posterior.mean.float().std()}
         if lpips is not None:
-            # A quarter of the picture a step, about the middle, where the object is: four times the steps a second.
-            half = views.size // 2
-            low, high = views.size // 8, half - views.size // 8 + 1
-            y, x = torch.randint(low, high, (2,), generator=chance).tolist()
-            crop = (..., slice(y, y + half), slice(x, x + half))
+            crop = random_quarter(views.size, chance)
             with trainer.autocast():
                 values["lpips"] = lpips(restored[crop], images[crop]).mean()
             loss = loss + lpips_weight * values["lpips"]

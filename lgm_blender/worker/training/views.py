@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..lgm.rays import pixel_rays
+from ..tensors import constant
 from .objects import DISTANCE_UNIT, Cameras, distance_path, view_poses
 
 
@@ -193,7 +194,7 @@ def find_orbits(angles: np.ndarray, tolerance: float = 2.0) -> np.ndarray:
 
 def opencv_matrices(poses: Tensor) -> Tensor:
     """World-to-camera [..., 4, 4] with OpenCV axes, of rigid camera-to-world OpenGL poses, without leaving the GPU."""
-    rotation = poses[..., :3, :3] * poses.new_tensor([1.0, -1.0, -1.0])
+    rotation = poses[..., :3, :3] * constant((1.0, -1.0, -1.0), poses.device, poses.dtype)
     result = torch.zeros_like(poses)
     result[..., :3, :3] = rotation.mT
     result[..., :3, 3] = -(rotation.mT @ poses[..., :3, 3:]).squeeze(-1)

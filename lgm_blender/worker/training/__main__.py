@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, default=600)
+    length.add_argument("--until", type=float, help="lgm, multiview: seconds since 1970 when it ends; on lent machines")
     length.add_argument("--steps", type=int, help="instead of seconds; such a run gives the same numbers each time")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
@@ -105,6 +106,7 @@ def main() -> None:
             surface_weight=args.surface_weight,
             augmented=not args.no_augmentation,
             optimizer=args.optimizer,
+            until=args.until,
             validation=views("val"),
             **common,
         )
@@ -149,6 +151,7 @@ def main() -> None:
             tokenizer,
             args.work / "multiview",
             optimizer=args.optimizer,
+            until=args.until,
             validation=validation,
             **common,
         )

@@ -64,6 +64,7 @@ def train_lgm(
     resume: bool = False,
     compile: bool = True,
     optimizer: Literal["adamw", "muon"] = "adamw",
+    until: float | None = None,
     validation: Views | None = None,
 ) -> LGM:
     """Train for a number of seconds or steps, and save the averaged weights as output/model.safetensors (fp32).
@@ -94,7 +95,7 @@ def train_lgm(
         seed: Of everything random.
         resume: Go on from output/checkpoint.pt.
         compile: Whether torch.compile makes the U-Net and LPIPS faster, after a minute or two.
-        optimizer: See Trainer.
+        optimizer, until: See Trainer.
         validation: Views from evaluation_poses, judged at the end.
 
     Raises:
@@ -121,6 +122,7 @@ def train_lgm(
         seed=seed,
         resume=resume,
         optimizer=optimizer,
+        until=until,
     )
     perceived = lpips
     if compile:

@@ -257,6 +257,7 @@ def train_multiview(
     compile: bool = True,
     unet: dict = MINI_UNET,
     optimizer: Literal["adamw", "muon"] = "adamw",
+    until: float | None = None,
     validation: Samples | None = None,
 ) -> MultiViewModel:
     """Train for a number of seconds or steps, and save the averaged weights as output/multiview.safetensors (fp32).
@@ -289,6 +290,7 @@ def train_multiview(
         seed=seed,
         resume=resume,
         optimizer=optimizer,
+        until=until,
     )
     if compile:
         trainer.bare.unet.compile()

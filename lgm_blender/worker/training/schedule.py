@@ -31,12 +31,20 @@ class Clock:
 
     Args:
         seconds: The run's length.
+        until: When it ends, as time.time() counts, instead.
         steps: The run's length in steps instead; such a run gives the same numbers each time.
         free_steps: Steps before a timed run's time starts.
     """
 
-    def __init__(self, seconds: float = math.inf, steps: int | None = None, free_steps: int = 3):
+    def __init__(
+        self,
+        seconds: float = math.inf,
+        steps: int | None = None,
+        free_steps: int = 3,
+        until: float | None = None,
+    ):
         self.seconds = seconds
+        self.until = until
         self.steps = steps
         self.free_steps = free_steps
         self.ticks = 0  # in this process
@@ -50,6 +58,8 @@ class Clock:
             return min(1.0, (self.steps_before + self.ticks - 1) / self.steps)
         if self.ticks <= self.free_steps:
             self.start = time.monotonic()
+            if self.until is not None:
+                self.seconds = self.seconds_before + max(1.0, self.until - time.time())
         return min(1.0, self.elapsed / self.seconds)
 
     @property
@@ -116,6 +126,7 @@ class Trainer:
         weight_decay: For matrices and kernels; biases and norms have none.
         warmup: Steps of it.
         seconds: The run's length, without compilation.
+        until: When it ends, as time.time() counts, instead.
         steps: The run's length in steps instead.
         seed: Of everything random.
         resume: Go on from the folder's checkpoint, if there is one.
@@ -144,6 +155,7 @@ class Trainer:
         resume: bool = False,
         save_every: float = 60.0,
         optimizer: Literal["adamw", "muon"] = "adamw",
+        until: float | None = None,
     ):
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
@@ -164,7 +176,7 @@ class Trainer:
         self.optimizers = [adamw]
         if matrices:
             self.optimizers.append(Muon(matrices, lr=rate, faster=MUON_FASTER, weight_decay=weight_decay))
-        self.clock = Clock(seconds, steps)
+        self.clock = Clock(seconds, steps, until=until)
         self.steps_done, self.progress = 0, 0.0
         self.generator = torch.Generator(self.device)
         self.save_every, self.saved = save_every, time.monotonic()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_matrices
@@ -18,10 +20,19 @@ from lgm_blender.worker.lgm import LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
 from lgm_blender.worker.matting import recenter
 from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
+from lgm_blender.worker.quantization import load_file
 from lgm_blender.worker.training import augment, objects, schedule
 from lgm_blender.worker.training.lgm import evaluate_lgm, train_lgm
 from lgm_blender.worker.training.lpips import LPIPS
-from lgm_blender.worker.training.multiview import Samples, make_tokenizer, save_multiview, train_multiview
+from lgm_blender.worker.training.multiview import (
+    MultiViewModel,
+    Samples,
+    make_tokenizer,
+    save_multiview,
+    train_multiview,
+    unpack_multiview,
+)
+from lgm_blender.worker.training.muon import divided, orthogonalized
 from lgm_blender.worker.training.schedule import LOG_EVERY, AveragedWeights, Clock, Trainer, cosine_rate
 from lgm_blender.worker.training.vae import MINI, train_vae
 from lgm_blender.worker.training.varied import varied
@@ -387,6 +398,26 @@ class Line(torch.nn.Module):
         return factor * ((trainer.model.linear(x) - 2 * x + 1) ** 2).mean()
 
 
+class Net(torch.nn.Module):
+    """Embedding, input layer, matrix, kernel, output layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.Embedding(40, 32)
+        self.first = torch.nn.Linear(3, 32)
+        self.between = torch.nn.Linear(32, 48)
+        self.kernel = torch.nn.Conv1d(48, 32, 3, padding=1)
+        self.last = torch.nn.Linear(32, 2)
+
+    def forward(self, x):
+        x = torch.tanh(self.between(self.first(x) + self.words.weight[:16]))
+        return self.last(self.kernel(x.mT).mT)
+
+    def loss(self, trainer):
+        x = torch.randn(8, 16, 3, generator=trainer.generator)
+        return ((self(x) - torch.stack([x.prod(-1), x.sum(-1).sin()], -1)) ** 2).mean()
+
+
 def trained(folder, steps, stop=None, **options):
     """The weights of a run of `steps`, or of its first `stop`."""
     torch.manual_seed(0)
@@ -432,6 +463,83 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
     next(steps)
     trainer.step(trainer.bare.loss(trainer))
     assert not torch.equal(before, trainer.bare.linear.weight)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    trainer = Trainer(Net(), tmp_path, rate=0.1, steps=2)
+    for _ in trainer:
+        trainer.step(trainer.model.loss(trainer))
+    trainer.finish()
+    with pytest.raises(LGMError, match="another optimizer"):
+        Trainer(Net(), tmp_path, rate=0.1, steps=3, resume=True, optimizer="muon")
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (32, 32)])
+def test_orthogonalized_matrices_have_singular_values_near_one(shape):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * 1e-4
+    values = torch.linalg.svdvals(orthogonalized(matrices))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    # The directions stay: U V^T of each.
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    assert torch.nn.functional.cosine_similarity(orthogonalized(matrices).flatten(1), (u @ v).flatten(1)).min() > 0.9
+
+
+def test_muon_takes_the_matrices_between_the_first_and_the_last_layer():
+    net = Net()
+    matrices, others = divided(net)
+    assert {id(p) for p in matrices} == {id(net.between.weight), id(net.kernel.weight)}
+    assert len(others) == len(list(net.parameters())) - 2
+
+
+def test_muon_finds_a_matrix_whose_inputs_differ_in_size(tmp_path):
+    """By a factor of twenty, their gradients by four hundred: descent would learn the large ones only."""
+    size = torch.logspace(0, -1.3, 40)
+    target = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+    layer = torch.nn.Linear(40, 40, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    trainer = Trainer(layer, tmp_path, rate=0.05, warmup=1, weight_decay=0.0, steps=200, optimizer="muon")
+    for _ in trainer:
+        x = torch.randn(256, 40, generator=trainer.generator) * size
+        trainer.step(((trainer.model(x) - x @ target.T) ** 2).mean())
+    off = (trainer.bare.weight - target).detach().norm(dim=0) / target.norm(dim=0)
+    assert off.max() < 0.1
+
+
+def test_a_run_with_muon_that_goes_on_gives_the_same_numbers(tmp_path):
+    def run(folder, steps, **options):
+        torch.manual_seed(0)
+        trainer = Trainer(Net(), folder, rate=1e-3, warmup=1, steps=20, optimizer="muon", **options)
+        for _ in trainer:
+            trainer.step(trainer.model.loss(trainer))
+            if trainer.steps_done == steps:
+                break
+        trainer.finish()
+        return trainer.bare.state_dict()
+
+    whole = run(tmp_path / "whole", 20)
+    run(tmp_path / "parts", 8)
+    parts = run(tmp_path / "parts", 20, resume=True)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_muon_step_that_is_not_finite_changes_nothing(tmp_path):
+    trainer = Trainer(Net(), tmp_path, rate=0.1, warmup=1, steps=2, optimizer="muon")
+    next(iter(trainer))
+    before = {name: value.clone() for name, value in trainer.bare.state_dict().items()}
+    trainer.step(trainer.model.loss(trainer) * math.nan)
+    assert all(torch.equal(before[name], value) for name, value in trainer.bare.state_dict().items())
+
+
+def test_a_run_can_end_at_an_hour():
+    clock = Clock(until=time.time() + 3600)
+    assert clock.tick() < 0.01
+    assert 3500 < clock.seconds <= 3600
+    late = Clock(until=time.time() - 5)
+    for _ in range(3):
+        late.tick()
+    late.start -= 2
+    assert late.tick() == 1
 
 
 @pytest.mark.parametrize(
@@ -538,6 +646,16 @@ def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, drawn_p
     assert pipeline.modes == ("image", "text")
     pictures = pipeline(image=np.ones((32, 32, 3), np.float32), steps=2, guidance=2.0, size=32)
     assert pictures.shape == (4, 32, 32, 3)
+    # Training can go on from what was saved.
+    start = unpack_multiview(tmp_path / "saved", tmp_path / "again")
+    again = MultiViewModel(tokenizer)
+    again.load_state_dict(load_file(start))
+    for name, value in model.state_dict().items():
+        assert torch.allclose(again.state_dict()[name], value, atol=2 * value.abs().max().item() / 127), name
+    assert AutoencoderKL.from_pretrained(tmp_path / "again" / "vae").config.latent_channels == 8
+    assert (tmp_path / "again" / "tokenizer" / "vocab.json").read_bytes() == (
+        tmp_path / "tokenizer" / "vocab.json"
+    ).read_bytes()
 
 
 def test_samples_put_the_front_where_the_pipeline_expects_it(views, tmp_path):

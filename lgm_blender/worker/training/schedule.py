@@ -296,6 +296,13 @@ class Trainer:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.bare.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
+        if [len(s["state"]) for s in state.get("optimizers", [])] != [
+            sum(len(group["params"]) for group in optimizer.param_groups) for optimizer in self.optimizers
+        ]:
+            raise LGMError(
+                f"{self.checkpoint} is of another optimizer, or of an earlier version. Start in another folder, with "
+                "--init of the weights there."
+            )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.steps_done = self.clock.steps_before = state["step"]

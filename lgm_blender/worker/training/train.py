@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,8 +49,9 @@ class Recipe:
         rate: Learning rate.
         size: Of the views that judge, in pixels.
         lpips_weight, lpips_from: See train_lgm.
-        inputs_judged: See train_lgm.
+        inputs_judged, others_judged: See train_lgm.
         surface_weight: See train_lgm.
+        optimizer: See Trainer.
     """
 
     model: str = "mini"
@@ -61,7 +63,9 @@ class Recipe:
     lpips_weight: float = 0.2
     lpips_from: float = 0.4
     inputs_judged: int = 2
-    surface_weight: float = 0.3
+    others_judged: int = 6
+    surface_weight: float = 0.6
+    optimizer: Literal["adamw", "muon"] = "muon"
 
 
 RECIPES = {
@@ -76,7 +80,9 @@ RECIPES = {
         lpips_weight=1.0,
         lpips_from=0.0,
         inputs_judged=4,
+        others_judged=4,
         surface_weight=0.0,
+        optimizer="adamw",
     ),
 }
 
@@ -289,7 +295,9 @@ def train(
         lpips_weight=chosen.lpips_weight,
         lpips_from=chosen.lpips_from,
         inputs_judged=chosen.inputs_judged,
+        others_judged=chosen.others_judged,
         surface_weight=chosen.surface_weight,
+        optimizer=chosen.optimizer,
         augmented=augmented,
         init=start.weights,
         seed=seed,

@@ -1,4 +1,8 @@
-"""Depth and alpha of many views become one field, and the field a surface."""
+"""Depth and alpha of many views become one field of signed distance, and the field a surface.
+
+A truncated signed distance function (Curless and Levoy, 1996) in which what no view reaches is inside and what any
+view looks through counts as outside: the surface is closed, and has nothing in it that can't be seen.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.errors import LGMError
+from .topology import components, face_normals, keep
 from .views import Views
 
-BLOCK = 4  # voxels; the field is computed in the blocks around the surface only
-POINTS_AT_ONCE = {"cpu": 2**18, "cuda": 2**24}  # on a CPU what its cache holds
+BLOCK = 4  # voxels; the field is computed in the blocks around the surface, elsewhere once per block
+MARGIN = 3  # blocks around everything
+POINTS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}  # on a CPU what its cache holds
+
+TRUNCATION = 0.024  # scene units, of which FRAME_RADIUS is 0.6
+# By so much the surface is moved outwards. A sheet without thickness gets some, and the halo that splats have around
+# them is part of what one sees.
+OFFSET = 0.006
+ISLAND = 0.002  # parts with less of the largest one's area are left out
 
 
 @dataclass
 class Field:
-    """Samples of a signed distance, in units of the truncation: 1 outside, -1 inside.
+    """Samples of a signed distance in units of the truncation, from 1 outside to -1 inside.
 
     Attributes:
         values: [X, Y, Z].
@@ -30,52 +43,97 @@ class Field:
     origin: Tensor
     step: float
 
+    def buried(self, points: Tensor, weights: Tensor) -> float:
+        """The share, by weight, of points [N, 3] that lie inside, deeper than the truncation."""
+        last = torch.tensor(self.values.shape, device=points.device) - 1
+        x, y, z = ((points - self.origin) / self.step).round().long().clamp(min=0).minimum(last).unbind(1)
+        deep = self.values[x, y, z] <= -0.99
+        return float((weights * deep).sum() / weights.sum())
+
+
+def fuse(views: Views, resolution: int, on_step: Callable[[int, int], None] = lambda step, steps: None) -> Field:
+    """The field around everything that covers at least half of a pixel.
+
+    Args:
+        views: Their `depth` should be that of the first surface.
+        resolution: Samples along the longest side.
+
+    Raises:
+        LGMError: If no view shows anything solid.
+    """
+    device = views.alpha.device
+    points = unproject(views, views.alpha[:, 0] > 0.5)
+    if not len(points):
+        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
+    low, high = points.amin(0), points.amax(0)
+    step = max(float((high - low).max()), 0.02) / (resolution - 2 * MARGIN * BLOCK)
+    origin = low - MARGIN * BLOCK * step
+    blocks = ((high - low) / (step * BLOCK)).long() + 1 + 2 * MARGIN  # [3]
+    shape = tuple(blocks.tolist())
+
+    active = torch.zeros(shape, device=device)
+    x, y, z = ((points - origin) / (step * BLOCK)).long().unbind(1)
+    active[x, y, z] = 1
+    # Within the truncation of a surface, and a block more, all is computed.
+    reach = 1 + int(np.ceil((TRUNCATION + OFFSET) / (step * BLOCK)))
+    active = F.max_pool3d(active[None, None], 2 * reach + 1, 1, reach)[0, 0] > 0
+
+    pictures = torch.cat([views.alpha, views.depth, slopes(views)], 1)
+    everywhere = _grid(shape, device)
+    centers = origin + (everywhere * BLOCK + (BLOCK - 1) / 2) * step
+    values = _distances(views, pictures, centers).sign().view(shape)
+    for axis in range(3):
+        values = values.repeat_interleave(BLOCK, axis)
+    fine = (active.nonzero()[:, None] * BLOCK + _grid((BLOCK,) * 3, device)).flatten(0, 1)
+    parts = fine.split(2**20)
+    for i, part in enumerate(parts):
+        on_step(i, len(parts))
+        x, y, z = part.unbind(1)
+        values[x, y, z] = _distances(views, pictures, origin + part * step)
+    return Field(values, origin, step)
+
+
+def surface(field: Field) -> tuple[Tensor, Tensor]:
+    """Vertices [V, 3] and faces [F, 3] of a closed manifold where the field is zero, without islands.
+
+    Raises:
+        LGMError: If it is nowhere zero.
+    """
+    from skimage.measure import marching_cubes
+
+    values = _smooth(field.values)
+    values = F.pad(values[1:-1, 1:-1, 1:-1], (1,) * 6, value=1.0).cpu().numpy()  # closed at the border too
+    if not values.min() < 0 < values.max():
+        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
+    # A sample of exactly zero would give triangles without area.
+    values[np.abs(values) < 1e-4] = 1e-4
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent", allow_degenerate=False)
+    device = field.values.device
+    vertices = torch.from_numpy(vertices.astype(np.float32)).to(device) * field.step + field.origin
+    faces = torch.from_numpy(faces.astype(np.int64)).to(device)
+    number, label = components(faces, len(vertices))
+    label = label[faces[:, 0]]
+    area = torch.zeros(number, device=device).index_add_(0, label, face_normals(vertices, faces).norm(dim=1))
+    return keep(vertices, faces, (area >= ISLAND * area.max())[label])
+
 
 def slopes(views: Views) -> Tensor:
     """[V, 1, S, S], the cosine between the ray and the normal of the surface that the depth shows, 0 to 1."""
-    z = views.depth
-    size = views.size
-    pixel = 1 / views.intrinsics[0, 0]  # a pixel's width at z = 1
-    padded = F.pad(z, (1, 1, 1, 1), mode="replicate")
-    c = padded[..., 1:-1, 1:-1]
-    # One-sided differences, the smaller of the two: at an edge the side that belongs to the surface.
+    depth = views.depth
+    padded = F.pad(depth, (1, 1, 1, 1), mode="replicate")
+
     def slope(before: Tensor, after: Tensor) -> Tensor:
-        return torch.minimum((c - before).abs(), (after - c).abs())
+        # Of both sides the flatter one: next to an edge the side that belongs to the surface.
+        return torch.minimum((depth - before).abs(), (after - depth).abs())
 
     dx = slope(padded[..., 1:-1, :-2], padded[..., 1:-1, 2:])
     dy = slope(padded[..., :-2, 1:-1], padded[..., 2:, 1:-1])
-    tangent = (dx.square() + dy.square()).sqrt() / (pixel * z.clamp(min=1e-6))
-    return (1 + tangent.square()).rsqrt()
-
-
-def fuse(views: Views, resolution: int, *, truncation: float = 3.0, sharpness: float = 3.0, offset: float = 0.5,
-         on_step: Callable[[int, int], None] = lambda step, steps: None) -> Field:
-    device = views.alpha.device
-    seen = views.alpha[:, 0] > 0.5
-    points = unproject(views, seen)
-    low, high = points.amin(0), points.amax(0)
-    step = float((high - low).max()) / (resolution - 6 * BLOCK)
-    low = (low + high) / 2 - ((high - low) / 2 + 3 * BLOCK * step)
-    blocks = (((high - low) / step + 3 * BLOCK) / BLOCK).ceil().long()  # [3]
-    active = torch.zeros(tuple(blocks.tolist()), device=device)
-    index = ((points - low) / (step * BLOCK)).long()
-    active[index[:, 0], index[:, 1], index[:, 2]] = 1
-    active = F.max_pool3d(active[None, None], 3, 1, 1)[0, 0] > 0
-    slope = slopes(views)
-    pictures = torch.cat([views.alpha, views.depth, slope], 1)
-    # blocks
-    centers = (torch.stack(torch.meshgrid(*[torch.arange(int(n), device=device) for n in blocks], indexing="ij"), -1).reshape(-1, 3) + 0.5) * (BLOCK * step) - 0.5 * step + low
-    coarse = distances(views, pictures, centers, truncation * step, sharpness, offset * step)
-    values = coarse.sign().view(active.shape)
-    values = values.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
-    which = active.nonzero() * BLOCK
-    inner = torch.stack(torch.meshgrid(*[torch.arange(BLOCK, device=device)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    fine = (which[:, None] + inner).reshape(-1, 3)
-    values[fine[:, 0], fine[:, 1], fine[:, 2]] = distances(views, pictures, fine * step + low, truncation * step, sharpness, offset * step)
-    return Field(values, low, step)
+    pixel = depth.clamp(min=1e-6) / views.intrinsics[0, 0]
+    return (1 + (dx.square() + dy.square()) / pixel.square()).rsqrt()
 
 
 def unproject(views: Views, mask: Tensor) -> Tensor:
+    """Points [N, 3] of the pixels of a mask [V, S, S]."""
     view, row, column = mask.nonzero(as_tuple=True)
     z = views.depth[view, 0, row, column]
     focal, center = views.intrinsics[0, 0], views.size / 2
@@ -84,21 +142,45 @@ def unproject(views: Views, mask: Tensor) -> Tensor:
     return ((camera - shift[view])[:, None] @ rotation[view])[:, 0]
 
 
-def distances(views: Views, pictures: Tensor, points: Tensor, truncation: float, sharpness: float, offset: float) -> Tensor:
-    step = POINTS_AT_ONCE[points.device.type]
-    return torch.cat([_distances(views, pictures, part, truncation, sharpness, offset) for part in points.split(step)])
+def _distances(views: Views, pictures: Tensor, points: Tensor) -> Tensor:
+    """[N], the field at points [N, 3], from pictures [V, 3, S, S] of alpha, depth and slope."""
+    tables = pictures.flatten(2).mT.contiguous()  # [V, S * S, 3]
+    matrices = views.matrices.tolist()
+    parts = points.split(POINTS_AT_ONCE[points.device.type])
+    return torch.cat([_fused(part, tables, matrices, float(views.intrinsics[0, 0]), views.size) for part in parts])
 
 
-def _distances(views, pictures, points, truncation, sharpness, offset):
-    total = torch.full((len(points),), 1e-3, device=points.device)
+def _fused(points: Tensor, tables: Tensor, matrices: list, focal: float, size: int) -> Tensor:
+    xyz = points.T.contiguous()
+    total = torch.full_like(xyz[0], 1e-3)  # a little says inside, for where nothing says anything
     value = -total
-    for v in range(len(views)):
-        where, z = views.project(v, points)
-        alpha = F.grid_sample(pictures[None, v, :1], where[None, None], "bilinear", "zeros", align_corners=False)[0, 0, 0]
-        depth, slope = F.grid_sample(pictures[None, v, 1:], where[None, None], "nearest", "zeros", align_corners=False)[0, :, 0]
-        s = (((depth - z) * slope - offset) / truncation).clamp(max=1)
-        w = alpha * slope * (s > -1) * torch.exp(sharpness * s)
-        free = (1 - alpha) * float(np.exp(sharpness))
-        total += w + free
-        value += w * s + free
+    for matrix, table in zip(matrices, tables, strict=True):
+        x, y, z = (row[0] * xyz[0] + row[1] * xyz[1] + row[2] * xyz[2] + row[3] for row in matrix[:3])
+        scale = focal / z.clamp_(min=1e-6)
+        column = x.mul_(scale).add_(size / 2).clamp_(0, size - 1).long()
+        row = y.mul_(scale).add_(size / 2).clamp_(0, size - 1).long()
+        alpha, depth, slope = table[row.mul_(size).add_(column)].unbind(1)
+        distance = depth.sub(z).mul_(slope).sub_(OFFSET).mul_(1 / TRUNCATION).clamp_(max=1)
+        # The further behind the surface, the less a view knows.
+        weight = distance.clamp(max=0).add_(1).clamp_(min=0).mul_(slope).mul_(alpha)
+        free = (1 - 2 * alpha).clamp_(min=0)
+        total += weight + free
+        value += weight.mul_(distance).add_(free)
     return value / total
+
+
+def _smooth(values: Tensor) -> Tensor:
+    """Averaged a little along each axis."""
+    kernel = values.new_tensor([0.25, 0.5, 0.25])
+    for axis in range(3):
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = 3
+        padding = [0, 0, 0, 0, 0, 0]
+        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = 1
+        values = F.conv3d(F.pad(values[None, None], padding, mode="replicate"), kernel.view(shape))[0, 0]
+    return values
+
+
+def _grid(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """[N, 3], all indices of an array."""
+    return torch.stack(torch.meshgrid(*(torch.arange(n, device=device) for n in shape), indexing="ij"), -1).view(-1, 3)

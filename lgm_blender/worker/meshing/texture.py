@@ -44,9 +44,8 @@ def bake(
     corner_uvs: Tensor,
     views: Views,
     size: int,
-    *,
-    sharpness: float = 4.0,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
+    sharpness: float = 4.0,
 ) -> tuple[Tensor, Tensor]:
     """A texture [size, size, 3] and vertex colours [V, 3], 0 to 1."""
     device = vertices.device

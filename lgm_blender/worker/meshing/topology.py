@@ -18,6 +18,7 @@ from torch import Tensor
 CHEAPEST = 0.5  # of the edges are candidates in one round of collapses
 ROUNDS = 3  # of choosing edges with one set of costs
 FLIP_COSINE = 0.3  # a collapse may turn no face by more than this angle's
+SHARP_COSINE = 0.7  # faces that lean further apart, 45 degrees, are not shaded as one surface
 THINNEST = 0.03  # nor make one with less of this ratio of area to squared edges (an equilateral one has 1)
 
 
@@ -31,6 +32,25 @@ def volume(vertices: Tensor, faces: Tensor) -> float:
     """The enclosed volume, positive if the faces look outwards."""
     a, b, c = vertices.double()[faces].unbind(1)
     return float((a * torch.linalg.cross(b, c)).sum() / 6)
+
+
+def corner_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[F, 3, 3] unit normals of the corners: the mean over the vertex's faces that do not lean away from this one."""
+    normals = face_normals(vertices, faces)
+    unit = torch.nn.functional.normalize(normals, dim=1)
+    corner = faces.flatten().argsort(stable=True)  # corners, grouped by vertex
+    vertex = faces.flatten()[corner]
+    valence = torch.bincount(vertex, minlength=len(vertices))
+    start = valence.cumsum(0) - valence
+    # All pairs of corners that share a vertex.
+    count = valence[vertex]
+    one = torch.arange(len(corner), device=faces.device).repeat_interleave(count)
+    place = torch.arange(len(one), device=faces.device) - (count.cumsum(0) - count).repeat_interleave(count)
+    one, other = corner[one], corner[start[vertex[one]] + place]
+    near = (unit[one // 3] * unit[other // 3]).sum(1) > SHARP_COSINE
+    result = torch.zeros(len(corner), 3, device=vertices.device)
+    result.index_add_(0, one[near], normals[other[near] // 3])
+    return torch.nn.functional.normalize(result, dim=1).view(-1, 3, 3)
 
 
 def components(faces: Tensor, count: int) -> tuple[int, Tensor]:

@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | models | views | train | evaluate. --help says more."""
+"""The worker: python -m lgm_blender.worker serve | generate | mesh | models | views | train | evaluate."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_generate(commands)
+    _add_mesh(commands)
     _add_models(commands)
     _add_views(commands)
     _add_train(commands)
@@ -107,6 +108,46 @@ def _generate(options: argparse.Namespace) -> int:
         print(json.dumps(to_params(result)))
     else:
         print(*filter(None, (result.ply, result.views, result.input, result.json)), sep="\n")
+    return 0
+
+
+def _add_mesh(commands) -> None:
+    about = "Make a textured mesh of Gaussians. Prints the paths of the files it made."
+    parser = commands.add_parser("mesh", help=about, description=about)
+    parser.add_argument("file", metavar="FILE.ply", help="3D Gaussians, of LGM or any other program")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
+    parser.add_argument("--name", default="", help="of the results; by default the file's")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
+    parser.add_argument("--formats", nargs="+", choices=("glb", "obj", "ply"), default=["glb", "obj", "ply"])
+    parser.add_argument("--faces", type=int, default=20_000, help="triangles at most (default: 20000)")
+    parser.add_argument("--texture-size", type=int, default=2048, help="512, 1024, 2048 or 4096 (default: 2048)")
+    parser.add_argument(
+        "--up",
+        choices=("y", "-y", "z", "-z", "x", "-x"),
+        default="y",
+        help="the axis that points up in the file; of most programs' files it is -y: --up=-y (default: y, as LGM's)",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
+    parser.set_defaults(run=_mesh)
+
+
+def _mesh(options: argparse.Namespace) -> int:
+    from .meshing import MeshSettings
+    from .meshing.job import mesh_file
+
+    result = mesh_file(
+        options.file,
+        options.output,
+        MeshSettings(options.faces, options.texture_size, options.up, options.device),
+        name=options.name,
+        overwrite=options.overwrite,
+        formats=tuple(options.formats),
+        progress=_print_progress,
+    )
+    for warning in result["warnings"]:
+        print(f"Warning: {warning}", file=sys.stderr)
+    print(json.dumps(result) if options.json else "\n".join(result["files"]))
     return 0
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
+from .threads import parallel
 from .topology import components, face_normals, keep
 from .views import Views
 
@@ -107,7 +108,7 @@ def surface(field: Field) -> tuple[Tensor, Tensor]:
         raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
     # A sample of exactly zero would give triangles without area.
     values[np.abs(values) < 1e-4] = 1e-4
-    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent", allow_degenerate=False)
+    vertices, faces, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
     device = field.values.device
     vertices = torch.from_numpy(vertices.astype(np.float32)).to(device) * field.step + field.origin
     faces = torch.from_numpy(faces.astype(np.int64)).to(device)
@@ -146,8 +147,10 @@ def _distances(views: Views, pictures: Tensor, points: Tensor) -> Tensor:
     """[N], the field at points [N, 3], from pictures [V, 3, S, S] of alpha, depth and slope."""
     tables = pictures.flatten(2).mT.contiguous()  # [V, S * S, 3]
     matrices = views.matrices.tolist()
+    focal, size = float(views.intrinsics[0, 0]), views.size
     parts = points.split(POINTS_AT_ONCE[points.device.type])
-    return torch.cat([_fused(part, tables, matrices, float(views.intrinsics[0, 0]), views.size) for part in parts])
+    with parallel(points.device) as each:
+        return torch.cat(list(each(lambda part: _fused(part, tables, matrices, focal, size), parts)))
 
 
 def _fused(points: Tensor, tables: Tensor, matrices: list, focal: float, size: int) -> Tensor:

@@ -167,7 +167,7 @@ def _quadrics(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def _best(q: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The position [E, 3] of the least error of quadrics [E, 10], drawn a little to the middle of the edge; its cost."""
+    """The position [E, 3] of the least error of quadrics [E, 10], near the edge's middle; and its cost."""
     middle = (a + b) / 2
     length = (b - a).square().sum(1)
     pull = 1e-3 * (q[:, 0] + q[:, 3] + q[:, 5]) + 1e-18
@@ -233,7 +233,9 @@ def _collapse(state: _State, target: int, names: int) -> _State:
     touching = owner[half[:, 0]] >= 0
     mine, neighbour = owner[half[touching, 0]], half[touching, 1]
     _, group, uses = torch.unique(mine * count + neighbour, return_inverse=True, return_counts=True)
-    common = torch.zeros(len(chosen), dtype=torch.long, device=device).index_add_(0, mine, (uses[group] == 2).long()) // 2
+    common = (
+        torch.zeros(len(chosen), dtype=torch.long, device=device).index_add_(0, mine, (uses[group] == 2).long()) // 2
+    )
     good = (common == 2) & (valence[a[chosen]] + valence[b[chosen]] >= 7)
     inside = (owner[half[:, 0]] >= 0) & (owner[half[:, 0]] == owner[half[:, 1]])
     tips, tip_owner = opposite[inside], owner[half[inside, 0]]

@@ -41,7 +41,7 @@ IDLE_MINUTES = 5.0  # without a job, after which the models' memory is given bac
 LINE_LIMIT = 1 << 24  # bytes of a message
 GRACE = 10.0  # seconds for a job to notice that the worker should leave; loading a large model does not listen
 PREVIEWS_PREFIX = "lgm_blender_previews_"
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "PIL", "scipy")
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "PIL", "scipy", "skimage", "uvunwrap")
 
 
 def serve(idle_minutes: float = IDLE_MINUTES) -> None:

@@ -45,7 +45,7 @@ def check_closed(mesh, settings=SETTINGS):
     vertices, faces = tensors(mesh)
     assert topology.defects(vertices, faces) == dict.fromkeys(topology.defects(vertices, faces), 0)
     assert settings.faces - 1 <= len(faces) <= settings.faces
-    assert mesh.corner_uvs.shape == mesh.faces.shape + (2,)
+    assert mesh.corner_uvs.shape == (*mesh.faces.shape, 2)
     assert 0 <= mesh.corner_uvs.min() <= mesh.corner_uvs.max() <= 1
     np.testing.assert_allclose(np.linalg.norm(mesh.corner_normals, axis=2), 1, atol=1e-5)
     assert mesh.texture.shape == (settings.texture_size, settings.texture_size, 3)

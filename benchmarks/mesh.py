@@ -68,31 +68,40 @@ JUDGES = np.stack(
 # -----
 
 
-def sample_surface(mesh: objects.TexturedMesh, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Points [N, 3] spread over an object by area, normals [N, 3], colours [N, 3], and the area they stand for."""
-    corners = mesh.corners.reshape(-1, 3, 9).astype(np.float64)
-    edges = corners[:, 1:, :3] - corners[:, :1, :3]
-    normals = np.cross(edges[:, 0], edges[:, 1])
-    areas = np.linalg.norm(normals, axis=1) / 2
-    face = rng.choice(len(corners), 2 * count, p=areas / areas.sum())
-    weights = rng.dirichlet((1, 1, 1), len(face))
-    values = (corners[face] * weights[:, :, None]).sum(1)
-    colors, solid = values[:, 5:8], np.ones(len(face), bool)
-    textured = corners[face, 0, 8] >= 0
-    if textured.any():
-        size = mesh.textures.shape[1]
-        column, row = np.minimum((values[textured, 3:5] % 1 * size).astype(int), size - 1).T
-        texels = mesh.textures[corners[face[textured], 0, 8].astype(int), row, column] / 255
-        colors[textured] *= texels[:, :3]
-        solid[textured] = texels[:, 3] >= 0.5  # as in training/objects.py, the rest is cut out
+def sample_surface(corners: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Points spread over triangles [3F, C] (xyz first) by area: values [N, C], triangles [N], the whole area."""
+    triangles = corners.reshape(-1, 3, corners.shape[1]).astype(np.float64)
+    edges = triangles[:, 1:, :3] - triangles[:, :1, :3]
+    areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1) / 2
+    face = rng.choice(len(triangles), count, p=areas / areas.sum())
+    weights = rng.dirichlet((1, 1, 1), count)
+    return (triangles[face] * weights[:, :, None]).sum(1), face, areas.sum()
+
+
+def sample_object(mesh: objects.TexturedMesh, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Points of an object that are not cut out: [N, 3], their normals, sRGB colours, and the area they stand for."""
+    values, face, area = sample_surface(mesh.corners, 2 * count, rng)
+    light, solid = values[:, 5:8], np.ones(len(face), bool)
+    for part in mesh.parts:
+        inside = (face * 3 >= part.first) & (face * 3 < part.first + part.count)
+        if part.texture is not None and inside.any():
+            height, width = part.texture.shape[:2]
+            u, v = values[inside, 3:5].T % 1
+            texels = part.texture[((1 - v) * height).astype(int).clip(0, height - 1), (u * width).astype(int)] / 255
+            light[inside] *= objects.to_linear(texels)[:, :3]
+            solid[inside] = texels[:, 3] >= part.cutoff
     chosen = np.flatnonzero(solid)[:count]
-    unit = normals[face[chosen]] / (2 * areas[face[chosen], None])
-    return values[chosen, :3], unit, colors[chosen].clip(0, 1), areas.sum() * solid.mean()
+    edges = mesh.corners.reshape(-1, 3, 9)[face[chosen], :, :3].astype(np.float64)
+    normals = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    light = light[chosen].clip(0, 1)
+    colors = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return values[chosen, :3], normals, colors, area * solid.mean()
 
 
 def flat_gaussians(mesh: objects.TexturedMesh) -> Gaussians:
     """An object's surface as flat Gaussians, the same at each call."""
-    points, normals, colors, area = sample_surface(mesh, GAUSSIANS, np.random.default_rng(0))
+    points, normals, colors, area = sample_object(mesh, GAUSSIANS, np.random.default_rng(0))
     sigma = SPREAD * (area / len(points)) ** 0.5
     # The turn from z to the normal.
     rotations = np.concatenate([1 + normals[:, 2:], np.cross([0, 0, 1], normals)], 1)
@@ -148,7 +157,7 @@ class Painter:
         image = np.zeros((1, 1, 3), np.uint8) if image is None else image
         texture = self.gl.texture(image.shape[1::-1], 3, np.ascontiguousarray(image).tobytes(), alignment=1)
         texture.build_mipmaps()
-        texture.filter, texture.anisotropy = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR), 8.0
+        texture.filter = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR)
         texture.repeat_x = texture.repeat_y = False
         texture.use(0)
         buffer = self.gl.buffer(np.ascontiguousarray(corners, np.float32).tobytes())
@@ -206,11 +215,8 @@ def splat_pictures(gaussians: Gaussians, poses: np.ndarray, size: int, device: s
 def geometry(mesh: TexturedMesh, truth: objects.TexturedMesh, painter: Painter) -> dict[str, float]:
     """How near the mesh and the object are."""
     rng = np.random.default_rng(1)
-    target = sample_surface(truth, POINTS, rng)[0]
-    corners = mesh.vertices[mesh.faces].reshape(-1, 3)
-    plain = np.concatenate([corners, np.zeros((len(corners), 6))], 1)
-    plain[:, 8] = -1
-    points = sample_surface(objects.TexturedMesh(plain, truth.textures), POINTS, rng)[0]
+    target = sample_object(truth, POINTS, rng)[0]
+    points = sample_surface(mesh.vertices[mesh.faces].reshape(-1, 3), POINTS, rng)[0]
 
     flat = np.concatenate([truth.corners[:, :3], np.zeros((len(truth.corners), 2))], 1)
     nearest = painter.draw(flat, AROUND, 512, DISTANCE)[..., 0]
@@ -357,16 +363,15 @@ def main() -> None:
     if options.data and options.reconstructed:
         table = Table(f"{options.reconstructed} objects from four true views by {options.preset.name}")
         model = load_lgm(options.preset / "lgm", torch.device(device))
-        names = chosen(options.reconstructed)
-        renderer = objects.ViewRenderer(256)
+        names, poses = chosen(options.reconstructed), cameras.orbit_cameras()
+        renderer = objects.ViewRenderer(256, distance_size=0)
         with zipfile.ZipFile(options.data) as archive:
-            drawn = {n: renderer.draw(objects.read_mesh(archive, n), objects.evaluation_poses(n)[0][:4]) for n in names}
+            drawn = {n: renderer.draw(objects.read_mesh(archive, n), poses)[0] for n in names}
         painter = Painter()  # moderngl draws in the newest context
         for name, pixels in drawn.items():
             pictures = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)[None].to(device)
-            poses = torch.from_numpy(objects.evaluation_poses(name)[0][:4])[None].to(device)
             with torch.no_grad():
-                found = model(pictures[:, :, :3] + 1 - pictures[:, :, 3:], poses)[0]
+                found = model(pictures[:, :, :3] + 1 - pictures[:, :, 3:], torch.from_numpy(poses)[None].to(device))[0]
             judge(table, name, Gaussians.from_array(found.cpu().numpy()).prune())
         results.append(table.finish())
     if options.splats:

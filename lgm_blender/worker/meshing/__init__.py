@@ -28,7 +28,7 @@ TEXTURE_SIZES = (512, 1024, 2048, 4096)
 FEWEST_GAUSSIANS = 16
 MIN_OPACITY = 0.005  # less is not seen
 FAINT = 0.05  # less does not count for where the object is
-OUTLIERS = 1e-4  # of the Gaussians' area on each side of each axis does not count either
+OUTLIERS = 5e-4  # of the Gaussians' area on each side of each axis does not count either
 
 # How many views, their size in pixels, and the field's resolution.
 EFFORT = {"cpu": (32, 320, 192), "cuda": (64, 512, 256)}

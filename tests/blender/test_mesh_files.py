@@ -1,4 +1,4 @@
-"""The worker's mesh files in Blender's own importers. Run with `python build.py test tests/blender/test_mesh_files.py`."""
+"""The worker's mesh files in Blender's own importers (python build.py test tests/blender/test_mesh_files.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "Käktus 仙 1"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A wedge 1 wide, 2 tall and 3 deep: tip up and to the front (+z), left half of its texture red, right half green."""
+    """A wedge 1 wide, 2 tall and 3 deep, its tip up and to the front (+z); red and green texture."""
     vertices = np.float32([[-0.5, 0, -1.5], [0.5, 0, -1.5], [0, 0, 1.5], [0, 2, 1.5]])
     faces = np.int32([[0, 1, 2], [0, 2, 3], [2, 1, 3], [1, 0, 3]])
     corners = vertices[faces]

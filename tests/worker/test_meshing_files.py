@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_all_formats(splats, tmp_path):
     told = []
     result = mesh_file(splats, tmp_path / "out put", SETTINGS, progress=told.append)
     names = [path.name for path in sorted((tmp_path / "out put").iterdir())]
-    assert sorted(names) == sorted(file_names("Käktus 仙 1")) == sorted(os.path.basename(p) for p in result["files"])
+    assert sorted(names) == sorted(file_names("Käktus 仙 1")) == sorted(Path(p).name for p in result["files"])
     assert result["faces"] == 500
     assert result["gaussians"] == 2000
     assert told[-1].label == "Saving"
@@ -63,7 +64,7 @@ def test_nothing_is_overwritten_unasked(splats, tmp_path):
     first = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",))["files"]
     second = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",))["files"]
     third = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",), overwrite=True)["files"]
-    assert [os.path.basename(p) for p in first + second] == ["Käktus 仙 1.glb", "Käktus 仙 1_001.glb"]
+    assert [Path(p).name for p in first + second] == ["Käktus 仙 1.glb", "Käktus 仙 1_001.glb"]
     assert first == third
 
 
@@ -77,8 +78,8 @@ def test_the_disk_fills_up(splats, tmp_path, monkeypatch):
             if len(calls) > number:
                 raise OSError(errno.ENOSPC, "full")
 
-        with monkeypatch.context() as patch, pytest.raises(LGMError, match="disk is full") as caught:
-            patch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(LGMError, match="disk is full") as caught:
             mesh_file(splats, tmp_path / "out", SETTINGS)
         assert caught.value.kind == "output"
         assert list((tmp_path / "out").iterdir()) == []
@@ -94,7 +95,7 @@ def test_command_line(splats, tmp_path, capsys):
     options = ["--output", str(tmp_path / "out"), "--formats", "ply", "glb", "--faces", "400", "--texture-size", "512"]
     assert main(["mesh", str(splats), *options, "--name", "a b", "--up=-y", "--device", "cpu", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert [os.path.basename(path) for path in result["files"]] == ["a b.glb", "a b_mesh.ply"]
+    assert [Path(path).name for path in result["files"]] == ["a b.glb", "a b_mesh.ply"]
     assert list(result["timings"]) == [*meshing.STAGES, "save"]
 
 

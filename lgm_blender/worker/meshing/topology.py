@@ -128,7 +128,7 @@ def decimate(
         before = len(state.faces)
         on_step(begin - before, begin - target)
         state = _collapse(state, target, len(vertices))
-        if before - len(state.faces) < before // 500:  # what could not collapse may be able to by now
+        if before - len(state.faces) < max(1, before // 500):  # what could not collapse may be able to by now
             patience -= 1
             state.failed = names[:0]
         else:

@@ -69,10 +69,10 @@ def test_the_texture_is_in_place(folder, kind):
     (material,) = found.data.materials
     nodes = {node.type: node for node in material.node_tree.nodes}
     image = nodes["TEX_IMAGE"].image
-    assert image.has_data
     assert nodes["BSDF_PRINCIPLED"].inputs["Base Color"].links[0].from_node == nodes["TEX_IMAGE"]
     assert nodes["BSDF_PRINCIPLED"].inputs["Metallic"].default_value == 0
     pixels = np.array(image.pixels[:]).reshape(64, 64, 4)  # the first row is at the bottom
+    assert image.has_data  # it is read when it is asked for
     uvs = found.data.uv_layers.active.data
     for polygon in found.data.polygons:
         u, v = np.mean([uvs[i].uv for i in polygon.loop_indices], axis=0)

@@ -48,7 +48,7 @@ def box(count: int = 6000, size=(0.8, 0.5, 0.6)) -> Gaussians:
     return on_surface(points, normals, halves(points), 2 * areas.sum())
 
 
-def torus(count: int = 8000, ring: float = 0.4, tube: float = 0.15) -> Gaussians:
+def torus(count: int = 16_000, ring: float = 0.4, tube: float = 0.15) -> Gaussians:
     """A torus about the y axis, volume 2 pi² R r²."""
     rng = np.random.default_rng(0)
     around, along = rng.uniform(0, 2 * np.pi, (2, 3 * count))

@@ -229,7 +229,7 @@ def _make_item(
             device=options.device or preferences.value("device"),
             previews=False,
         )
-        job = engine.generate(request)
+        job = engine.submit(request)
         result = to_params(engine.wait(job, lambda job: show(job.label), options.timeout))
     if not skipped and _suffixes(options):
         result = finish(result, options, show)

@@ -203,7 +203,7 @@ class Session:
         self.problem = self.outcome = None
         self._clear_picture()
         self._scene_uid = scene.session_uid
-        self.job = engine.generate(request)
+        self.job = engine.submit(request)
         _watch()
         return self.job
 

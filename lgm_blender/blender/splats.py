@@ -80,7 +80,7 @@ def add_splats(
     made.location = location
     made[FRAME] = [factor, *offset.tolist()]
     write_settings(made, settings or {})
-    (collection or _active_collection(scene)).objects.link(made)
+    (collection or active_collection(scene)).objects.link(made)
     if not compat.has_native_splats():
         show_splats(made)
     for sentence in prepare_scene_for_splats(scene):
@@ -207,7 +207,8 @@ def _frame(gaussians: Gaussians, size: float | None, stand: bool) -> tuple[float
     return factor, np.array([0.0, 0.0, -factor * low[2] if stand else 0.0])
 
 
-def _active_collection(scene: bpy.types.Scene) -> bpy.types.Collection:
+def active_collection(scene: bpy.types.Scene) -> bpy.types.Collection:
+    """Where new objects of a scene go."""
     if scene == bpy.context.scene and bpy.context.collection is not None:
         return bpy.context.collection
     return scene.collection

@@ -8,11 +8,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 try:
     from ..core.errors import LGMError
-    from ..core.messages import GenerateRequest, Progress, to_params
+    from ..core.messages import FACES, TEXTURE_SIZE, GenerateRequest, OutputKind, Progress, to_params
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
 
@@ -64,7 +64,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _add_generate(commands) -> None:
-    about = "Make Gaussians of an image, a text or both. Prints the paths of the files it made."
+    about = "Make Gaussians, a mesh or both of an image, a text or both. Prints the paths of the files it made."
     parser = commands.add_parser("generate", help=about, description=about)
     parser.add_argument("--image", metavar="FILE", help="a picture of one object")
     parser.add_argument("--prompt", metavar="TEXT", default="", help="what it is; may go without an image")
@@ -77,6 +77,8 @@ def _add_generate(commands) -> None:
     parser.add_argument("--guidance", type=float, help="how closely to follow; 1 is none (default: the preset's)")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to show (default: the preset's)")
     parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the camera above the object")
+    parser.add_argument("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, .glb or both")
+    _add_mesh_settings(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
     parser.set_defaults(run=_generate)
@@ -100,6 +102,9 @@ def _generate(options: argparse.Namespace) -> int:
         elevation=options.elevation,
         device=options.device,
         previews=False,
+        output_kind=options.output_kind,
+        faces=options.faces,
+        texture_size=options.texture_size,
     )
     result = Pipeline().generate(request, _print_progress)
     for warning in result.warnings:
@@ -107,7 +112,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(to_params(result)))
     else:
-        print(*filter(None, (result.ply, result.views, result.input, result.json)), sep="\n")
+        print(*filter(None, (result.ply, result.glb, result.views, result.input, result.json)), sep="\n")
     return 0
 
 
@@ -119,8 +124,7 @@ def _add_mesh(commands) -> None:
     parser.add_argument("--name", default="", help="of the results; by default the file's")
     parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
     parser.add_argument("--formats", nargs="+", choices=("glb", "obj", "ply"), default=["glb", "obj", "ply"])
-    parser.add_argument("--faces", type=int, default=20_000, help="triangles at most (default: 20000)")
-    parser.add_argument("--texture-size", type=int, default=2048, help="512, 1024, 2048 or 4096 (default: 2048)")
+    _add_mesh_settings(parser)
     parser.add_argument(
         "--up",
         choices=("y", "-y", "z", "-z", "x", "-x"),
@@ -130,6 +134,13 @@ def _add_mesh(commands) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
     parser.set_defaults(run=_mesh)
+
+
+def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--faces", type=int, default=FACES, help="triangles at most (default: %(default)s)")
+    parser.add_argument(
+        "--texture-size", type=int, default=TEXTURE_SIZE, help="512, 1024, 2048 or 4096 (default: %(default)s)"
+    )
 
 
 def _mesh(options: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ def test_image_file_becomes_an_object(worker, tmp_path, picture, golden):
     assert made["lgm"]["seed"] == 7
     assert len(made.data.vertices) == len(read_ply(golden / "lgm.ply"))
     outcome = session.current().outcome
-    assert outcome.object_name == made.name
+    assert outcome.objects == [made.name]
     assert Path(outcome.result.ply) == tmp_path / "out" / "ein Bild, schön.ply"
 
 

@@ -82,6 +82,8 @@ def add_converted(
 def result_settings(result: Result) -> dict[str, Any]:
     """What is stored on the object: the settings, the seed and the prompt, and what made it."""
     settings = {key: value for key, value in result.settings.items() if value is not None}
+    if isinstance(result, MeshResult):
+        del settings["ply"], settings["up"]  # a file for the worker that is gone by now
     facts = {"device": result.device, "versions": getattr(result, "versions", None)}
     facts |= {"ply": getattr(result, "ply", None), "glb": result.glb}
     return settings | {key: value for key, value in facts.items() if value}

@@ -74,6 +74,7 @@ def add_converted(
     if homes:
         source.hide_render = True
         for layer in scene.view_layers:
+            layer.update()  # else it may not know the object yet
             if source.name in layer.objects:
                 source.hide_set(True, view_layer=layer)
     return made

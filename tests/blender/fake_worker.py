@@ -57,7 +57,8 @@ def ball(path, faces=20000, size=2048, radius=0.5, center=(0.0, 0.0, 0.0)):
     for i in range(rows + 1):
         for j in range(columns + 1):
             down, around = math.pi * i / rows, 2 * math.pi * (j % columns) / columns
-            normal = (-math.sin(down) * math.sin(around), math.cos(down), -math.sin(down) * math.cos(around))
+            out = math.sin(down) if 0 < i < rows else 0.0
+            normal = (-out * math.sin(around), math.cos(down), -out * math.cos(around))
             points.append([radius * n + c for n, c in zip(normal, center)])  # noqa: B905
             uvs.append((j / columns, i / rows))
     for i in range(rows):
@@ -225,10 +226,11 @@ def jobs():
             time.sleep(0.005)
 
 
-if BEHAVIOUR == "dies_at_start":
-    sys.stderr.write("Traceback\nModuleNotFoundError: No module named 'torch'\n")
-    sys.exit(1)
-if BEHAVIOUR == "haunted":  # dies, and leaves a child that holds its pipes
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
-    sys.exit(3)
-run()
+if __name__ == "__main__":
+    if BEHAVIOUR == "dies_at_start":
+        sys.stderr.write("Traceback\nModuleNotFoundError: No module named 'torch'\n")
+        sys.exit(1)
+    if BEHAVIOUR == "haunted":  # dies, and leaves a child that holds its pipes
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+        sys.exit(3)
+    run()

@@ -123,7 +123,9 @@ class Pipeline:
             made = mesh_file(
                 request.ply,
                 request.output,
-                MeshSettings(request.faces, request.texture_size, request.up, request.device),
+                MeshSettings(
+                    faces=request.faces, texture_size=request.texture_size, up=request.up, device=request.device
+                ),
                 name=request.name,
                 overwrite=request.overwrite,
                 formats=("glb",),
@@ -419,7 +421,7 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
 
 def mesh_settings(request: GenerateRequest) -> MeshSettings:
     """How the mesh of a request is made; its Gaussians are in LGM's frame."""
-    return MeshSettings(request.faces, request.texture_size, device=request.device)
+    return MeshSettings(faces=request.faces, texture_size=request.texture_size, device=request.device)
 
 
 def check_output(folder: str) -> Path:

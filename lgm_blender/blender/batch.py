@@ -84,7 +84,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--faces", type=integer(100, 1_000_000), default=FACES, help="of a mesh, at most (default: %(default)s)")
     sizes = (512, 1024, 2048, 4096)
     add("--texture-size", type=int, choices=sizes, default=TEXTURE_SIZE, help="of a mesh (default: %(default)s)")
-    add("--object-size", type=float, default=0.0, metavar="METRES", help="longest side in NAME.blend (default: LGM's)")
+    about = "longest side in NAME.blend, 0 as LGM makes it (default: %(default)s)"
+    add("--object-size", type=float, default=results.SIZE, metavar="METRES", help=about)
     add("--device", choices=("auto", "cpu", "cuda"), default=None, help="what computes (default: the preferences')")
     add("--timeout", type=float, default=None, metavar="SECONDS", help="give an image up after this long")
     add("--blend", action=argparse.BooleanOptionalAction, default=True, help="save NAME.blend")
@@ -339,7 +340,9 @@ def make_scene(result: dict[str, Any], options: argparse.Namespace) -> list[bpy.
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     scene = bpy.context.scene
     wanted = {kind: result[kind] if kind in _KIND_FILES[options.output_kind] else None for kind in ("ply", "glb")}
-    made = results.add_result(from_params(GenerateResult, result | wanted), scene, options.object_size or None)
+    made = results.add_result(
+        from_params(GenerateResult, result | wanted), scene, max(0.0, options.object_size) or None
+    )
     for thing in made:
         beside = {kind: f"//{Path(path).name}" for kind, path in wanted.items() if path}
         splats.write_settings(thing, splats.read_settings(thing) | beside)

@@ -125,7 +125,8 @@ def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
     row = layout.row()
     row.scale_y = 1.6
     row.enabled = not missing
-    row.operator("lgm.generate", text="Generate", icon="OUTLINER_OB_POINTCLOUD")
+    mesh = context.scene.lgm.output_kind == "mesh"
+    row.operator("lgm.generate", text="Generate", icon="OUTLINER_OB_MESH" if mesh else "OUTLINER_OB_POINTCLOUD")
     if missing:
         preferences.draw_text(layout, missing, context, icon="INFO")
     preset = preset_info(context.scene.lgm)

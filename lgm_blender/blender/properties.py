@@ -6,7 +6,7 @@ import bpy
 
 from ..core.cameras import VIEWS
 from ..core.messages import FACES, TEXTURE_SIZE
-from . import session
+from . import results, session
 
 
 def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
@@ -102,8 +102,9 @@ class LGM_Settings(bpy.types.PropertyGroup):
     )
     size: bpy.props.FloatProperty(
         name="Size",
-        description="Longest side of what comes into the scene. 0: as LGM makes it, about 1 m",
+        description="Longest side of what comes into the scene. 0: as LGM makes it",
         subtype="DISTANCE",
+        default=results.SIZE,
         min=0.0,
         soft_max=100.0,
     )

@@ -13,6 +13,7 @@ from ..core.formats.ply import read_ply
 from ..core.messages import GenerateResult, MeshResult, Result
 from . import meshes, splats
 
+SIZE = 1.0  # longest side in metres of what comes into the scene, if nobody says otherwise
 GAP = 0.1  # between splats and their mesh, of the splats' width
 
 

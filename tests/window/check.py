@@ -124,6 +124,7 @@ def main() -> int:
             f"DISPLAY={DISPLAY}",
             "LIBGL_ALWAYS_SOFTWARE=1",
             "HOME=/share/home",
+            "TMPDIR=/share/tmp",  # where the worker of this system sees what Blender has for it
             "BLENDER_USER_RESOURCES=/share/user",
         ]
         blender = ["blender", "--window-geometry", "0", "0", "1280", "800", "--python", "/share/drive.py"]

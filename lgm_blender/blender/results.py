@@ -53,12 +53,12 @@ def add_result(
 def add_converted(
     result: MeshResult, name: str, scene: bpy.types.Scene, source: bpy.types.Object | None
 ) -> bpy.types.Object:
-    """Adds the mesh of splats that are in the scene: in their place and their collection; they are hidden.
+    """Adds the mesh of splats that are in the scene: in their place and their collection. They are hidden.
 
     Args:
         result: Of a PLY of the splats as they are in the world (`splats.read_splats`).
         name: Of the new object.
-        source: The splats' object, or None if it is gone by now.
+        source: The splats' object, or None if it is gone by now. While the user edits it, it stays in sight.
 
     Raises:
         LGMError: If the file can't be read.
@@ -72,7 +72,7 @@ def add_converted(
         settings=result_settings(result),
         location=None,
     )
-    if homes:
+    if homes and source.mode == "OBJECT":
         source.hide_render = True
         for layer in scene.view_layers:
             layer.update()  # else it may not know the object yet

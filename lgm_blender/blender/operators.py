@@ -160,9 +160,12 @@ class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
 
     def begin(self, context):
         now, source, given = session.current(), context.object, partial(self.given, context)
+        gaussians = splats.read_splats(source, world=True)
+        if not len(gaussians):
+            raise LGMError(f"{source.name} holds no splats any more. Choose another object.")
         name = images.file_stem(source.name)
         ply = now.temporary_folder() / f"{name}.ply"
-        write_ply(ply, splats.read_splats(source, world=True))
+        write_ply(ply, gaussians)
         request = MeshRequest(
             job="",
             ply=str(ply),

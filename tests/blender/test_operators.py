@@ -396,3 +396,8 @@ def test_convert_failed_or_cancelled(worker, tmp_path, golden):
     run_until(lambda: session.current().job is None)
     assert (job.state, len(bpy.data.objects)) == ("cancelled", 1)
     assert not bpy.context.object.hide_get()
+    bpy.ops.object.mode_set(mode="EDIT")
+    bpy.ops.mesh.delete(type="VERT")
+    bpy.ops.object.mode_set(mode="OBJECT")
+    with pytest.raises(RuntimeError, match="lgm holds no splats any more"):
+        bpy.ops.lgm.convert_to_mesh(output=str(tmp_path))

@@ -118,6 +118,7 @@ def make_meshes(area, region):
     bpy.context.scene.lgm.output_kind = "splats"
     bpy.ops.lgm.import_ply(filepath=str(SHARE / "lgm.ply"))
     bpy.ops.ed.undo_push(message="Splats are imported")
+    yield 3.0  # without a GPU, splats take long to be drawn for the first time
     yield from job("converted", bpy.ops.lgm.convert_to_mesh)
     report["splats_are_seen_again"] = not bpy.data.objects["lgm"].hide_get()
     with bpy.context.temp_override(**override):

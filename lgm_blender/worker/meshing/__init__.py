@@ -134,6 +134,7 @@ def mesh_from_gaussians(
     from ..devices import resolve_device
     from .atlas import unwrap
     from .fusion import fuse, surface
+    from .refine import fit_outlines
     from .texture import bake
     from .topology import corner_normals, decimate
     from .views import draw_views, sphere_poses
@@ -164,6 +165,7 @@ def mesh_from_gaussians(
         vertices, faces = decimate(vertices, faces, settings.faces, on_step)
         if len(faces) > settings.faces:
             warnings.append(f"The mesh has {len(faces):,} faces: fewer would tear it.")
+        vertices = fit_outlines(vertices, faces, views, on_step)
         normals = corner_normals(vertices, faces)
     with stages("unwrap") as on_step:
         corner_uvs = unwrap(vertices, faces, settings.texture_size, on_step)

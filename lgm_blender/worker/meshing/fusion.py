@@ -27,6 +27,7 @@ TRUNCATION = 0.024  # scene units, of which FRAME_RADIUS is 0.6
 # By so much the surface is moved outwards. A sheet without thickness gets some, and the halo that splats have around
 # them is part of what one sees.
 OFFSET = 0.006
+REACH = 8.0  # pixels
 ISLAND = 0.002  # parts with less of the largest one's area are left out
 
 
@@ -79,7 +80,7 @@ def fuse(views: Views, resolution: int, on_step: Callable[[int, int], None] = la
     reach = 1 + int(np.ceil((TRUNCATION + OFFSET) / (step * BLOCK)))
     active = F.max_pool3d(active[None, None], 2 * reach + 1, 1, reach)[0, 0] > 0
 
-    pictures = torch.cat([views.alpha, views.depth, slopes(views)], 1)
+    pictures = torch.cat([views.alpha, views.depth, slopes(views), outlines(views)[:, :1]], 1)
     everywhere = _grid(shape, device)
     centers = origin + (everywhere * BLOCK + (BLOCK - 1) / 2) * step
     values = _distances(views, pictures, centers).sign().view(shape)
@@ -144,8 +145,8 @@ def unproject(views: Views, mask: Tensor) -> Tensor:
 
 
 def _distances(views: Views, pictures: Tensor, points: Tensor) -> Tensor:
-    """[N], the field at points [N, 3], from pictures [V, 3, S, S] of alpha, depth and slope."""
-    tables = pictures.flatten(2).mT.contiguous()  # [V, S * S, 3]
+    """[N], the field at points [N, 3], from pictures [V, 4, S, S] of alpha, depth, slope and outline."""
+    tables = pictures.flatten(2).mT.contiguous()  # [V, S * S, 4]
     matrices = views.matrices.tolist()
     focal, size = float(views.intrinsics[0, 0]), views.size
     parts = points.split(POINTS_AT_ONCE[points.device.type])
@@ -157,19 +158,37 @@ def _fused(points: Tensor, tables: Tensor, matrices: list, focal: float, size: i
     xyz = points.T.contiguous()
     total = torch.full_like(xyz[0], 1e-3)  # a little says inside, for where nothing says anything
     value = -total
+    hull = torch.full_like(total, -1)
     for matrix, table in zip(matrices, tables, strict=True):
         x, y, z = (row[0] * xyz[0] + row[1] * xyz[1] + row[2] * xyz[2] + row[3] for row in matrix[:3])
-        scale = focal / z.clamp_(min=1e-6)
-        column = x.mul_(scale).add_(size / 2).clamp_(0, size - 1).long()
-        row = y.mul_(scale).add_(size / 2).clamp_(0, size - 1).long()
-        alpha, depth, slope = table[row.mul_(size).add_(column)].unbind(1)
+        pixel = z.clamp_(min=1e-6).reciprocal().mul_(focal)  # pixels in a scene unit
+        column = x.mul_(pixel).add_(size / 2).clamp_(0, size - 1).long()
+        row = y.mul_(pixel).add_(size / 2).clamp_(0, size - 1).long()
+        alpha, depth, slope, outline = table[row.mul_(size).add_(column)].unbind(1)
         distance = depth.sub(z).mul_(slope).sub_(OFFSET).mul_(1 / TRUNCATION).clamp_(max=1)
         # The further behind the surface, the less a view knows.
         weight = distance.clamp(max=0).add_(1).clamp_(min=0).mul_(slope).mul_(alpha)
-        free = (1 - 2 * alpha).clamp_(min=0)
-        total += weight + free
-        value += weight.mul_(distance).add_(free)
-    return value / total
+        total += weight
+        value += weight.mul_(distance)
+        hull = torch.maximum(hull, outline.div(pixel).mul_(1 / TRUNCATION))
+    return (value / total).maximum(hull.clamp_(max=1))
+
+
+def outlines(views: Views, alpha: Tensor | None = None) -> Tensor:
+    """[V, 3, S, S]: by how many pixels each pixel is outside of where alpha is a half, negative inside, and the
+    direction outwards (x, y), of any length.
+
+    To first order, from the slope of alpha [V, 1, S, S] (the views' own if None) after a little blur: right near edges,
+    elsewhere REACH or -REACH.
+    """
+    alpha = views.alpha if alpha is None else alpha
+    kernel = alpha.new_tensor([1, 4, 6, 4, 1]) / 16
+    alpha = F.conv2d(F.pad(alpha, (2, 2, 2, 2), mode="replicate"), (kernel[:, None] * kernel)[None, None])
+    padded = F.pad(alpha, (1, 1, 1, 1), mode="replicate")
+    x = (padded[..., 1:-1, :-2] - padded[..., 1:-1, 2:]) / 2
+    y = (padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]) / 2
+    distance = (0.5 - alpha) / (x.square() + y.square() + 1e-8).sqrt()
+    return torch.cat([distance.clamp(-REACH, REACH), x, y], 1)
 
 
 def _smooth(values: Tensor) -> Tensor:

@@ -64,35 +64,46 @@ def fuse(views: Views, resolution: int, on_step: Callable[[int, int], None] = la
         LGMError: If no view shows anything solid.
     """
     device = views.alpha.device
-    points = unproject(views, views.alpha[:, 0] > 0.5)
-    if not len(points):
-        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
-    low, high = points.amin(0), points.amax(0)
-    step = max(float((high - low).max()), 0.02) / (resolution - 2 * MARGIN * BLOCK)
-    origin = low - MARGIN * BLOCK * step
-    blocks = ((high - low) / (step * BLOCK)).long() + 1 + 2 * MARGIN  # [3]
-    shape = tuple(blocks.tolist())
+    origin, step, shape = bounds(views, resolution)
+    blocks = tuple(n // BLOCK for n in shape)
 
-    active = torch.zeros(shape, device=device)
+    points = unproject(views, views.alpha[:, 0] > 0.5)
+    active = torch.zeros(blocks, device=device)
     x, y, z = ((points - origin) / (step * BLOCK)).long().unbind(1)
     active[x, y, z] = 1
     # Within the truncation of a surface, and a block more, all is computed.
     reach = 1 + int(np.ceil((TRUNCATION + OFFSET) / (step * BLOCK)))
     active = F.max_pool3d(active[None, None], 2 * reach + 1, 1, reach)[0, 0] > 0
 
-    pictures = torch.cat([views.alpha, views.depth, slopes(views), outlines(views)[:, :1]], 1)
-    everywhere = _grid(shape, device)
+    pixels = tables(views)
+    everywhere = grid_points(blocks, device)
     centers = origin + (everywhere * BLOCK + (BLOCK - 1) / 2) * step
-    values = _distances(views, pictures, centers).sign().view(shape)
+    values = distances(views, pixels, centers).sign().view(blocks)
     for axis in range(3):
         values = values.repeat_interleave(BLOCK, axis)
-    fine = (active.nonzero()[:, None] * BLOCK + _grid((BLOCK,) * 3, device)).flatten(0, 1)
+    fine = (active.nonzero()[:, None] * BLOCK + grid_points((BLOCK,) * 3, device)).flatten(0, 1)
     parts = fine.split(2**20)
     for i, part in enumerate(parts):
         on_step(i, len(parts))
         x, y, z = part.unbind(1)
-        values[x, y, z] = _distances(views, pictures, origin + part * step)
+        values[x, y, z] = distances(views, pixels, origin + part * step)
     return Field(values, origin, step)
+
+
+def bounds(views: Views, resolution: int) -> tuple[Tensor, float, tuple[int, int, int]]:
+    """A grid around all that covers half of a pixel: its first sample [3], the distance between samples,
+    and how many there are along x, y and z, whole blocks.
+
+    Raises:
+        LGMError: If no view shows anything solid.
+    """
+    points = unproject(views, views.alpha[:, 0] > 0.5)
+    if not len(points):
+        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
+    low, high = points.amin(0), points.amax(0)
+    step = max(float((high - low).max()), 0.02) / (resolution - 2 * MARGIN * BLOCK)
+    blocks = ((high - low) / (step * BLOCK)).long() + 1 + 2 * MARGIN
+    return low - MARGIN * BLOCK * step, step, tuple((blocks * BLOCK).tolist())
 
 
 def surface(field: Field) -> tuple[Tensor, Tensor]:
@@ -144,22 +155,26 @@ def unproject(views: Views, mask: Tensor) -> Tensor:
     return ((camera - shift[view])[:, None] @ rotation[view])[:, 0]
 
 
-def _distances(views: Views, pictures: Tensor, points: Tensor) -> Tensor:
-    """[N], the field at points [N, 3], from pictures [V, 4, S, S] of alpha, depth, slope and outline."""
-    tables = pictures.flatten(2).mT.contiguous()  # [V, S * S, 4]
+def tables(views: Views) -> Tensor:
+    """[V, S * S, 4], what `distances` looks up of each pixel: alpha, depth, slope and outline."""
+    return torch.cat([views.alpha, views.depth, slopes(views), outlines(views)[:, :1]], 1).flatten(2).mT.contiguous()
+
+
+def distances(views: Views, pixels: Tensor, points: Tensor) -> Tensor:
+    """[N], the field at points [N, 3], from `tables`."""
     matrices = views.matrices.tolist()
     focal, size = float(views.intrinsics[0, 0]), views.size
     parts = points.split(POINTS_AT_ONCE[points.device.type])
     with parallel(points.device) as each:
-        return torch.cat(list(each(lambda part: _fused(part, tables, matrices, focal, size), parts)))
+        return torch.cat(list(each(lambda part: _fused(part, pixels, matrices, focal, size), parts)))
 
 
-def _fused(points: Tensor, tables: Tensor, matrices: list, focal: float, size: int) -> Tensor:
+def _fused(points: Tensor, pixels: Tensor, matrices: list, focal: float, size: int) -> Tensor:
     xyz = points.T.contiguous()
     total = torch.full_like(xyz[0], 1e-3)  # a little says inside, for where nothing says anything
     value = -total
     hull = torch.full_like(total, -1)
-    for matrix, table in zip(matrices, tables, strict=True):
+    for matrix, table in zip(matrices, pixels, strict=True):
         x, y, z = (row[0] * xyz[0] + row[1] * xyz[1] + row[2] * xyz[2] + row[3] for row in matrix[:3])
         pixel = z.clamp_(min=1e-6).reciprocal().mul_(focal)  # pixels in a scene unit
         column = x.mul_(pixel).add_(size / 2).clamp_(0, size - 1).long()
@@ -203,6 +218,6 @@ def _smooth(values: Tensor) -> Tensor:
     return values
 
 
-def _grid(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def grid_points(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """[N, 3], all indices of an array."""
     return torch.stack(torch.meshgrid(*(torch.arange(n, device=device) for n in shape), indexing="ij"), -1).view(-1, 3)

@@ -17,6 +17,9 @@ The columns:
   closed, defects Whether no edge is open; and everything else topology.defects counts.
   PSNR            Of 12 views (256², on white) that no texture was made from, against the Gaussians' own; their mean.
   seconds         All of it, without writing files.
+
+--methods fusion field puts both ways to a surface side by side. --timing N measures seconds only, and needs neither
+moderngl nor, with --splats alone, any data.
 """
 
 from __future__ import annotations
@@ -27,14 +30,14 @@ import json
 import statistics
 import struct
 import sys
+import time
 import zipfile
 from pathlib import Path
+from typing import get_args
 
-import moderngl
 import numpy as np
 import torch
 from PIL import Image
-from scipy.spatial import cKDTree
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lgm_blender.core import cameras
@@ -42,17 +45,18 @@ from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.worker.devices import device_name, resolve_device
 from lgm_blender.worker.lgm import load_lgm
-from lgm_blender.worker.meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
+from lgm_blender.worker.meshing import MeshSettings, Method, TexturedMesh, mesh_from_gaussians
 from lgm_blender.worker.meshing.files import encode_glb
 from lgm_blender.worker.meshing.topology import defects
 from lgm_blender.worker.meshing.views import sphere_poses
-from lgm_blender.worker.rendering import render
+from lgm_blender.worker.rendering import backend_for, render
 from lgm_blender.worker.training import objects
 
 ROOT = Path(__file__).parents[1]
 GAUSSIANS = 65_536
 POINTS = 100_000
 SPREAD = 0.8  # a Gaussian's standard deviation, of the mean distance between them
+SUPERSAMPLES = 4  # along each side of a pixel
 SEEN = 0.006  # a point this near to the front surface in a view is seen
 AROUND = sphere_poses(64)  # views that decide what can be seen, at 512²
 # The 12 views that judge: all round, from below to above, none of them among those the texture comes from.
@@ -141,23 +145,25 @@ class Painter:
     """Draws triangles with moderngl: their texture without light, what is nearest, or their shape."""
 
     def __init__(self):
+        import moderngl
+
         self.gl = moderngl.create_standalone_context(backend="egl")
         self.gl.enable(moderngl.DEPTH_TEST)
+        self.filter = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR)
         self.program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
 
     def draw(self, corners: np.ndarray, poses: np.ndarray, size: int, mode: int, image=None) -> np.ndarray:
         """Pictures [V, size, size, 4] float32 of corners [3F, 5] (xyz, uv with v down) from poses [V, 4, 4]."""
-        samples = 0 if mode == DISTANCE else min(8, self.gl.max_samples)
-        shape = ((size, size), 4)
+        # Not every driver averages a pixel's samples.
+        factor = 1 if mode == DISTANCE else SUPERSAMPLES
+        wide = size * factor
         target = self.gl.framebuffer(
-            [self.gl.renderbuffer(*shape, samples=samples, dtype="f4")],
-            self.gl.depth_renderbuffer((size, size), samples=samples),
+            [self.gl.renderbuffer((wide, wide), 4, dtype="f4")], self.gl.depth_renderbuffer((wide, wide))
         )
-        resolved = self.gl.framebuffer([self.gl.renderbuffer(*shape, dtype="f4")])
         image = np.zeros((1, 1, 3), np.uint8) if image is None else image
         texture = self.gl.texture(image.shape[1::-1], 3, np.ascontiguousarray(image).tobytes(), alignment=1)
         texture.build_mipmaps()
-        texture.filter = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR)
+        texture.filter = self.filter
         texture.repeat_x = texture.repeat_y = False
         texture.use(0)
         buffer = self.gl.buffer(np.ascontiguousarray(corners, np.float32).tobytes())
@@ -171,10 +177,9 @@ class Painter:
             self.program["view_projection"].write(np.ascontiguousarray(matrix.T, np.float32).tobytes())
             self.program["eye"].value = tuple(pose[:3, 3])
             array.render()
-            self.gl.copy_framebuffer(resolved, target)
-            flat = np.frombuffer(resolved.read(components=4, dtype="f4", alignment=1), np.float32)
-            views[i] = flat.reshape(size, size, 4)[::-1]
-        for resource in (array, buffer, texture, target, resolved):
+            flat = np.frombuffer(target.read(components=4, dtype="f4", alignment=1), np.float32)
+            views[i] = flat.reshape(size, factor, size, factor, 4).mean((1, 3))[::-1]
+        for resource in (array, buffer, texture, target):
             resource.release()
         return views
 
@@ -214,6 +219,8 @@ def splat_pictures(gaussians: Gaussians, poses: np.ndarray, size: int, device: s
 
 def geometry(mesh: TexturedMesh, truth: objects.TexturedMesh, painter: Painter) -> dict[str, float]:
     """How near the mesh and the object are."""
+    from scipy.spatial import cKDTree
+
     rng = np.random.default_rng(1)
     target = sample_object(truth, POINTS, rng)[0]
     points = sample_surface(mesh.vertices[mesh.faces].reshape(-1, 3), POINTS, rng)[0]
@@ -271,6 +278,20 @@ def appearance(mesh: TexturedMesh, gaussians: Gaussians, painter: Painter, devic
     return scores, (np.concatenate(rows, 0) * 255).round().astype(np.uint8)
 
 
+def timing(gaussians: Gaussians, settings: MeshSettings, repeats: int) -> dict:
+    """Medians of the seconds of each stage; what is compiled or loaded at first use is not counted."""
+    mesh_from_gaussians(gaussians, settings)
+    runs = [mesh_from_gaussians(gaussians, settings) for _ in range(repeats)]
+    began = time.perf_counter()
+    encode_glb(runs[0], "mesh")
+    stages = {stage: statistics.median(run.timings[stage] for run in runs) for stage in runs[0].timings}
+    return {
+        "faces": len(runs[0].faces),
+        "seconds": statistics.median(sum(run.timings.values()) for run in runs),
+        "timings": stages | {"(glb)": time.perf_counter() - began},
+    }
+
+
 # Command line
 # ------------
 
@@ -292,9 +313,9 @@ COLUMNS = {  # heading: key, factor, format
 class Table:
     """Prints lines as they come, and their medians."""
 
-    def __init__(self, title: str):
+    def __init__(self, title: str, settings: MeshSettings):
         self.lines: list[dict] = []
-        self.title = title
+        self.title, self.settings = title, settings
         print(f"\n{title}\n{'':26}" + "".join(f"{heading:>9}" for heading in COLUMNS), flush=True)
 
     def add(self, name: str, line: dict) -> None:
@@ -304,7 +325,8 @@ class Table:
     def finish(self) -> dict:
         keys = [key for key, _, _ in COLUMNS.values() if self.lines and key in self.lines[0]]
         median = {key: statistics.median(line[key] for line in self.lines) for key in keys if key != "closed"}
-        median["closed"] = all(line["closed"] for line in self.lines)
+        if "closed" in self.lines[0]:
+            median["closed"] = all(line["closed"] for line in self.lines)
         self._print("median", median)
         stages = {
             stage: statistics.median(line["timings"].get(stage, 0) for line in self.lines)
@@ -332,14 +354,23 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=MeshSettings.faces)
     parser.add_argument("--texture-size", type=int, default=MeshSettings.texture_size)
     parser.add_argument("--sheets", type=Path, help="folder for pictures: splats, shape, textured mesh")
+    parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=["fusion"])
+    parser.add_argument(
+        "--timing", type=int, metavar="N", help="only measure seconds: medians of N runs after one more"
+    )
     options = parser.parse_args()
     device = resolve_device(options.device)
-    settings = MeshSettings(options.faces, options.texture_size, device=device)
-    painter, results = Painter(), []
-    print(f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}")
+    painter, results = None if options.timing else Painter(), []
+    backend, reason = backend_for(device)
+    print(
+        f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {backend}: {reason}"
+    )
 
     def judge(table: Table, name: str, gaussians: Gaussians, truth: objects.TexturedMesh | None = None) -> None:
-        mesh = mesh_from_gaussians(gaussians, settings)
+        if options.timing:
+            table.add(name, timing(gaussians, table.settings, options.timing))
+            return
+        mesh = mesh_from_gaussians(gaussians, table.settings)
         shape = geometry(mesh, truth, painter) if truth else {}
         scores, picture = appearance(mesh, gaussians, painter, device)
         table.add(name, shape | scores)
@@ -351,34 +382,37 @@ def main() -> None:
         val = [entry["id"] for entry in objects.read_index(options.data) if entry["split"] == "val"]
         return [val[i] for i in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int)]
 
-    if device == "cuda":  # what is compiled or loaded at first use is not counted
-        mesh_from_gaussians(Gaussians.from_array(np.random.default_rng(0).uniform(0.1, 0.2, (99, 14))), settings)
-    if options.data and options.objects:
-        table = Table(f"{options.objects} objects as {GAUSSIANS:,} flat Gaussians")
-        with zipfile.ZipFile(options.data) as archive:
-            for name in chosen(options.objects):
-                truth = objects.read_mesh(archive, name)
-                judge(table, name, flat_gaussians(truth), truth)
-        results.append(table.finish())
     if options.data and options.reconstructed:
-        table = Table(f"{options.reconstructed} objects from four true views by {options.preset.name}")
-        model = load_lgm(options.preset / "lgm", torch.device(device))
         names, poses = chosen(options.reconstructed), cameras.orbit_cameras()
         renderer = objects.ViewRenderer(256, distance_size=0)
         with zipfile.ZipFile(options.data) as archive:
-            drawn = {n: renderer.draw(objects.read_mesh(archive, n), poses)[0] for n in names}
-        painter = Painter()  # moderngl draws in the newest context
-        for name, pixels in drawn.items():
-            pictures = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)[None].to(device)
-            with torch.no_grad():
-                found = model(pictures[:, :, :3] + 1 - pictures[:, :, 3:], torch.from_numpy(poses)[None].to(device))[0]
-            judge(table, name, Gaussians.from_array(found.cpu().numpy()).prune())
-        results.append(table.finish())
-    if options.splats:
-        table = Table("files")
-        for file in options.splats:
-            judge(table, Path(file).stem, read_ply(file))
-        results.append(table.finish())
+            drawn = {name: renderer.draw(objects.read_mesh(archive, name), poses)[0] for name in names}
+        painter = painter and Painter()  # moderngl draws in the newest context
+        model = load_lgm(options.preset / "lgm", torch.device(device))
+    for method in options.methods:
+        settings = MeshSettings(options.faces, options.texture_size, device=device, method=method)
+        if options.data and options.objects:
+            table = Table(f"{options.objects} objects as {GAUSSIANS:,} flat Gaussians, {method}", settings)
+            with zipfile.ZipFile(options.data) as archive:
+                for name in chosen(options.objects):
+                    truth = objects.read_mesh(archive, name)
+                    judge(table, name, flat_gaussians(truth), truth)
+            results.append(table.finish())
+        if options.data and options.reconstructed:
+            title = f"{options.reconstructed} objects from four true views by {options.preset.name}, {method}"
+            table = Table(title, settings)
+            for name, pixels in drawn.items():
+                pictures = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)[None].to(device)
+                angles = torch.from_numpy(poses)[None].to(device)
+                with torch.no_grad():
+                    found = model(pictures[:, :, :3] + 1 - pictures[:, :, 3:], angles)[0]
+                judge(table, name, Gaussians.from_array(found.cpu().numpy()).prune())
+            results.append(table.finish())
+        if options.splats:
+            table = Table(f"files, {method}", settings)
+            for file in options.splats:
+                judge(table, Path(file).stem, read_ply(file))
+            results.append(table.finish())
     settings = {"faces": options.faces, "texture_size": options.texture_size, "device": device_name(device)}
     print(json.dumps({"benchmark": "mesh", **settings, "torch": torch.__version__, "results": results}))
 

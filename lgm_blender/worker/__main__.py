@@ -131,6 +131,12 @@ def _add_mesh(commands) -> None:
         default="y",
         help="the axis that points up in the file; of most programs' files it is -y: --up=-y (default: y, as LGM's)",
     )
+    parser.add_argument(
+        "--method",
+        choices=("fusion", "field"),
+        default="fusion",
+        help="fusion of depth pictures, or a density field fitted to pictures as in LGM's paper: minutes on a CPU",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
     parser.set_defaults(run=_mesh)
@@ -150,7 +156,7 @@ def _mesh(options: argparse.Namespace) -> int:
     result = mesh_file(
         options.file,
         options.output,
-        MeshSettings(options.faces, options.texture_size, options.up, options.device),
+        MeshSettings(options.faces, options.texture_size, options.up, options.device, options.method),
         name=options.name,
         overwrite=options.overwrite,
         formats=tuple(options.formats),

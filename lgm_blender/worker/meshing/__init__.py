@@ -13,12 +13,14 @@ from ...core.errors import Cancelled, LGMError
 from ...core.gaussians import Gaussians, multiply_quaternions
 
 Up = Literal["y", "-y", "z", "-z", "x", "-x"]
+Method = Literal["fusion", "field"]
 
-STAGES = ("draw", "fuse", "simplify", "unwrap", "bake")
+STAGES = ("draw", "fuse", "simplify", "refine", "unwrap", "bake")
 STAGE_LABELS = {
     "draw": "Drawing the Gaussians from all round",
     "fuse": "Finding the surface",
     "simplify": "Simplifying the mesh",
+    "refine": "Fitting its outlines",
     "unwrap": "Unwrapping it",
     "bake": "Painting the texture",
 }
@@ -58,12 +60,15 @@ class MeshSettings:
         texture_size: Width and height of the texture: 512, 1024, 2048 or 4096.
         up: Which of the Gaussians' axes points up. LGM's is y; most 3DGS files of other programs have -y.
         device: 'auto', 'cpu' or 'cuda'.
+        method: How the surface is found: 'fusion' of depths into a distance field, or a 'field' of density (a NeRF)
+            fitted to the views, as in LGM's paper, which takes minutes on a CPU.
     """
 
     faces: int = 20_000
     texture_size: int = 2048
     up: Up = "y"
     device: str = "auto"
+    method: Method = "fusion"
 
     def check(self) -> None:
         """That every value is one that can be used.
@@ -77,6 +82,8 @@ class MeshSettings:
         if self.texture_size not in TEXTURE_SIZES:
             sizes = ", ".join(map(str, TEXTURE_SIZES[:-1]))
             raise LGMError(f"The texture's size must be {sizes} or {TEXTURE_SIZES[-1]}, not {self.texture_size}.")
+        if self.method not in get_args(Method):
+            raise LGMError(f"There is no method '{self.method}'. Choose one of {', '.join(get_args(Method))}.")
         if self.up not in get_args(Up):
             raise LGMError(f"There is no axis '{self.up}'. Choose one of {', '.join(get_args(Up))}.")
 
@@ -133,7 +140,9 @@ def mesh_from_gaussians(
 
     from ..devices import resolve_device
     from .atlas import unwrap
+    from .field import fit_field
     from .fusion import fuse, surface
+    from .refine import fit_outlines
     from .texture import bake
     from .topology import corner_normals, decimate
     from .views import draw_views, sphere_poses
@@ -151,7 +160,7 @@ def mesh_from_gaussians(
         views.depth = firm.depth
         del firm
     with stages("fuse") as on_step:
-        implicit = fuse(views, resolution, on_step)
+        implicit = (fuse if settings.method == "fusion" else fit_field)(views, resolution, on_step)
         if implicit.buried(tensor[:, :3], tensor[:, 3]) > HIDDEN:
             warnings.append(
                 "Most Gaussians lie where they can't be seen from outside, as in a room: the mesh is of what can be."
@@ -164,6 +173,8 @@ def mesh_from_gaussians(
         vertices, faces = decimate(vertices, faces, settings.faces, on_step)
         if len(faces) > settings.faces:
             warnings.append(f"The mesh has {len(faces):,} faces: fewer would tear it.")
+    with stages("refine") as on_step:
+        vertices = fit_outlines(vertices, faces, views, on_step)
         normals = corner_normals(vertices, faces)
     with stages("unwrap") as on_step:
         corner_uvs = unwrap(vertices, faces, settings.texture_size, on_step)

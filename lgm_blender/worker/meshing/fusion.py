@@ -27,6 +27,7 @@ TRUNCATION = 0.024  # scene units, of which FRAME_RADIUS is 0.6
 # By so much the surface is moved outwards. A sheet without thickness gets some, and the halo that splats have around
 # them is part of what one sees.
 OFFSET = 0.006
+REACH = 8.0  # pixels
 ISLAND = 0.002  # parts with less of the largest one's area are left out
 
 
@@ -63,35 +64,46 @@ def fuse(views: Views, resolution: int, on_step: Callable[[int, int], None] = la
         LGMError: If no view shows anything solid.
     """
     device = views.alpha.device
-    points = unproject(views, views.alpha[:, 0] > 0.5)
-    if not len(points):
-        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
-    low, high = points.amin(0), points.amax(0)
-    step = max(float((high - low).max()), 0.02) / (resolution - 2 * MARGIN * BLOCK)
-    origin = low - MARGIN * BLOCK * step
-    blocks = ((high - low) / (step * BLOCK)).long() + 1 + 2 * MARGIN  # [3]
-    shape = tuple(blocks.tolist())
+    origin, step, shape = bounds(views, resolution)
+    blocks = tuple(n // BLOCK for n in shape)
 
-    active = torch.zeros(shape, device=device)
+    points = unproject(views, views.alpha[:, 0] > 0.5)
+    active = torch.zeros(blocks, device=device)
     x, y, z = ((points - origin) / (step * BLOCK)).long().unbind(1)
     active[x, y, z] = 1
     # Within the truncation of a surface, and a block more, all is computed.
     reach = 1 + int(np.ceil((TRUNCATION + OFFSET) / (step * BLOCK)))
     active = F.max_pool3d(active[None, None], 2 * reach + 1, 1, reach)[0, 0] > 0
 
-    pictures = torch.cat([views.alpha, views.depth, slopes(views)], 1)
-    everywhere = _grid(shape, device)
+    pixels = tables(views)
+    everywhere = grid_points(blocks, device)
     centers = origin + (everywhere * BLOCK + (BLOCK - 1) / 2) * step
-    values = _distances(views, pictures, centers).sign().view(shape)
+    values = distances(views, pixels, centers).sign().view(blocks)
     for axis in range(3):
         values = values.repeat_interleave(BLOCK, axis)
-    fine = (active.nonzero()[:, None] * BLOCK + _grid((BLOCK,) * 3, device)).flatten(0, 1)
+    fine = (active.nonzero()[:, None] * BLOCK + grid_points((BLOCK,) * 3, device)).flatten(0, 1)
     parts = fine.split(2**20)
     for i, part in enumerate(parts):
         on_step(i, len(parts))
         x, y, z = part.unbind(1)
-        values[x, y, z] = _distances(views, pictures, origin + part * step)
+        values[x, y, z] = distances(views, pixels, origin + part * step)
     return Field(values, origin, step)
+
+
+def bounds(views: Views, resolution: int) -> tuple[Tensor, float, tuple[int, int, int]]:
+    """A grid around all that covers half of a pixel: its first sample [3], the distance between samples,
+    and how many there are along x, y and z, whole blocks.
+
+    Raises:
+        LGMError: If no view shows anything solid.
+    """
+    points = unproject(views, views.alpha[:, 0] > 0.5)
+    if not len(points):
+        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
+    low, high = points.amin(0), points.amax(0)
+    step = max(float((high - low).max()), 0.02) / (resolution - 2 * MARGIN * BLOCK)
+    blocks = ((high - low) / (step * BLOCK)).long() + 1 + 2 * MARGIN
+    return low - MARGIN * BLOCK * step, step, tuple((blocks * BLOCK).tolist())
 
 
 def surface(field: Field) -> tuple[Tensor, Tensor]:
@@ -143,33 +155,55 @@ def unproject(views: Views, mask: Tensor) -> Tensor:
     return ((camera - shift[view])[:, None] @ rotation[view])[:, 0]
 
 
-def _distances(views: Views, pictures: Tensor, points: Tensor) -> Tensor:
-    """[N], the field at points [N, 3], from pictures [V, 3, S, S] of alpha, depth and slope."""
-    tables = pictures.flatten(2).mT.contiguous()  # [V, S * S, 3]
+def tables(views: Views) -> Tensor:
+    """[V, S * S, 4], what `distances` looks up of each pixel: alpha, depth, slope and outline."""
+    return torch.cat([views.alpha, views.depth, slopes(views), outlines(views)[:, :1]], 1).flatten(2).mT.contiguous()
+
+
+def distances(views: Views, pixels: Tensor, points: Tensor) -> Tensor:
+    """[N], the field at points [N, 3], from `tables`."""
     matrices = views.matrices.tolist()
     focal, size = float(views.intrinsics[0, 0]), views.size
     parts = points.split(POINTS_AT_ONCE[points.device.type])
     with parallel(points.device) as each:
-        return torch.cat(list(each(lambda part: _fused(part, tables, matrices, focal, size), parts)))
+        return torch.cat(list(each(lambda part: _fused(part, pixels, matrices, focal, size), parts)))
 
 
-def _fused(points: Tensor, tables: Tensor, matrices: list, focal: float, size: int) -> Tensor:
+def _fused(points: Tensor, pixels: Tensor, matrices: list, focal: float, size: int) -> Tensor:
     xyz = points.T.contiguous()
     total = torch.full_like(xyz[0], 1e-3)  # a little says inside, for where nothing says anything
     value = -total
-    for matrix, table in zip(matrices, tables, strict=True):
+    hull = torch.full_like(total, -1)
+    for matrix, table in zip(matrices, pixels, strict=True):
         x, y, z = (row[0] * xyz[0] + row[1] * xyz[1] + row[2] * xyz[2] + row[3] for row in matrix[:3])
-        scale = focal / z.clamp_(min=1e-6)
-        column = x.mul_(scale).add_(size / 2).clamp_(0, size - 1).long()
-        row = y.mul_(scale).add_(size / 2).clamp_(0, size - 1).long()
-        alpha, depth, slope = table[row.mul_(size).add_(column)].unbind(1)
+        pixel = z.clamp_(min=1e-6).reciprocal().mul_(focal)  # pixels in a scene unit
+        column = x.mul_(pixel).add_(size / 2).clamp_(0, size - 1).long()
+        row = y.mul_(pixel).add_(size / 2).clamp_(0, size - 1).long()
+        alpha, depth, slope, outline = table[row.mul_(size).add_(column)].unbind(1)
         distance = depth.sub(z).mul_(slope).sub_(OFFSET).mul_(1 / TRUNCATION).clamp_(max=1)
         # The further behind the surface, the less a view knows.
         weight = distance.clamp(max=0).add_(1).clamp_(min=0).mul_(slope).mul_(alpha)
-        free = (1 - 2 * alpha).clamp_(min=0)
-        total += weight + free
-        value += weight.mul_(distance).add_(free)
-    return value / total
+        total += weight
+        value += weight.mul_(distance)
+        hull = torch.maximum(hull, outline.div(pixel).mul_(1 / TRUNCATION))
+    return (value / total).maximum(hull.clamp_(max=1))
+
+
+def outlines(views: Views, alpha: Tensor | None = None) -> Tensor:
+    """[V, 3, S, S]: by how many pixels each pixel is outside of where alpha is a half, negative inside, and the
+    direction outwards (x, y), of any length.
+
+    To first order, from the slope of alpha [V, 1, S, S] (the views' own if None) after a little blur: right near edges,
+    elsewhere REACH or -REACH.
+    """
+    alpha = views.alpha if alpha is None else alpha
+    kernel = alpha.new_tensor([1, 4, 6, 4, 1]) / 16
+    alpha = F.conv2d(F.pad(alpha, (2, 2, 2, 2), mode="replicate"), (kernel[:, None] * kernel)[None, None])
+    padded = F.pad(alpha, (1, 1, 1, 1), mode="replicate")
+    x = (padded[..., 1:-1, :-2] - padded[..., 1:-1, 2:]) / 2
+    y = (padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]) / 2
+    distance = (0.5 - alpha) / (x.square() + y.square() + 1e-8).sqrt()
+    return torch.cat([distance.clamp(-REACH, REACH), x, y], 1)
 
 
 def _smooth(values: Tensor) -> Tensor:
@@ -184,6 +218,6 @@ def _smooth(values: Tensor) -> Tensor:
     return values
 
 
-def _grid(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def grid_points(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """[N, 3], all indices of an array."""
     return torch.stack(torch.meshgrid(*(torch.arange(n, device=device) for n in shape), indexing="ij"), -1).view(-1, 3)

@@ -86,6 +86,7 @@ def make_meshes(area, region):
     override = {"window": bpy.context.window_manager.windows[0], "area": area, "region": region}
 
     def job(name: str, operator) -> None:
+        yield 2.0  # what was done before is drawn
         before = len(bpy.data.objects)
         start = time.monotonic()
         with bpy.context.temp_override(**override):
@@ -117,8 +118,8 @@ def make_meshes(area, region):
     yield from job("mesh", bpy.ops.lgm.generate)
     bpy.context.scene.lgm.output_kind = "splats"
     bpy.ops.lgm.import_ply(filepath=str(SHARE / "lgm.ply"))
+    bpy.context.object.display_type = "BOUNDS"  # without a GPU, drawing splats is what the window would stand still for
     bpy.ops.ed.undo_push(message="Splats are imported")
-    yield 3.0  # without a GPU, splats take long to be drawn for the first time
     yield from job("converted", bpy.ops.lgm.convert_to_mesh)
     report["splats_are_seen_again"] = not bpy.data.objects["lgm"].hide_get()
     with bpy.context.temp_override(**override):

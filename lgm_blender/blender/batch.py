@@ -51,6 +51,7 @@ from .engine import Engine, log_folder, worker_command
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _WORKER_FILES = {"ply": ".ply", "glb": ".glb", "json": ".json", "views": "_views.png", "input": "_input.png"}
 _KIND_FILES = {"splats": ["ply"], "mesh": ["glb"], "both": ["ply", "glb"]}  # of them, which an output kind needs
+LIT_SAMPLES = 64  # of NAME.blend where light falls on a mesh, which has noise
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
@@ -354,7 +355,8 @@ def make_scene(result: dict[str, Any], options: argparse.Namespace) -> list[bpy.
     background.inputs["Color"].default_value = (1.0, 1.0, 1.0, 1.0)
     scene.render.engine = "CYCLES"
     scene.render.resolution_x = scene.render.resolution_y = options.size
-    scene.cycles.samples = options.samples or render.SAMPLES["CYCLES"]
+    lit = not all(map(splats.is_splats, made))
+    scene.cycles.samples = options.samples or (LIT_SAMPLES if lit else render.SAMPLES["CYCLES"])
     scene.view_settings.view_transform = "Standard"  # AgX would mute colours that are meant for the display as they are
     for screen in bpy.data.screens:
         for view in (area.spaces.active for area in screen.areas if area.type == "VIEW_3D"):

@@ -14,10 +14,10 @@ from .threads import parallel
 from .topology import face_normals
 from .views import Views, sample
 
-ROUNDS = 3
+ROUNDS = 4
 NEAR = 1.0  # pixels from the mesh's own outline that a vertex on it may be found
-STIFFNESS = 0.3  # how much of a vertex's move is that of its neighbours, in units of views that see it on the outline
-SPREADING = 20  # edges that a move reaches at most
+STIFFNESS = 30.0  # how much of a vertex's move is that of its neighbours, in units of views that see it on the outline
+SPREADING = 80  # edges that a move reaches at most
 LONGEST = 0.02  # scene units that a vertex moves in one round
 HALVINGS = 5
 TURN = 0.5  # the cosine by which no face turns further

@@ -28,6 +28,7 @@ TRUNCATION = 0.024  # scene units, of which FRAME_RADIUS is 0.6
 # them is part of what one sees.
 OFFSET = 0.006
 REACH = 8.0  # pixels
+CLEAR = 0.02  # no sample is nearer to zero: a twelfth of a voxel
 ISLAND = 0.002  # parts with less of the largest one's area are left out
 
 
@@ -118,8 +119,8 @@ def surface(field: Field) -> tuple[Tensor, Tensor]:
     values = F.pad(values[1:-1, 1:-1, 1:-1], (1,) * 6, value=1.0).cpu().numpy()  # closed at the border too
     if not values.min() < 0 < values.max():
         raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
-    # A sample of exactly zero would give triangles without area.
-    values[np.abs(values) < 1e-4] = 1e-4
+    # A sample of nearly zero would give slivers, and one of zero triangles without area.
+    values = np.where(values < 0, np.minimum(values, -CLEAR), np.maximum(values, CLEAR))
     vertices, faces, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
     device = field.values.device
     vertices = torch.from_numpy(vertices.astype(np.float32)).to(device) * field.step + field.origin

@@ -11,7 +11,7 @@ from torch import Tensor
 from .fusion import REACH, outlines
 from .texture import depth_picture
 from .threads import parallel
-from .topology import face_normals
+from .topology import THINNEST, evenness, face_normals
 from .views import Views, sample
 
 ROUNDS = 4
@@ -38,14 +38,16 @@ def fit_outlines(
         on_step(step, ROUNDS)
         move = _spread(*_moves(vertices, faces, views, wanted), faces)
         move = move * (LONGEST / move.norm(dim=1, keepdim=True).clamp(min=LONGEST))
-        before = face_normals(vertices, faces)
+        before, even = face_normals(vertices, faces), evenness(vertices, faces)
+        limit = torch.minimum(even / 2, even.new_tensor(THINNEST))
         tries = 0
-        while True:  # until nothing turns over
+        while True:  # until nothing turns over or becomes a sliver
             after = face_normals(vertices + move, faces)
-            turned = (before * after).sum(1) < TURN * before.norm(dim=1) * after.norm(dim=1)
-            if not (turned & (move[faces] != 0).any(2).any(1)).any():
+            spoiled = (before * after).sum(1) < TURN * before.norm(dim=1) * after.norm(dim=1)
+            spoiled |= evenness(vertices + move, faces) < limit
+            if not (spoiled & (move[faces] != 0).any(2).any(1)).any():
                 break
-            move[faces[turned].flatten()] *= 0.5 if tries < HALVINGS else 0
+            move[faces[spoiled].flatten()] *= 0.5 if tries < HALVINGS else 0
             tries += 1
         vertices = vertices + move
     return vertices

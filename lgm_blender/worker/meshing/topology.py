@@ -250,7 +250,9 @@ def _collapse(state: _State, target: int, names: int) -> _State:
     stays = (face_owner >= 0) & ((ends == face_owner[:, None]).sum(1) == 1)
     old, new = face_normals(vertices, faces[stays]), face_normals(moved, faces[stays])
     fine = (old * new).sum(1) > FLIP_COSINE * old.norm(dim=1) * new.norm(dim=1)
-    fine &= _shape(moved, faces[stays]) > torch.minimum(_shape(vertices, faces[stays]) * 0.5, new.new_tensor(THINNEST))
+    fine &= evenness(moved, faces[stays]) > torch.minimum(
+        evenness(vertices, faces[stays]) * 0.5, new.new_tensor(THINNEST)
+    )
     good &= _all(fine, face_owner[stays], len(chosen))
 
     failed = torch.cat([state.failed, keys[chosen[~good]]])
@@ -269,7 +271,7 @@ def _collapse(state: _State, target: int, names: int) -> _State:
     return _State(vertices[used], faces, quadrics[used], state.names[used], failed)
 
 
-def _shape(vertices: Tensor, faces: Tensor) -> Tensor:
+def evenness(vertices: Tensor, faces: Tensor) -> Tensor:
     """[F], 1 for an equilateral face, 0 for one without area."""
     corners = vertices[faces]
     length = (corners - corners.roll(1, 1)).square().sum((1, 2))

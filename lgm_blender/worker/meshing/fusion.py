@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.errors import LGMError
 from .threads import parallel
-from .topology import components, face_normals, keep
+from .topology import components, face_normals, keep, tangled
 from .views import Views
 
 BLOCK = 4  # voxels; the field is computed in the blocks around the surface, elsewhere once per block
@@ -29,6 +29,7 @@ TRUNCATION = 0.024  # scene units, of which FRAME_RADIUS is 0.6
 OFFSET = 0.006
 REACH = 8.0  # pixels
 CLEAR = 0.02  # no sample is nearer to zero: a twelfth of a voxel
+REPAIRS = 10  # rounds at most, of which one is the rule
 ISLAND = 0.002  # parts with less of the largest one's area are left out
 
 
@@ -121,10 +122,19 @@ def surface(field: Field) -> tuple[Tensor, Tensor]:
         raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
     # A sample of nearly zero would give slivers, and one of zero triangles without area.
     values = np.where(values < 0, np.minimum(values, -CLEAR), np.maximum(values, CLEAR))
-    vertices, faces, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
     device = field.values.device
+    for _ in range(REPAIRS):
+        vertices, faces, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
+        faces = torch.from_numpy(faces.astype(np.int64)).to(device)
+        # Rarely its cases don't fit together where two sheets nearly touch. There they become one.
+        bad = tangled(faces, len(vertices)).cpu().numpy()
+        if not len(bad):
+            break
+        low = np.floor(vertices[bad]).astype(int)
+        for corner in np.ndindex(2, 2, 2):
+            x, y, z = np.minimum(low + corner, np.array(values.shape) - 2).clip(1).T
+            values[x, y, z] = np.minimum(values[x, y, z], -CLEAR)
     vertices = torch.from_numpy(vertices.astype(np.float32)).to(device) * field.step + field.origin
-    faces = torch.from_numpy(faces.astype(np.int64)).to(device)
     number, label = components(faces, len(vertices))
     label = label[faces[:, 0]]
     area = torch.zeros(number, device=device).index_add_(0, label, face_normals(vertices, faces).norm(dim=1))

@@ -116,7 +116,7 @@ def surface(field: Field) -> tuple[Tensor, Tensor]:
     """
     from skimage.measure import marching_cubes
 
-    values = _smooth(field.values)
+    values = smooth(field.values)
     values = F.pad(values[1:-1, 1:-1, 1:-1], (1,) * 6, value=1.0).cpu().numpy()  # closed at the border too
     if not values.min() < 0 < values.max():
         raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
@@ -217,15 +217,14 @@ def outlines(views: Views, alpha: Tensor | None = None) -> Tensor:
     return torch.cat([distance.clamp(-REACH, REACH), x, y], 1)
 
 
-def _smooth(values: Tensor) -> Tensor:
-    """Averaged a little along each axis."""
-    kernel = values.new_tensor([0.25, 0.5, 0.25])
+def smooth(values: Tensor) -> Tensor:
+    """Averaged a little along each axis; the border stays."""
     for axis in range(3):
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = 3
-        padding = [0, 0, 0, 0, 0, 0]
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = 1
-        values = F.conv3d(F.pad(values[None, None], padding, mode="replicate"), kernel.view(shape))[0, 0]
+        inner = values.shape[axis] - 2
+        before, here, after = (values.narrow(axis, i, inner) for i in range(3))
+        middle = (before + after).add_(here, alpha=2).mul_(0.25)
+        values = values.clone()
+        values.narrow(axis, 1, inner).copy_(middle)
     return values
 
 

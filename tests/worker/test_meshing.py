@@ -13,7 +13,12 @@ from lgm_blender.core.cameras import to_blender
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.worker import meshing
-from lgm_blender.worker.meshing import STAGES, MeshSettings, mesh_from_gaussians, topology
+from lgm_blender.worker.meshing import STAGES, MeshSettings, density, mesh_from_gaussians, topology
+from lgm_blender.worker.meshing.fusion import fuse, surface
+from lgm_blender.worker.meshing.refine import fit_outlines
+from lgm_blender.worker.meshing.texture import depth_picture
+from lgm_blender.worker.meshing.topology import decimate
+from lgm_blender.worker.meshing.views import draw_views, sphere_poses
 
 SETTINGS = MeshSettings(faces=3000, texture_size=512, device="cpu")
 
@@ -72,9 +77,9 @@ def test_box():
     mesh = mesh_from_gaussians(shapes.box(), SETTINGS)
     check_closed(mesh)
     assert holes(mesh) == 0
-    # A side lies OFFSET and some of the splats' halo, 0.01 in all, too far out.
-    assert topology.volume(*tensors(mesh)) == pytest.approx(0.8 * 0.5 * 0.6, rel=0.13)
-    assert np.abs(np.ptp(mesh.vertices, axis=0) - [0.8, 0.5, 0.6]).max() < 0.04
+    halo = 1.5 * shapes.box().scales.max()  # splats seen from the side reach so far out
+    assert 0.8 * 0.5 * 0.6 < topology.volume(*tensors(mesh)) < (0.8 + 2 * halo) * (0.5 + 2 * halo) * (0.6 + 2 * halo)
+    assert np.abs(np.ptp(mesh.vertices, axis=0) - [0.8, 0.5, 0.6]).max() < 2 * halo
     # Flat sides meet at sharp edges: most corners are shaded as their own face is.
     normals = topology.face_normals(*tensors(mesh)).numpy()
     along = np.abs(mesh.corner_normals).max(2)
@@ -86,7 +91,40 @@ def test_torus():
     mesh = mesh_from_gaussians(shapes.torus(), SETTINGS)
     check_closed(mesh)
     assert holes(mesh) == 1
-    assert topology.volume(*tensors(mesh)) == pytest.approx(2 * np.pi**2 * 0.4 * 0.15**2, rel=0.12)
+    halo = 1.5 * shapes.torus().scales.max()
+    assert 2 * np.pi**2 * 0.4 * 0.15**2 < topology.volume(*tensors(mesh)) < 2 * np.pi**2 * 0.4 * (0.15 + halo) ** 2
+
+
+def test_outlines_are_those_of_the_gaussians():
+    """In views that nothing was made from; the mesh of before is smaller all round."""
+    gaussians = torch.from_numpy(shapes.torus().to_array())
+    views = draw_views(gaussians, sphere_poses(20), 128)
+    judges = draw_views(gaussians, sphere_poses(7), 128)
+    vertices, faces = decimate(*surface(fuse(views, 96)), 3000)
+
+    def wrong(vertices) -> float:
+        pictures = torch.stack([depth_picture(vertices, faces, judges, v).isfinite() for v in range(7)])
+        assert not any(topology.defects(vertices, faces).values())
+        return float((pictures != (judges.alpha[:, 0] > 0.5)).sum() / (judges.alpha > 0.5).sum())
+
+    before, after = wrong(vertices), wrong(fit_outlines(vertices, faces, views))
+    assert after < 0.6 * before, (before, after)
+
+
+def test_a_field_of_density_finds_the_same_surface(monkeypatch):
+    monkeypatch.setattr(density, "STEPS", 96)
+    monkeypatch.setitem(density.RAYS, "cpu", 512)
+    told = []
+    mesh = mesh_from_gaussians(shapes.torus(), replace(SETTINGS, method="field"), lambda *step: told.append(step))
+    check_closed(mesh)
+    assert holes(mesh) == 1
+    halo = 1.5 * shapes.torus().scales.max()
+    ring = np.hypot(np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 2]) - 0.4, mesh.vertices[:, 1])
+    assert abs(np.median(ring) - 0.15) < halo
+    assert ("fuse", 50, 96) in told
+    colors, points = texels(mesh)
+    inside = (np.abs(points[:, :2]) > 0.05).all(1)
+    assert np.median(np.abs(colors - shapes.halves(points))[inside]) < 0.05
 
 
 def texels(mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +137,7 @@ def texels(mesh) -> tuple[np.ndarray, np.ndarray]:
 
 def test_colours_are_where_they_should_be(ball):
     for colors, points in (texels(ball), (ball.vertex_colors / 255, ball.vertices)):
-        inside = (np.abs(points[:, :2]) > 0.05).all(1)  # away from the borders between colours
+        inside = (np.abs(points[:, :2]) > 0.06).all(1)  # away from the borders between colours
         assert inside.mean() > 0.6
         assert np.abs(colors - shapes.halves(points))[inside].max() < 0.12
 
@@ -153,7 +191,9 @@ def test_any_axis_can_be_up(up):
         lying(gaussians.positions), gaussians.opacities, round_ones, gaussians.rotations, gaussians.colors
     )
     mesh = mesh_from_gaussians(gaussians, replace(SETTINGS, faces=500, up=up))
-    np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), [0.3, 0.9, 0.4], atol=0.07)
+    np.testing.assert_allclose(
+        np.ptp(mesh.vertices, axis=0), [0.3, 0.9, 0.4], atol=0.08
+    )  # splats seen from the side reach further
     colors, points = texels(mesh)
     assert colors[points[:, 1] > 0.2, 1].mean() > 0.7
     assert colors[points[:, 1] < -0.2, 1].mean() < 0.1
@@ -161,7 +201,7 @@ def test_any_axis_can_be_up(up):
 
 def test_blenders_frame_is_z_up():
     mesh = mesh_from_gaussians(to_blender(shapes.box(3000, (0.3, 0.9, 0.4))), replace(SETTINGS, up="z"))
-    np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), [0.3, 0.9, 0.4], atol=0.05)
+    np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), [0.3, 0.9, 0.4], atol=0.07)
 
 
 def test_what_is_inside_is_left_out():
@@ -241,6 +281,7 @@ def test_gaussians_without_a_surface(gaussians, sentence):
         ({"texture_size": 300}, "must be 512, 1024, 2048 or 4096, not 300"),
         ({"up": "w"}, "no axis 'w'"),
         ({"device": "tpu"}, "no device 'tpu'"),
+        ({"method": "poisson"}, "no method 'poisson'"),
     ],
 )
 def test_settings_out_of_range(change, sentence):

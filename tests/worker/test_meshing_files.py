@@ -93,10 +93,51 @@ def test_cancelled_before_anything_is_written(splats, tmp_path):
 
 def test_command_line(splats, tmp_path, capsys):
     options = ["--output", str(tmp_path / "out"), "--formats", "ply", "glb", "--faces", "400", "--texture-size", "512"]
-    assert main(["mesh", str(splats), *options, "--name", "a b", "--up=-y", "--device", "cpu", "--json"]) == 0
+    assert (
+        main(
+            [
+                "mesh",
+                str(splats),
+                *options,
+                "--name",
+                "a b",
+                "--up=-y",
+                "--device",
+                "cpu",
+                "--method",
+                "fusion",
+                "--json",
+            ]
+        )
+        == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert [Path(path).name for path in result["files"]] == ["a b.glb", "a b_mesh.ply"]
     assert list(result["timings"]) == [*meshing.STAGES, "save"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table, column: table[:0], "no Gaussian"),
+        (lambda table, column: table + np.where(column == "opacity", -50, 0), "no Gaussian is visible"),
+        (lambda table, column: table * np.where(column == "x", np.nan, 1), "no Gaussian whose values are all finite"),
+        (lambda table, column: table[:1], "only one Gaussian is visible"),
+        (lambda table, column: table - np.where(np.char.startswith(column, "scale"), 12, 0), "nothing solid"),
+        (lambda table, column: table[:, :5], "cut short"),
+    ],
+)
+def test_files_without_an_object(change, words, splats, tmp_path, capsys):
+    header, body = splats.read_bytes().split(b"end_header\n", 1)
+    columns = np.array([line.split()[-1].decode() for line in header.splitlines() if line.startswith(b"property")])
+    table = change(np.frombuffer(body, "<f4").reshape(2000, len(columns)), columns).astype("<f4")
+    header = header.replace(b"element vertex 2000", b"element vertex %d" % len(table))
+    splats.write_bytes(header + b"end_header\n" + table.tobytes())
+    assert main(["mesh", str(splats), "--output", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert words in captured.err.strip().splitlines()[-1]
+    assert not captured.out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

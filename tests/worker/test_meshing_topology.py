@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from lgm_blender.core.errors import LGMError
+from lgm_blender.worker.meshing.atlas import unwrap
 from lgm_blender.worker.meshing.fusion import Field, surface
 from lgm_blender.worker.meshing.raster import barycentric, rasterize
-from lgm_blender.worker.meshing.texture import fill_gaps
+from lgm_blender.worker.meshing.texture import fill_gaps, texel_corners
 from lgm_blender.worker.meshing.topology import components, decimate, defects, volume
 
 TETRAHEDRON = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
@@ -103,6 +106,36 @@ def test_the_nearest_triangle_wins():
         best, expected = torch.where(nearer, nearness, best), torch.where(nearer, i, expected)
     assert (found.view(-1) == expected).float().mean() > 0.999  # but for ties
     assert (found >= 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("size", [512, 1024, 2048, 4096])
+def test_charts_lie_apart(size):
+    """Every face has its place in the map, seen from the front, and no chart is nearer to another than the padding."""
+    vertices, faces = decimate(*meshed(lambda x, y, z: torch.minimum(ball(x, y, z), ball(x, y, z, 0.7, 0.4))), 5000)
+    corners = unwrap(vertices, faces, size)
+    assert corners.shape == (5000, 3, 2)
+    assert 0 < corners.min() < corners.max() < 1
+    pixels = texel_corners(corners, size)
+    a, b, c = corners.double().unbind(1)
+    assert ((b - a)[:, 0] * (c - a)[:, 1] > (b - a)[:, 1] * (c - a)[:, 0]).all()
+    # Faces that share an edge of the map are one chart.
+    _, names = corners.view(-1, 2).unique(dim=0, return_inverse=True)
+    _, chart = components(names.view(-1, 3), int(names.max()) + 1)
+    chart = chart[names.view(-1, 3)[:, 0]]
+    assert chart.max() > 1
+    found = rasterize(pixels, None, size)
+    label = torch.where(found >= 0, chart[found.clamp(min=0)].float(), -1)
+    radius = max(2, size // 512) // 2
+    largest = F.max_pool2d(label[None, None], 2 * radius + 1, 1, radius)
+    nothing = torch.where(label >= 0, -label, -torch.inf)
+    smallest = -F.max_pool2d(nothing[None, None], 2 * radius + 1, 1, radius)
+    assert ((largest == smallest) | (largest < 0)).all()
+
+
+def test_charts_that_do_not_fit():
+    vertices, faces = meshed(ball)
+    with pytest.raises(LGMError, match="larger"):
+        unwrap(vertices, faces, 8)
 
 
 def test_gaps_take_the_colour_of_what_is_around_them():

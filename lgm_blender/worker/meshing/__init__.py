@@ -140,7 +140,7 @@ def mesh_from_gaussians(
 
     from ..devices import resolve_device
     from .atlas import unwrap
-    from .field import fit_field
+    from .density import fit_field
     from .fusion import fuse, surface
     from .refine import fit_outlines
     from .texture import bake

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.errors import LGMError
 
-PADDING = 4  # texels around each chart
+PADDING = 4 / 2048  # room around each chart, of the texture's size, and at least 2 texels: for smaller versions of it
 CHECK_EVERY = 0.05  # seconds
 
 
@@ -30,7 +30,7 @@ def unwrap(
     import uvunwrap
 
     mesh = uvunwrap.Mesh(vertices.cpu().numpy().astype(np.float32), faces.cpu().numpy().astype(np.uint32))
-    job = uvunwrap.start([mesh], page_size=size, padding=PADDING, packing="fast")
+    job = uvunwrap.start([mesh], page_size=size, padding=max(2, round(PADDING * size)), packing="fast")
     try:
         while not job.done:
             on_step(0, 0)

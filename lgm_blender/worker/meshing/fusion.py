@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.errors import LGMError
 from .threads import parallel
-from .topology import components, face_normals, keep
+from .topology import components, face_normals, keep, tangled
 from .views import Views
 
 BLOCK = 4  # voxels; the field is computed in the blocks around the surface, elsewhere once per block
@@ -28,6 +28,8 @@ TRUNCATION = 0.024  # scene units, of which FRAME_RADIUS is 0.6
 # them is part of what one sees.
 OFFSET = 0.006
 REACH = 8.0  # pixels
+CLEAR = 0.02  # no sample is nearer to zero: a twelfth of a voxel
+REPAIRS = 10  # rounds at most, of which one is the rule
 ISLAND = 0.002  # parts with less of the largest one's area are left out
 
 
@@ -114,16 +116,25 @@ def surface(field: Field) -> tuple[Tensor, Tensor]:
     """
     from skimage.measure import marching_cubes
 
-    values = _smooth(field.values)
+    values = smooth(field.values)
     values = F.pad(values[1:-1, 1:-1, 1:-1], (1,) * 6, value=1.0).cpu().numpy()  # closed at the border too
     if not values.min() < 0 < values.max():
         raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
-    # A sample of exactly zero would give triangles without area.
-    values[np.abs(values) < 1e-4] = 1e-4
-    vertices, faces, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
+    # A sample of nearly zero would give slivers, and one of zero triangles without area.
+    values = np.where(values < 0, np.minimum(values, -CLEAR), np.maximum(values, CLEAR))
     device = field.values.device
+    for _ in range(REPAIRS):
+        vertices, faces, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
+        faces = torch.from_numpy(faces.astype(np.int64)).to(device)
+        # Rarely its cases don't fit together where two sheets nearly touch. There they become one.
+        bad = tangled(faces, len(vertices)).cpu().numpy()
+        if not len(bad):
+            break
+        low = np.floor(vertices[bad]).astype(int)
+        for corner in np.ndindex(2, 2, 2):
+            x, y, z = np.minimum(low + corner, np.array(values.shape) - 2).clip(1).T
+            values[x, y, z] = np.minimum(values[x, y, z], -CLEAR)
     vertices = torch.from_numpy(vertices.astype(np.float32)).to(device) * field.step + field.origin
-    faces = torch.from_numpy(faces.astype(np.int64)).to(device)
     number, label = components(faces, len(vertices))
     label = label[faces[:, 0]]
     area = torch.zeros(number, device=device).index_add_(0, label, face_normals(vertices, faces).norm(dim=1))
@@ -206,15 +217,14 @@ def outlines(views: Views, alpha: Tensor | None = None) -> Tensor:
     return torch.cat([distance.clamp(-REACH, REACH), x, y], 1)
 
 
-def _smooth(values: Tensor) -> Tensor:
-    """Averaged a little along each axis."""
-    kernel = values.new_tensor([0.25, 0.5, 0.25])
+def smooth(values: Tensor) -> Tensor:
+    """Averaged a little along each axis; the border stays."""
     for axis in range(3):
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = 3
-        padding = [0, 0, 0, 0, 0, 0]
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = 1
-        values = F.conv3d(F.pad(values[None, None], padding, mode="replicate"), kernel.view(shape))[0, 0]
+        inner = values.shape[axis] - 2
+        before, here, after = (values.narrow(axis, i, inner) for i in range(3))
+        middle = (before + after).add_(here, alpha=2).mul_(0.25)
+        values = values.clone()
+        values.narrow(axis, 1, inner).copy_(middle)
     return values
 
 

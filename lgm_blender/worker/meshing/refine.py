@@ -11,13 +11,13 @@ from torch import Tensor
 from .fusion import REACH, outlines
 from .texture import depth_picture
 from .threads import parallel
-from .topology import face_normals
+from .topology import THINNEST, evenness, face_normals
 from .views import Views, sample
 
-ROUNDS = 3
+ROUNDS = 4
 NEAR = 1.0  # pixels from the mesh's own outline that a vertex on it may be found
-STIFFNESS = 0.3  # how much of a vertex's move is that of its neighbours, in units of views that see it on the outline
-SPREADING = 20  # edges that a move reaches at most
+STIFFNESS = 30.0  # how much of a vertex's move is that of its neighbours, in units of views that see it on the outline
+SPREADING = 80  # edges that a move reaches at most
 LONGEST = 0.02  # scene units that a vertex moves in one round
 HALVINGS = 5
 TURN = 0.5  # the cosine by which no face turns further
@@ -38,14 +38,16 @@ def fit_outlines(
         on_step(step, ROUNDS)
         move = _spread(*_moves(vertices, faces, views, wanted), faces)
         move = move * (LONGEST / move.norm(dim=1, keepdim=True).clamp(min=LONGEST))
-        before = face_normals(vertices, faces)
+        before, even = face_normals(vertices, faces), evenness(vertices, faces)
+        limit = torch.minimum(even / 2, even.new_tensor(THINNEST))
         tries = 0
-        while True:  # until nothing turns over
+        while True:  # until nothing turns over or becomes a sliver
             after = face_normals(vertices + move, faces)
-            turned = (before * after).sum(1) < TURN * before.norm(dim=1) * after.norm(dim=1)
-            if not (turned & (move[faces] != 0).any(2).any(1)).any():
+            spoiled = (before * after).sum(1) < TURN * before.norm(dim=1) * after.norm(dim=1)
+            spoiled |= evenness(vertices + move, faces) < limit
+            if not (spoiled & (move[faces] != 0).any(2).any(1)).any():
                 break
-            move[faces[turned].flatten()] *= 0.5 if tries < HALVINGS else 0
+            move[faces[spoiled].flatten()] *= 0.5 if tries < HALVINGS else 0
             tries += 1
         vertices = vertices + move
     return vertices

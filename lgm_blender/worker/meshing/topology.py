@@ -77,14 +77,35 @@ def defects(vertices: Tensor, faces: Tensor) -> dict[str, int]:
         which side is outside. pinched_vertices: Whose faces are more than one fan. duplicate_faces: Of the same three
         vertices as another. degenerate_faces: With a vertex twice, or without area.
     """
-    count = len(vertices)
+    _, uses, forward, fans = _structure(faces, len(vertices))
+    sorted_faces = faces.sort(1).values
+    area = face_normals(vertices, faces).norm(dim=1)
+    return {
+        "open_edges": int((uses == 1).sum()),
+        "crowded_edges": int((uses > 2).sum()),
+        "inconsistent_edges": int(((uses == 2) & (forward != 0)).sum()),
+        "pinched_vertices": int((fans - 1).clamp(min=0).sum()),
+        "duplicate_faces": len(faces) - len(torch.unique(sorted_faces, dim=0)),
+        "degenerate_faces": int(((sorted_faces.diff(dim=1) == 0).any(1) | ~(area > 0)).sum()),
+    }
+
+
+def tangled(faces: Tensor, count: int) -> Tensor:
+    """Which of `count` vertices [K] are on an edge of more than two faces, or in the middle of more than one fan."""
+    edges, uses, _, fans = _structure(faces, count)
+    return torch.cat([edges[uses > 2].flatten(), (fans > 1).nonzero()[:, 0]]).unique()
+
+
+def _structure(faces: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Edges [E, 2], how many faces each has, how many more of them run from its first to its second vertex than back,
+    and the number of fans at each of `count` vertices."""
     half = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     low, high = half.amin(1), half.amax(1)
-    _, edge, uses = torch.unique(low * count + high, return_inverse=True, return_counts=True)
+    keys, edge, uses = torch.unique(low * count + high, return_inverse=True, return_counts=True)
     forward = torch.zeros_like(uses).index_add_(0, edge, torch.where(half[:, 0] < half[:, 1], 1, -1))
     # Corners are joined across edges; a vertex with more than one group of corners is a pinch.
     order = edge.argsort(stable=True)
-    first = torch.cat([order.new_zeros(1), uses.cumsum(0)[:-1]])[uses == 2]
+    first = (uses.cumsum(0) - uses)[uses == 2]
     one, two = order[first], order[first + 1]
     following = torch.arange(len(half), device=faces.device).view(-1, 3).roll(-1, 1).flatten()
     same = half[one, 0] == half[two, 0]  # then the two run the same way
@@ -93,19 +114,11 @@ def defects(vertices: Tensor, faces: Tensor) -> dict[str, int]:
         (following[one], torch.where(same, following[two], two)),
     ]
     rows, columns = (torch.cat([pair[i] for pair in pairs]).cpu().numpy() for i in (0, 1))
-    corners = len(half)
-    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (corners, corners))
-    fans, _ = connected_components(graph)
-    sorted_faces = faces.sort(1).values
-    area = face_normals(vertices, faces).norm(dim=1)
-    return {
-        "open_edges": int((uses == 1).sum()),
-        "crowded_edges": int((uses > 2).sum()),
-        "inconsistent_edges": int(((uses == 2) & (forward != 0)).sum()),
-        "pinched_vertices": fans - len(torch.unique(faces)),
-        "duplicate_faces": len(faces) - len(torch.unique(sorted_faces, dim=0)),
-        "degenerate_faces": int(((sorted_faces.diff(dim=1) == 0).any(1) | ~(area > 0)).sum()),
-    }
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (len(half), len(half)))
+    number, label = connected_components(graph, directed=False)
+    vertex = faces.new_empty(number)
+    vertex[torch.from_numpy(label.astype(np.int64)).to(faces.device)] = faces.flatten()
+    return torch.stack([keys // count, keys % count], 1), uses, forward, torch.bincount(vertex, minlength=count)
 
 
 def decimate(
@@ -250,7 +263,9 @@ def _collapse(state: _State, target: int, names: int) -> _State:
     stays = (face_owner >= 0) & ((ends == face_owner[:, None]).sum(1) == 1)
     old, new = face_normals(vertices, faces[stays]), face_normals(moved, faces[stays])
     fine = (old * new).sum(1) > FLIP_COSINE * old.norm(dim=1) * new.norm(dim=1)
-    fine &= _shape(moved, faces[stays]) > torch.minimum(_shape(vertices, faces[stays]) * 0.5, new.new_tensor(THINNEST))
+    fine &= evenness(moved, faces[stays]) > torch.minimum(
+        evenness(vertices, faces[stays]) * 0.5, new.new_tensor(THINNEST)
+    )
     good &= _all(fine, face_owner[stays], len(chosen))
 
     failed = torch.cat([state.failed, keys[chosen[~good]]])
@@ -269,7 +284,7 @@ def _collapse(state: _State, target: int, names: int) -> _State:
     return _State(vertices[used], faces, quadrics[used], state.names[used], failed)
 
 
-def _shape(vertices: Tensor, faces: Tensor) -> Tensor:
+def evenness(vertices: Tensor, faces: Tensor) -> Tensor:
     """[F], 1 for an equilateral face, 0 for one without area."""
     corners = vertices[faces]
     length = (corners - corners.roll(1, 1)).square().sum((1, 2))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fusion import REACH, Field, bounds, distances, grid_points, outlines, tables
+from .fusion import REACH, Field, bounds, distances, grid_points, outlines, smooth, tables
 from .views import FRAME_RADIUS, Views, sample
 
 FEATURES = 2  # of a corner of a grid
@@ -92,7 +92,7 @@ def fit_field(views: Views, resolution: int, on_step: Callable[[int, int], None]
                 place, _ = views.project(v, where)
                 values[part] = values[part].maximum(sample(wanted[v], place)[:, 0] / REACH)
             values[part[distances(views, pixels, where) <= -0.99]] = -1
-    return Field(values.view(shape), origin, step)
+    return Field(smooth(smooth(values.view(shape))), origin, step)  # the hash's noise is of a few samples' size
 
 
 def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None]) -> Tensor:

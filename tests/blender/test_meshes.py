@@ -42,7 +42,7 @@ def test_it_stands_at_the_origin_and_faces_the_front(glb):
     np.testing.assert_allclose(points.max(0), [0.5, 0.5, 1], atol=0.01)
     assert made.name in bpy.context.scene.collection.objects
     assert made.matrix_world == Matrix.Identity(4)
-    # Seen from the front, from -y, its left half is to the right (x > 0): LGM's x is Blender's.
+    # Red is where x < 0, to the left of who looks from the front, from -y.
     uvs, pixels = made.data.uv_layers.active.uv, np.array(bpy.data.images[0].pixels[:]).reshape(64, 64, 4)
     for polygon in made.data.polygons:
         u, v = np.mean([uvs[i].vector for i in polygon.loop_indices], axis=0)

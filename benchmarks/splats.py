@@ -68,7 +68,7 @@ def evaluation_seconds(made: bpy.types.Object, display: str, repeats: int) -> fl
 def picture(made: bpy.types.Object, folder: str, **settings) -> tuple[np.ndarray, float, float]:
     """[H, W, 3] and the seconds of wall clock and of CPU it took."""
     wall, cpu = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    path = render.render_splats(made, Path(folder, "picture.png"), **settings)
+    path = render.render_objects(made, Path(folder, "picture.png"), **settings)
     wall, cpu = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_SELF).ru_utime - cpu
     image = bpy.data.images.load(str(path))
     pixels = np.array(image.pixels[:], np.float32).reshape(*tuple(image.size)[::-1], 4)[..., :3]

@@ -1,12 +1,12 @@
-"""Many images become splats, one after the other, without a window.
+"""Many images become splats, meshes or both, one after the other, without a window.
 
     blender --background --python …/lgm_blender/blender/batch.py -- --input FILES-OR-FOLDER --output DIR
     python …/lgm_blender/blender/batch.py -- …          with a Python that has bpy
 
-For each image: NAME.ply (the splats), NAME.blend (a scene with them), NAME.png (a render), NAME_views.png (the four
-views) and NAME.json (every setting, the seed, the versions, the time of each stage). One line of progress per image
-goes to stderr, one JSON object per image to stdout. The exit code is 0 if all went well, 1 if any image failed, 2 if
-the command makes no sense. `run` is the same for a script that runs inside Blender.
+For each image: NAME.ply (the splats), NAME.glb (the mesh), NAME.blend (a scene with them), NAME.png (a render),
+NAME_views.png (the four views) and NAME.json (every setting, the seed, the versions, the time of each stage). One line
+of progress per image goes to stderr, one JSON object per image to stdout. The exit code is 0 if all went well, 1 if any
+image failed, 2 if the command makes no sense. `run` is the same for a script that runs inside Blender.
 """
 
 if __name__ == "__main__":  # run as a script, this file belongs to no package; it goes on as a module of its own
@@ -28,21 +28,30 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import bpy
 
 from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error, replacing
-from ..core.formats.ply import read_ply
-from ..core.gaussians import Gaussians
-from ..core.messages import GenerateRequest, GenerateResult, from_params, to_params
-from . import compat, images, install, preferences, render, session, splats
+from ..core.messages import (
+    FACES,
+    TEXTURE_SIZE,
+    GenerateRequest,
+    GenerateResult,
+    MeshRequest,
+    OutputKind,
+    from_params,
+    to_params,
+)
+from . import compat, images, install, preferences, render, results, session, splats
 from .engine import Engine, log_folder, worker_command
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_WORKER_FILES = {"ply": ".ply", "json": ".json", "views": "_views.png", "input": "_input.png"}
+_WORKER_FILES = {"ply": ".ply", "glb": ".glb", "json": ".json", "views": "_views.png", "input": "_input.png"}
+_KIND_FILES = {"splats": ["ply"], "mesh": ["glb"], "both": ["ply", "glb"]}  # of them, which an output kind needs
+LIT_SAMPLES = 64  # of NAME.blend where light falls on a mesh, which has noise
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
@@ -60,7 +69,7 @@ class Item:
 def make_parser() -> argparse.ArgumentParser:
     """The batch's command line."""
     parser = argparse.ArgumentParser(
-        prog="batch.py", description="Makes splats from images, in Blender, without a window."
+        prog="batch.py", description="Makes splats or meshes from images, in Blender, without a window."
     )
     add = parser.add_argument
     add("--input", nargs="+", default=[], metavar="PATH", help="images, or folders of images")
@@ -72,6 +81,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--steps", type=integer(1, 500), default=None, help="denoising steps (default: the preset's)")
     add("--guidance", type=float, default=None, help="guidance scale, 1 is none (default: the preset's)")
     add("--elevation", type=float, default=0.0, help="degrees that the image's camera is above the object")
+    add("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, NAME.glb or both")
+    add("--faces", type=integer(100, 1_000_000), default=FACES, help="of a mesh, at most (default: %(default)s)")
+    sizes = (512, 1024, 2048, 4096)
+    add("--texture-size", type=int, choices=sizes, default=TEXTURE_SIZE, help="of a mesh (default: %(default)s)")
+    about = "longest side in NAME.blend, 0 as LGM makes it (default: %(default)s)"
+    add("--object-size", type=float, default=results.SIZE, metavar="METRES", help=about)
     add("--device", choices=("auto", "cpu", "cuda"), default=None, help="what computes (default: the preferences')")
     add("--timeout", type=float, default=None, metavar="SECONDS", help="give an image up after this long")
     add("--blend", action=argparse.BooleanOptionalAction, default=True, help="save NAME.blend")
@@ -172,7 +187,8 @@ def _expand(name: str, output: Path) -> list[Path]:
 
 def _is_result(picture: Path) -> bool:
     stem = picture.stem.removesuffix("_views").removesuffix("_input")
-    return all((picture.parent / f"{stem}{suffix}").exists() for suffix in (".ply", ".json"))
+    there = [suffix for suffix in (".json", ".ply", ".glb") if (picture.parent / f"{stem}{suffix}").exists()]
+    return len(there) > 1 and there[0] == ".json"
 
 
 def _make_folder(folder: Path) -> None:
@@ -201,7 +217,8 @@ def _run_item(
     elif record["skipped"]:
         line.end("is there already, skipped")
     else:
-        line.end(f"{record['gaussians']:,} Gaussians in {seconds:.1f} s, {record['ply']}")
+        what = f"{record['faces']:,} faces" if record["faces"] else f"{record['gaussians']:,} Gaussians"
+        line.end(f"{what} in {seconds:.1f} s, {record.get('ply') or record['glb']}")
     write(json.dumps({"input": str(item.image) if item.image else None, **record, "seconds": seconds}))
     return record["ok"]
 
@@ -212,6 +229,10 @@ def _make_item(
     """The files of one item; what the JSON line says about them."""
     result = _finished(output, item.name) if options.skip_existing else None
     skipped = result is not None and all((output / f"{item.name}{suffix}").exists() for suffix in _suffixes(options))
+    if result and not all(result[kind] for kind in _KIND_FILES[options.output_kind]):
+        # Of splats that are there a mesh can be made; else all begins anew, under another name.
+        result = _add_mesh(engine, result, options, show) if result["ply"] else None
+        skipped = False
     if result is None:
         request = GenerateRequest(
             job="",
@@ -228,37 +249,82 @@ def _make_item(
             elevation=options.elevation,
             device=options.device or preferences.value("device"),
             previews=False,
+            output_kind=options.output_kind,
+            faces=options.faces,
+            texture_size=options.texture_size,
         )
-        job = engine.generate(request)
-        result = to_params(engine.wait(job, lambda job: show(job.label), options.timeout))
+        result = _wait(engine, request, options, show)
     if not skipped and _suffixes(options):
         result = finish(result, options, show)
-    files = {kind: result[kind] for kind in ("ply", "views", "json")}
-    stem = Path(result["ply"]).stem
+    kinds = _KIND_FILES[options.output_kind]
+    files = {kind: result[kind] for kind in (*kinds, "views", "json")}
+    stem = Path(result["json"]).stem
     files |= {suffix[1:]: str(output / f"{stem}{suffix}") for suffix in _suffixes(options)}
-    facts = {"gaussians": result["gaussians"], "seed": result["settings"].get("seed"), "warnings": result["warnings"]}
+    facts = {"gaussians": result["gaussians"], "faces": result["faces"] if "glb" in kinds else 0}
+    facts |= {"seed": result["settings"].get("seed"), "warnings": result["warnings"]}
     return {"name": stem, "skipped": skipped, **files, **facts}
 
 
+def _wait(
+    engine: Engine, request: GenerateRequest | MeshRequest, options: argparse.Namespace, show: Callable[[str], None]
+) -> dict[str, Any]:
+    job = engine.submit(request)
+    return to_params(engine.wait(job, lambda job: show(job.label), options.timeout))
+
+
+def _add_mesh(
+    engine: Engine, result: dict[str, Any], options: argparse.Namespace, show: Callable[[str], None]
+) -> dict[str, Any]:
+    """A result of splats with their mesh; NAME.json is brought up to date."""
+    request = MeshRequest(
+        job="",
+        ply=result["ply"],
+        output=str(Path(result["ply"]).parent),
+        name=Path(result["ply"]).stem,
+        overwrite=True,  # there is none yet
+        faces=options.faces,
+        texture_size=options.texture_size,
+        device=options.device or preferences.value("device"),
+    )
+    made = _wait(engine, request, options, show)
+    settings = {"output_kind": "both", "faces": options.faces, "texture_size": options.texture_size}
+    times = result["timings"] | made["timings"]
+    result = {
+        **result,
+        "glb": made["glb"],
+        "faces": made["faces"],
+        "settings": result["settings"] | settings,
+        "timings": times | {"total": round(sum(times.values()) - times.get("total", 0.0), 3)},
+        "warnings": result["warnings"] + made["warnings"],
+    }
+    _write_result(result)
+    return result
+
+
+def _write_result(result: dict[str, Any]) -> None:
+    with replacing(result["json"]) as file:
+        file.write(json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
 def finish(result: dict[str, Any], options: argparse.Namespace, show: Callable[[str], None]) -> dict[str, Any]:
-    """Blender's part: a scene with the splats, saved and rendered; the result with Blender's times added.
+    """Blender's part: a scene with what was made, saved and rendered; the result with Blender's times added.
 
     Args:
         result: What the worker made, as it stands in NAME.json, which is brought up to date.
     """
-    ply = Path(result["ply"])
+    path = Path(result["json"])
     times = {}
     with _timed(times, "scene"):
         show("Building the scene")
-        made = make_scene(read_ply(ply), ply.stem, result, options)
+        made = make_scene(result, options)
     if options.blend:
         with _timed(times, "blend"):
-            save_blend(ply.with_name(f"{ply.stem}.blend"))
+            save_blend(path.with_suffix(".blend"))
     if options.render:
         with _timed(times, "render"):
             show("Rendering")
-            picture = ply.with_name(f"{ply.stem}.png")
-            render.render_splats(made, picture, size=(options.size, options.size), samples=options.samples)
+            picture = path.with_suffix(".png")
+            render.render_objects(made, picture, size=(options.size, options.size), samples=options.samples)
     before = dict(result["timings"])
     total = before.pop("total", 0.0) - sum(before.get(name, 0.0) for name in times) + sum(times.values())
     result = {
@@ -266,28 +332,31 @@ def finish(result: dict[str, Any], options: argparse.Namespace, show: Callable[[
         "versions": {**result["versions"], "blender": bpy.app.version_string},
         "timings": {**before, **times, "total": round(total, 3)},
     }
-    with replacing(result["json"]) as file:
-        file.write(json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
+    _write_result(result)
     return result
 
 
-def make_scene(
-    gaussians: Gaussians, name: str, result: dict[str, Any], options: argparse.Namespace
-) -> bpy.types.Object:
-    """A new file with nothing but the splats, and a camera and settings that show them; the splats' object."""
+def make_scene(result: dict[str, Any], options: argparse.Namespace) -> list[bpy.types.Object]:
+    """A new file with nothing but the splats, the mesh or both, and a camera and settings that show them."""
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     scene = bpy.context.scene
-    settings = session.splats_settings(from_params(GenerateResult, result)) | {"ply": f"//{name}.ply"}
-    made = splats.add_splats(gaussians, name, settings=settings, scene=scene)
+    wanted = {kind: result[kind] if kind in _KIND_FILES[options.output_kind] else None for kind in ("ply", "glb")}
+    made = results.add_result(
+        from_params(GenerateResult, result | wanted), scene, max(0.0, options.object_size) or None
+    )
+    for thing in made:
+        beside = {kind: f"//{Path(path).name}" for kind, path in wanted.items() if path}
+        splats.write_settings(thing, splats.read_settings(thing) | beside)
     session.select(made, scene)
-    scene.camera = render.camera_from_pose(render.fitted_pose([made]))
+    scene.camera = render.camera_from_pose(render.fitted_pose(made))
     scene.collection.objects.link(scene.camera)
     scene.world = bpy.data.worlds.new("White")
     background = next(node for node in compat.node_tree(scene.world).nodes if node.type == "BACKGROUND")
     background.inputs["Color"].default_value = (1.0, 1.0, 1.0, 1.0)
     scene.render.engine = "CYCLES"
     scene.render.resolution_x = scene.render.resolution_y = options.size
-    scene.cycles.samples = options.samples or render.SAMPLES["CYCLES"]
+    lit = not all(map(splats.is_splats, made))
+    scene.cycles.samples = options.samples or (LIT_SAMPLES if lit else render.SAMPLES["CYCLES"])
     scene.view_settings.view_transform = "Standard"  # AgX would mute colours that are meant for the display as they are
     for screen in bpy.data.screens:
         for view in (area.spaces.active for area in screen.areas if area.type == "VIEW_3D"):
@@ -318,14 +387,15 @@ def _suffixes(options: argparse.Namespace) -> list[str]:
 
 
 def _finished(output: Path, name: str) -> dict[str, Any] | None:
-    """What NAME.json says, if the worker's part of that name is done."""
+    """What NAME.json says, if the worker's part of that name is done; of splats and mesh, those that are there."""
     try:
         result = json.loads((output / f"{name}.json").read_text(encoding="utf-8"))
         result |= {kind: str(output / f"{name}{end}") for kind, end in _WORKER_FILES.items()}
-        from_params(GenerateResult, result)
+        result |= {kind: None for kind in ("ply", "glb") if not Path(result[kind]).is_file()}
+        result = to_params(from_params(GenerateResult, result))
     except (OSError, ValueError, TypeError, LGMError):
         return None
-    return result if Path(result["ply"]).is_file() else None
+    return result if result["ply"] or result["glb"] else None
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from ..core import messages
 from ..core.environment import data_folder
 from ..core.errors import ErrorKind, LGMError
-from ..core.messages import GenerateRequest, GenerateResult, Initialized, JobError, Progress
+from ..core.messages import Initialized, JobError, Progress, Request, Result
 from .process import Process, clean_variables
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -70,10 +70,10 @@ class Job:
         seconds: How long it took, once it ended.
     """
 
-    request: GenerateRequest
+    request: Request
     state: JobState = "waiting"
     progress: Progress | None = None
-    result: GenerateResult | None = None
+    result: Result | None = None
     error: str = ""
     kind: ErrorKind | None = None
     log: str = ""
@@ -84,6 +84,11 @@ class Job:
     def id(self) -> str:
         """The name that every message about this job carries."""
         return self.request.job
+
+    @property
+    def method(self) -> str:
+        """What is asked for: one of `messages.JOBS`."""
+        return next(name for name, (request, _) in messages.JOBS.items() if isinstance(self.request, request))
 
     @property
     def ended(self) -> bool:
@@ -179,7 +184,7 @@ class Engine:
             self._deadline = time.monotonic() + self.start_timeout
             self._ask("initialize", {}, "")
 
-    def generate(self, request: GenerateRequest) -> Job:
+    def submit(self, request: Request) -> Job:
         """Asks for one job, starting the worker if need be. An empty `request.job` gets a name."""
         with self._lock:
             if not request.job:
@@ -220,9 +225,7 @@ class Engine:
             self._changed.clear()
             return changed
 
-    def wait(
-        self, job: Job, on_progress: Callable[[Job], None] | None = None, timeout: float | None = None
-    ) -> GenerateResult:
+    def wait(self, job: Job, on_progress: Callable[[Job], None] | None = None, timeout: float | None = None) -> Result:
         """Blocks until a job ends, and returns its result. For batches and scripts, not for Blender's window.
 
         Args:
@@ -289,7 +292,7 @@ class Engine:
         self._process.write(messages.encode(messages.request(number, method, params)))
 
     def _send(self, job: Job) -> None:
-        self._ask("generate", messages.to_params(job.request), job.id)
+        self._ask(job.method, messages.to_params(job.request), job.id)
 
     def _receive(self, line: bytes) -> None:
         if self._process is None:  # given up because of an earlier line
@@ -331,7 +334,7 @@ class Engine:
             self._end(job, *_read_error(message["error"]))
         else:
             try:
-                job.result = messages.from_params(GenerateResult, message.get("result"))
+                job.result = messages.from_params(messages.JOBS[job.method][1], message.get("result"))
             except LGMError as error:
                 self._end(job, "failed", f"The worker's answer can't be read: {error.message}", "internal")
                 return

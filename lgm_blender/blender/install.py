@@ -24,7 +24,10 @@ from .process import Process, clean_variables
 
 PYTHON_VERSION = "3.12"  # every package the worker needs has wheels for it on every system
 MARKER = "installed.json"  # written last: an environment without it is half made
-IMPORTS = "import torch, diffusers, transformers, safetensors, PIL, scipy; print('torch', torch.__version__)"
+IMPORTS = (
+    "import torch, diffusers, transformers, safetensors, PIL, scipy, skimage, uvunwrap; "
+    "print('torch', torch.__version__)"
+)
 # Everything the extension ever puts in its data folder; the last is the worker's memory of which weights are whole.
 CONTENTS = ("environment", "python", "tools", "cache", "logs", "checked_files.json")
 DISK_NEEDED = {False: 3 << 30, True: 12 << 30}  # bytes without and with CUDA, downloads included

@@ -1,8 +1,9 @@
-"""What the user can do: generate, cancel, install, import, export."""
+"""What the user can do: generate, convert, cancel, install, import, export."""
 
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import bpy
@@ -10,7 +11,7 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from ..core.errors import LGMError
 from ..core.formats.ply import read_ply, write_ply
-from ..core.messages import GenerateRequest
+from ..core.messages import GenerateRequest, MeshRequest
 from . import images, install, preferences, session, splats
 
 MAX_SEED = (1 << 31) - 1  # Blender's integers end there
@@ -21,30 +22,15 @@ ONLINE_NEEDED = (
 )
 
 
-class LGM_OT_generate(bpy.types.Operator):
-    """Turn the image, the prompt or both into Gaussian splats in this scene"""
+class _Job:
+    """What operators share that give the worker a job: one at a time, waited for where nobody would see it end."""
 
-    # Called with 'INVOKE_DEFAULT', or as a button, it starts the job and returns; the window stays alive, and the
-    # splats come when they are done. In the background, or with wait=True, it returns when the splats are there.
-    # What is not given comes from the scene's settings; an image or prompt that is given replaces both of the scene's.
-
-    bl_idname = "lgm.generate"
-    bl_label = "Generate Splats"
-    bl_options = {"REGISTER"}  # the undo step comes with the result
-
-    image_path: bpy.props.StringProperty(name="Image File", subtype="FILE_PATH", options={"SKIP_SAVE"})
-    image_name: bpy.props.StringProperty(name="Image", description="An image of this file", options={"SKIP_SAVE"})
-    prompt: bpy.props.StringProperty(name="Prompt", options={"SKIP_SAVE"})
-    negative_prompt: bpy.props.StringProperty(name="Negative Prompt", options={"SKIP_SAVE"})
-    preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
-    seed: bpy.props.IntProperty(name="Seed", min=0, options={"SKIP_SAVE"})
-    steps: bpy.props.IntProperty(name="Steps", min=0, max=500, options={"SKIP_SAVE"})
-    guidance: bpy.props.FloatProperty(name="Guidance", min=0.0, options={"SKIP_SAVE"})
-    elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
-    device: bpy.props.StringProperty(name="Device", options={"SKIP_SAVE"})
     output: bpy.props.StringProperty(name="Output Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
+    faces: bpy.props.IntProperty(name="Faces", min=100, max=1_000_000, options={"SKIP_SAVE"})
+    texture_size: bpy.props.IntProperty(name="Texture Size", min=512, max=4096, options={"SKIP_SAVE"})
+    device: bpy.props.StringProperty(name="Device", options={"SKIP_SAVE"})
     wait: bpy.props.BoolProperty(
-        name="Wait", description="Return when the splats are there; the window stands still until then",
+        name="Wait", description="Return when the result is there; the window stands still until then",
         options={"SKIP_SAVE"},
     )  # fmt: skip
 
@@ -64,7 +50,7 @@ class LGM_OT_generate(bpy.types.Operator):
     def execute(self, context):
         now = session.current()
         try:
-            now.begin(self.request(context), context.scene)
+            self.begin(context)
         except LGMError as error:
             now.problem = session.Problem(error.message, error.kind)
             self.report({"ERROR"}, error.message)
@@ -76,17 +62,45 @@ class LGM_OT_generate(bpy.types.Operator):
             self.report({"ERROR"}, now.problem.sentence)
         return {"FINISHED"} if now.outcome else {"CANCELLED"}
 
+    def given(self, context, name: str):
+        """What the operator was told, else what the scene is set to."""
+        return getattr(self if self.properties.is_property_set(name) else context.scene.lgm, name)
+
+
+class LGM_OT_generate(_Job, bpy.types.Operator):
+    """Turn the image, the prompt or both into Gaussian splats, a textured mesh or both in this scene"""
+
+    # Called with 'INVOKE_DEFAULT', or as a button, it starts the job and returns; the window stays alive, and the
+    # result comes when it is done. In the background, or with wait=True, it returns when the result is there.
+    # What is not given comes from the scene's settings; an image or prompt that is given replaces both of the scene's.
+
+    bl_idname = "lgm.generate"
+    bl_label = "Generate"
+    bl_options = {"REGISTER"}  # the undo step comes with the result
+
+    image_path: bpy.props.StringProperty(name="Image File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    image_name: bpy.props.StringProperty(name="Image", description="An image of this file", options={"SKIP_SAVE"})
+    prompt: bpy.props.StringProperty(name="Prompt", options={"SKIP_SAVE"})
+    negative_prompt: bpy.props.StringProperty(name="Negative Prompt", options={"SKIP_SAVE"})
+    preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
+    seed: bpy.props.IntProperty(name="Seed", min=0, options={"SKIP_SAVE"})
+    steps: bpy.props.IntProperty(name="Steps", min=0, max=500, options={"SKIP_SAVE"})
+    guidance: bpy.props.FloatProperty(name="Guidance", min=0.0, options={"SKIP_SAVE"})
+    elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
+    output_kind: bpy.props.StringProperty(name="Output", options={"SKIP_SAVE"})
+    size: bpy.props.FloatProperty(name="Size", subtype="DISTANCE", min=0.0, options={"SKIP_SAVE"})
+
+    def begin(self, context):
+        size = self.size if self.properties.is_property_set("size") else context.scene.lgm.size
+        session.current().begin(self.request(context), context.scene, size=size)
+
     def request(self, context) -> GenerateRequest:
         """The job as the operator's properties and the scene's settings describe it.
 
         Raises:
             LGMError: If there is nothing to make it from.
         """
-        settings = context.scene.lgm
-
-        def given(name):
-            return getattr(self if self.properties.is_property_set(name) else settings, name)
-
+        settings, given = context.scene.lgm, partial(self.given, context)
         own = any(self.properties.is_property_set(name) for name in ("image_path", "image_name", "prompt"))
         prompt = (self.prompt if own else settings.prompt).strip()
         image = self.image_file() if own else scene_image(settings)
@@ -107,6 +121,9 @@ class LGM_OT_generate(bpy.types.Operator):
             elevation=given("elevation"),
             device=self.device or preferences.value("device"),
             previews=not bpy.app.background,
+            output_kind=given("output_kind"),
+            faces=given("faces"),
+            texture_size=int(given("texture_size")),
         )
 
     def image_file(self) -> Path | None:
@@ -122,6 +139,43 @@ class LGM_OT_generate(bpy.types.Operator):
                 raise LGMError(f"This file has no image called '{self.image_name}'.")
             return images.image_file(image, session.current().temporary_folder())
         return None
+
+
+class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
+    """Make a textured mesh of the active object's splats, in their place; the splats are kept, but hidden"""
+
+    # The splats as they are in the world: moved, turned, scaled, and without those that were deleted. Modifiers are
+    # not applied.
+
+    bl_idname = "lgm.convert_to_mesh"
+    bl_label = "Convert to Mesh"
+    bl_options = {"REGISTER"}  # the undo step comes with the result
+
+    @classmethod
+    def poll(cls, context):
+        if not splats.is_splats(context.object):
+            cls.poll_message_set("The active object holds no splats")
+            return False
+        return super().poll(context)
+
+    def begin(self, context):
+        now, source, given = session.current(), context.object, partial(self.given, context)
+        gaussians = splats.read_splats(source, world=True)
+        if not len(gaussians):
+            raise LGMError(f"{source.name} holds no splats any more. Choose another object.")
+        name = images.file_stem(source.name)
+        ply = now.temporary_folder() / f"{name}.ply"
+        write_ply(ply, gaussians)
+        request = MeshRequest(
+            job="",
+            ply=str(ply),
+            output=str(output_folder(given("output"))),
+            name=name,
+            faces=given("faces"),
+            texture_size=int(given("texture_size")),
+            device=self.device or preferences.value("device"),
+        )
+        now.begin(request, context.scene, source=source)
 
 
 def scene_image(settings) -> Path | None:
@@ -315,7 +369,7 @@ class LGM_OT_open_folder(bpy.types.Operator):
         return session.current().outcome is not None
 
     def execute(self, context):
-        return bpy.ops.wm.path_open(filepath=str(Path(session.current().outcome.result.ply).parent))
+        return bpy.ops.wm.path_open(filepath=str(Path(session.current().outcome.result.file).parent))
 
 
 class LGM_OT_show_preferences(bpy.types.Operator):
@@ -367,7 +421,7 @@ class LGM_OT_import_ply(bpy.types.Operator, ImportHelper):
                 self.report({"ERROR"}, error.message)
                 continue
             made[-1].rotation_euler.x = _TURNS[self.up]
-            session.select(made[-1], context.scene)
+            session.select(made[-1:], context.scene)
         return {"FINISHED"} if made else {"CANCELLED"}
 
 
@@ -417,6 +471,7 @@ class LGM_FH_ply(bpy.types.FileHandler):
 
 CLASSES = (
     LGM_OT_generate,
+    LGM_OT_convert_to_mesh,
     LGM_OT_cancel,
     LGM_OT_dismiss,
     LGM_OT_install_worker,

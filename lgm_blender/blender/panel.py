@@ -17,7 +17,7 @@ class _Panel:
 
 
 class LGM_PT_main(_Panel, bpy.types.Panel):
-    """Image and prompt in, splats out."""
+    """Image and prompt in, splats or a mesh out."""
 
     bl_idname = "LGM_PT_main"
     bl_label = "LGM"
@@ -42,6 +42,8 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
         row = column.row(align=True)
         row.prop(settings, "seed")
         row.prop(settings, "use_random_seed", text="", icon="FILE_REFRESH")
+        column.row().prop(settings, "output_kind", expand=True)
+        column.prop(settings, "size")
 
         if now.job:
             draw_job(layout, now)
@@ -55,6 +57,23 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
             draw_problem(layout.box(), context, now.problem)
         if now.outcome:
             draw_outcome(layout.box(), context, now)
+
+
+class LGM_PT_mesh(_Panel, bpy.types.Panel):
+    """How meshes are made, and of what else."""
+
+    bl_idname = "LGM_PT_mesh"
+    bl_label = "Mesh"
+    bl_parent_id = "LGM_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context):
+        column = self.layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(context.scene.lgm, "faces")
+        column.prop(context.scene.lgm, "texture_size")
+        self.layout.operator("lgm.convert_to_mesh", icon="OUTLINER_OB_MESH")
 
 
 class LGM_PT_advanced(_Panel, bpy.types.Panel):
@@ -106,7 +125,8 @@ def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
     row = layout.row()
     row.scale_y = 1.6
     row.enabled = not missing
-    row.operator("lgm.generate", text="Generate", icon="OUTLINER_OB_POINTCLOUD")
+    mesh = context.scene.lgm.output_kind == "mesh"
+    row.operator("lgm.generate", text="Generate", icon="OUTLINER_OB_MESH" if mesh else "OUTLINER_OB_POINTCLOUD")
     if missing:
         preferences.draw_text(layout, missing, context, icon="INFO")
     preset = preset_info(context.scene.lgm)
@@ -168,8 +188,9 @@ def job_factor(job) -> float:
     progress = job.progress
     if progress is None:
         return 0.0
-    weights = [4.0 if stage == "views" else 1.0 for stage in STAGES]
-    weights = weights if progress.stages == len(weights) else [1.0] * max(1, progress.stages)
+    weights = [1.0] * max(1, progress.stages)
+    if job.method == "generate" and len(weights) >= len(STAGES):
+        weights[STAGES.index("views")] = 4.0
     within = progress.step / progress.steps if progress.steps else 0.0
     done = sum(weights[: progress.stage_index]) + weights[min(progress.stage_index, len(weights) - 1)] * within
     return min(1.0, done / sum(weights))
@@ -194,9 +215,13 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     """What the last job made."""
     outcome = now.outcome
     draw_views(layout, now)
-    layout.label(text=outcome.object_name, icon="OUTLINER_OB_POINTCLOUD")
-    seed = outcome.result.settings.get("seed")
-    layout.label(text=f"{outcome.result.gaussians:,} Gaussians, seed {seed}, {outcome.seconds:.0f} s")
+    result = outcome.result
+    icons = ["OUTLINER_OB_POINTCLOUD"] * bool(getattr(result, "ply", None)) + ["OUTLINER_OB_MESH"]
+    for name, icon in zip(outcome.objects, icons, strict=False):
+        layout.label(text=name, icon=icon)
+    facts = [f"{result.faces:,} faces" if result.faces else f"{result.gaussians:,} Gaussians"]
+    facts += [f"seed {result.settings['seed']}"] if "seed" in result.settings else []
+    layout.label(text=", ".join([*facts, f"{outcome.seconds:.0f} s"]))
     for warning in outcome.warnings:
         preferences.draw_text(layout, warning, context, icon="INFO")
     shading = context.space_data.shading
@@ -205,4 +230,4 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     layout.operator("lgm.open_folder", icon="FILE_FOLDER")
 
 
-CLASSES = (LGM_PT_main, LGM_PT_advanced, LGM_PT_files)
+CLASSES = (LGM_PT_main, LGM_PT_mesh, LGM_PT_advanced, LGM_PT_files)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import bpy
 
 from ..core.cameras import VIEWS
-from . import session
+from ..core.messages import FACES, TEXTURE_SIZE
+from . import results, session
 
 
 def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
@@ -89,6 +90,37 @@ class LGM_Settings(bpy.types.PropertyGroup):
         max=90.0,
         soft_min=-45.0,
         soft_max=45.0,
+    )
+    output_kind: bpy.props.EnumProperty(
+        name="Output",
+        description="What comes into the scene",
+        items=[
+            ("splats", "Splats", "Gaussian splats: fuzzy things and fine detail look best; lights don't fall on them"),
+            ("mesh", "Mesh", "A mesh with a UV map and a texture, to be lit, edited and exported"),
+            ("both", "Both", "The splats, and next to them the mesh"),
+        ],
+    )
+    size: bpy.props.FloatProperty(
+        name="Size",
+        description="Longest side of what comes into the scene. 0: as LGM makes it",
+        subtype="DISTANCE",
+        default=results.SIZE,
+        min=0.0,
+        soft_max=100.0,
+    )
+    faces: bpy.props.IntProperty(
+        name="Faces",
+        description="Triangles of a mesh, at most",
+        default=FACES,
+        min=100,
+        max=1_000_000,
+        soft_max=100_000,
+    )
+    texture_size: bpy.props.EnumProperty(
+        name="Texture",
+        description="Width and height of a mesh's texture in pixels",
+        items=[(str(size), str(size), "") for size in (512, 1024, 2048, 4096)],
+        default=str(TEXTURE_SIZE),
     )
     output: bpy.props.StringProperty(
         name="Output Folder",

@@ -1,4 +1,4 @@
-"""A picture of splats, for a README or beside a batch's results, in a scene of its own."""
+"""A picture of splats and meshes, for a README or beside a batch's results, in a scene of its own."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from ..core.cameras import FOV_Y, orbit_camera, pose_to_blender
+from ..core.cameras import FOV_Y, orbit_camera, points_from_blender, pose_to_blender
 from ..core.errors import LGMError
 from ..core.files import replacing
 from ..core.gaussians import Gaussians
 from . import compat, splats
+from .nodes.even_light import EvenLight
 
 SAMPLES = {"CYCLES": 3, "EEVEE": 64}  # Cycles' splats are without noise, samples smooth edges; EEVEE's are drawn by lot
 MIN_TRANSPARENT_BOUNCES = 96  # 43 dB with 3 samples even of a fog of splats, where more would cost the most
 
 
-def render_splats(
+def render_objects(
     objects: bpy.types.Object | Sequence[bpy.types.Object],
     filepath: str | Path,
     *,
@@ -38,12 +39,14 @@ def render_splats(
     azimuth: float = 30.0,
     elevation: float = 15.0,
 ) -> Path:
-    """Renders splats alone, with their colours as trained, and leaves nothing behind but the picture.
+    """Renders splats and meshes alone, and leaves nothing behind but the picture.
+
+    Splats have their colours as trained, meshes the even light that training views have (nodes/even_light.py).
 
     Copies of the objects are rendered in a scene that is removed again; the user's are not touched.
 
     Args:
-        objects: One or more, as `splats.add_splats` makes them.
+        objects: One or more, as `splats.add_splats` and `meshes.add_mesh` make them.
         filepath: A PNG. It is written under another name first and then replaced.
         size: Width and height in pixels.
         samples: Per pixel; None takes 3 in Cycles and 64 in EEVEE.
@@ -63,9 +66,9 @@ def render_splats(
         LGMError: If there is nothing to render, or the picture can't be written.
     """
     objects = [objects] if isinstance(objects, bpy.types.Object) else list(objects)
-    objects = [o for o in objects if splats.is_splats(o)]
+    objects = [o for o in objects if splats.is_splats(o) or (o.type == "MESH" and o.data.polygons)]
     if not objects:
-        raise LGMError("There are no splats to render.")
+        raise LGMError("There are no splats and no faces to render.")
     path = Path(filepath)
     if pose is None:
         pose = fitted_pose(objects, azimuth, elevation, fov_y, size[0] / size[1])
@@ -107,13 +110,11 @@ def fitted_pose(
     fov_y: float = FOV_Y,
     aspect: float = 1.0,
 ) -> np.ndarray:
-    """The pose [4, 4] in LGM's frame from which every solid Gaussian is in the picture, with a margin.
+    """The pose [4, 4] in LGM's frame from which every solid Gaussian and every vertex is in the picture, with a margin.
 
-    The arguments are `render_splats`'s; `aspect` is the picture's width by its height.
+    The arguments are `render_objects`'s; `aspect` is the picture's width by its height.
     """
-    solid = [_solid(splats.read_splats(o, world=True)) for o in objects]
-    points = np.concatenate([gaussians.positions for gaussians in solid])
-    radii = np.concatenate([gaussians.scales.max(1) for gaussians in solid])
+    points, radii = (np.concatenate(parts) for parts in zip(*map(_points, objects), strict=True))
     center = (points.min(0) + points.max(0)) / 2
     pose = orbit_camera(elevation, azimuth, radius=1.0).astype(np.float64)
     x, y, back = ((points - center) @ pose[:3, :3]).T
@@ -121,6 +122,18 @@ def fitted_pose(
     across = np.maximum(np.abs(y) + radii, (np.abs(x) + radii) / aspect)
     pose[:3, 3] = center + (back + across / tangent).max() * pose[:3, 2]
     return pose
+
+
+def _points(thing: bpy.types.Object) -> tuple[np.ndarray, np.ndarray]:
+    """What there is to see of an object: centres [N, 3] in LGM's frame, in the world's units, and radii [N]."""
+    if splats.is_splats(thing):
+        solid = _solid(splats.read_splats(thing, world=True))
+        return solid.positions, solid.scales.max(1)
+    points = np.empty(3 * len(thing.data.vertices), np.float32)
+    thing.data.vertices.foreach_get("co", points)
+    matrix = np.array(thing.matrix_world)
+    points = points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
+    return points_from_blender(points), np.zeros(len(points))
 
 
 def _solid(gaussians: Gaussians) -> Gaussians:
@@ -135,6 +148,7 @@ def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.S
     had_result = any(image.type == "RENDER_RESULT" for image in bpy.data.images)
     scene = bpy.data.scenes.new("LGM Render")
     made: list[bpy.types.ID] = [scene, camera, camera.data]
+    light = EvenLight()
     try:
         scene.world = bpy.data.worlds.new("LGM Render")
         made.append(scene.world)
@@ -147,7 +161,12 @@ def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.S
             copy.matrix_world = source.matrix_world
             copy.hide_render = False
             scene.collection.objects.link(copy)
-            if not compat.has_native_splats():
+            if not splats.is_splats(copy):
+                for slot in copy.material_slots:
+                    material = light.material(slot.material)
+                    slot.link = "OBJECT"  # the copy's, where the mesh's own stays as it is
+                    slot.material = material
+            elif not compat.has_native_splats():
                 modifier = splats.show_splats(copy)
                 compat.set_modifier_input(modifier, "Colors", "Exact")
                 compat.set_modifier_input(
@@ -157,7 +176,7 @@ def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.S
     finally:
         if not had_result:
             made += [image for image in bpy.data.images if image.type == "RENDER_RESULT"]
-        bpy.data.batch_remove(made)
+        bpy.data.batch_remove(made + light.made)
 
 
 def _set_up(scene: bpy.types.Scene, size, engine: str, samples: int, background) -> None:

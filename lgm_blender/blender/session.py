@@ -13,7 +13,7 @@ import textwrap
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ import bpy.utils.previews
 import imbuf
 
 from ..core.errors import ErrorKind, LGMError
-from ..core.formats.ply import read_ply
-from ..core.messages import GenerateRequest, GenerateResult
-from . import install, splats
+from ..core.messages import MeshResult, Request, Result
+from . import install, results
 from .engine import Engine, Job, log_folder, worker_command
 
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without a job
@@ -48,10 +47,10 @@ class Problem:
 
 @dataclass
 class Outcome:
-    """What the last job made."""
+    """What the last job made: its files, and the names of the objects in the scene."""
 
-    result: GenerateResult
-    object_name: str
+    result: Result
+    objects: list[str]
     seconds: float
     warnings: list[str] = field(default_factory=list)
 
@@ -80,7 +79,8 @@ class Session:
         self.pictures: list[int] = []
         self._preference = preference
         self._logs = log_folder(logs)
-        self._scene_uid = 0
+        self._scene_uid = self._source_uid = 0
+        self._size = 0.0
         self._temporary: Path | None = None
         self._worker: tuple[float, install.WorkerPython] | None = None
         self._items: list[tuple] = []
@@ -191,8 +191,14 @@ class Session:
             self._temporary = Path(tempfile.mkdtemp(prefix="lgm_", dir=bpy.app.tempdir))
         return self._temporary
 
-    def begin(self, request: GenerateRequest, scene: bpy.types.Scene) -> Job:
-        """Sends a request; its splats will go into `scene`.
+    def begin(
+        self, request: Request, scene: bpy.types.Scene, *, size: float = 0.0, source: bpy.types.Object | None = None
+    ) -> Job:
+        """Sends a request; what comes of it will go into `scene`.
+
+        Args:
+            size: Longest side in metres of what `generate` makes; 0 leaves LGM's own.
+            source: The splats that `mesh` makes a mesh of.
 
         Raises:
             LGMError: If there is no worker, or another job is on its way.
@@ -202,8 +208,9 @@ class Session:
         engine = self.ready_engine()
         self.problem = self.outcome = None
         self._clear_picture()
-        self._scene_uid = scene.session_uid
-        self.job = engine.generate(request)
+        self._scene_uid, self._size = scene.session_uid, size
+        self._source_uid = source.session_uid if source else 0
+        self.job = engine.submit(request)
         _watch()
         return self.job
 
@@ -278,22 +285,24 @@ class Session:
                 self.problem = Problem(error.message, error.kind)
             except Exception as error:
                 traceback.print_exc()
-                self.problem = Problem(f"The splats could not be added to the scene: {error}", "internal")
+                self.problem = Problem(f"The result could not be added to the scene: {error}", "internal")
 
     def _add(self, job: Job) -> None:
         scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
         result = job.result
         if scene is None:
-            raise LGMError(f"The scene is gone that the splats were for. They are in {result.ply}", "bad_input")
+            raise LGMError(f"The scene is gone that the result was for. It is in {result.file}", "bad_input")
         warnings = list(result.warnings)
-        gaussians = read_ply(result.ply, on_warning=warnings.append)
-        name = Path(result.ply).stem
-        settings = splats_settings(result)
-        made = splats.add_splats(gaussians, name, settings=settings, scene=scene, on_change=warnings.append)
+        if isinstance(result, MeshResult):
+            source = next((o for o in bpy.data.objects if o.session_uid == self._source_uid), None)
+            name = f"{source.name if source else Path(result.glb).stem} Mesh"
+            made = [results.add_converted(result, name, scene, source)]
+        else:
+            made = results.add_result(result, scene, self._size or None, warnings.append)
+            self._show(result.views)
         select(made, scene)
-        push_undo(f"LGM: {name}")
-        self.outcome = Outcome(result, made.name, job.seconds, warnings)
-        self._show(result.views)
+        push_undo(f"LGM: {made[0].name}")
+        self.outcome = Outcome(result, [thing.name for thing in made], job.seconds, warnings)
 
     def _remove_temporary(self) -> None:
         if self._temporary:
@@ -337,25 +346,19 @@ def preset_number(name: str) -> int:
     return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
-def splats_settings(result: GenerateResult) -> dict[str, Any]:
-    """What is stored on the object: the settings, the seed and the prompt, and what made it."""
-    settings = {key: value for key, value in result.settings.items() if value is not None}
-    return {**settings, "device": result.device, "versions": result.versions, "ply": result.ply}
-
-
-def select(made: bpy.types.Object, scene: bpy.types.Scene) -> None:
-    """Makes an object the selected and active one, unless the user is in the middle of editing another."""
+def select(made: Sequence[bpy.types.Object], scene: bpy.types.Scene) -> None:
+    """Makes objects the selected ones and the first active, unless the user is in the middle of editing another."""
     for layer in scene.view_layers:
-        layer.update()  # else it does not know the object yet
-        if made.name not in layer.objects:
-            continue
+        layer.update()  # else it does not know the objects yet
+        here = [thing for thing in made if thing.name in layer.objects]
         active = layer.objects.active
-        if active and active.mode != "OBJECT":
+        if not here or (active and active.mode != "OBJECT"):
             continue
         for other in layer.objects.selected:
             other.select_set(False, view_layer=layer)
-        made.select_set(True, view_layer=layer)
-        layer.objects.active = made
+        for thing in here:
+            thing.select_set(True, view_layer=layer)
+        layer.objects.active = here[0]
 
 
 def push_undo(message: str) -> None:

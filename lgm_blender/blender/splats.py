@@ -22,7 +22,7 @@ import numpy as np
 
 from ..core.cameras import from_blender, to_blender
 from ..core.errors import LGMError
-from ..core.gaussians import SH_C0, Gaussians, rotation_matrices
+from ..core.gaussians import SH_C0, Gaussians, multiply_quaternions, rotation_matrices
 from . import compat
 from .nodes.splat_geometry import NAME as MODIFIER
 from .nodes.splat_geometry import splat_geometry
@@ -80,7 +80,7 @@ def add_splats(
     made.location = location
     made[FRAME] = [factor, *offset.tolist()]
     write_settings(made, settings or {})
-    (collection or _active_collection(scene)).objects.link(made)
+    (collection or active_collection(scene)).objects.link(made)
     if not compat.has_native_splats():
         show_splats(made)
     for sentence in prepare_scene_for_splats(scene):
@@ -207,7 +207,8 @@ def _frame(gaussians: Gaussians, size: float | None, stand: bool) -> tuple[float
     return factor, np.array([0.0, 0.0, -factor * low[2] if stand else 0.0])
 
 
-def _active_collection(scene: bpy.types.Scene) -> bpy.types.Collection:
+def active_collection(scene: bpy.types.Scene) -> bpy.types.Collection:
+    """Where new objects of a scene go."""
     if scene == bpy.context.scene and bpy.context.collection is not None:
         return bpy.context.collection
     return scene.collection
@@ -249,13 +250,19 @@ def _as_property(value: Any) -> Any:
 def _transformed(gaussians: Gaussians, matrix: np.ndarray) -> Gaussians:
     """Gaussians under an affine map [4, 4]: the covariance M R S² R^T M^T taken apart into axes and lengths again."""
     linear = matrix[:3, :3]
+    positions = gaussians.positions @ linear.T + matrix[:3, 3]
+    factor = float(np.cbrt(np.linalg.det(linear)))
+    if factor > 0 and np.allclose(linear @ linear.T, factor**2 * np.eye(3), rtol=0, atol=1e-5 * factor**2):
+        turn = _quaternions(linear[None] / factor)  # turned and scaled alike: axes stay axes, and it takes no time
+        rotations = multiply_quaternions(turn, gaussians.rotations)
+        return Gaussians(positions, gaussians.opacities, gaussians.scales * factor, rotations, gaussians.colors)
     axes = linear @ (rotation_matrices(gaussians.rotations.astype(np.float64)) * gaussians.scales[:, None, :])
     rotations, scales, _ = np.linalg.svd(axes)
     rotations[:, :, 2] *= np.sign(np.linalg.det(rotations))[
         :, None
     ]  # a reflection is no rotation; the axis has no sign
     return Gaussians(
-        gaussians.positions @ linear.T + matrix[:3, 3],
+        positions,
         gaussians.opacities,
         scales,
         _quaternions(rotations),

@@ -29,6 +29,8 @@ WORKER_REQUIREMENTS = (
     "safetensors>=0.5",
     "pillow>=11",
     "scipy>=1.13",
+    "scikit-image>=0.25",
+    "uvunwrap==0.3.*",
 )
 TORCH_INDEX = "https://download.pytorch.org/whl"  # PyTorch's own builds: /cpu, /cu128 and so on
 WINDOWS_CUDA = "cu128"  # on Windows PyPI has torch without CUDA only

@@ -3,7 +3,8 @@
 Blender asks (each request has an `id`; each answer carries it back):
 
     initialize {}                     -> Initialized: versions, device, presets and what each can do
-    generate   {job, image | prompt}  -> the Result of the job (see GenerateRequest, GenerateResult)
+    generate   {job, image | prompt}  -> the result of the job (see GenerateRequest, GenerateResult)
+    mesh       {job, ply}             -> the result of the job (see MeshRequest, MeshResult)
     cancel     {job}                  -> {"job": ..., "cancelled": bool}; the job itself then ends in a cancelled error
     shutdown   {}                     -> {}; the worker leaves
 
@@ -21,11 +22,11 @@ from __future__ import annotations
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import LGMError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -33,7 +34,11 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 JOB_FAILED = -32000  # error.data is a JobError
 
-# An image that can't be used is told before any model is loaded. A text alone skips 'matting'.
+OutputKind = Literal["splats", "mesh", "both"]
+FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
+
+# An image that can't be used is told before any model is loaded. A text alone skips 'matting'. Where a mesh is made,
+# its stages come before 'save'; their progress messages say what they are.
 STAGES = ("matting", "load", "views", "gaussians", "save")
 STAGE_LABELS = {
     "load": "Loading the models",
@@ -49,7 +54,7 @@ class GenerateRequest:
     """One job. Paths are absolute.
 
     Attributes:
-        output: Folder that receives NAME.ply, NAME_views.png, NAME_input.png and NAME.json; made if missing.
+        output: Folder that receives NAME.ply, NAME.glb, NAME_views.png, NAME_input.png and NAME.json; made if missing.
         image: The input image, or None.
         prompt: The text, or ''. An image, a prompt or both must be given.
         name: Stem of the files' names; '' takes the image's, or the prompt's first words.
@@ -62,6 +67,8 @@ class GenerateRequest:
         elevation: Degrees of the input view above the object, -90 to 90.
         device: 'auto', 'cpu' or 'cuda'.
         previews: Whether progress messages carry a picture of the views so far.
+        output_kind: 'splats' (NAME.ply), 'mesh' (NAME.glb) or 'both'.
+        faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
     """
 
     job: str
@@ -78,6 +85,9 @@ class GenerateRequest:
     elevation: float = 0.0
     device: str = "auto"
     previews: bool = True
+    output_kind: str = "splats"
+    faces: int = FACES
+    texture_size: int = TEXTURE_SIZE
 
 
 @dataclass(frozen=True)
@@ -85,20 +95,22 @@ class GenerateResult:
     """What a finished job left behind: files, and every setting that made them (NAME.json holds the same).
 
     Attributes:
-        ply: The Gaussians, pruned, a 3DGS PLY in LGM's frame.
+        ply: The Gaussians, pruned, a 3DGS PLY in LGM's frame; None if only a mesh was asked for.
         views: A picture of the four views side by side, azimuth 0, 90, 180, 270.
         input: The matted, recentred input image, or None for text alone.
         json: The file that holds this result.
-        gaussians: How many Gaussians the PLY holds.
+        gaussians: How many there are, in the PLY or behind the mesh.
         settings: The request as it was carried out, every default filled in.
         versions: Of the extension, Python, torch, diffusers, transformers and the preset's weights.
         timings: Seconds of each stage, and 'total'.
         device: 'cpu', or the GPU's name.
         warnings: Sentences for the user.
+        glb: The textured mesh, in LGM's frame (which is glTF's); None if only splats were asked for.
+        faces: How many triangles it has.
     """
 
     job: str
-    ply: str
+    ply: str | None
     views: str
     input: str | None
     json: str
@@ -108,6 +120,69 @@ class GenerateResult:
     timings: dict[str, float]
     device: str
     warnings: list[str] = field(default_factory=list)
+    glb: str | None = None
+    faces: int = 0
+
+    @property
+    def file(self) -> str:
+        """The splats, or the mesh where there are none."""
+        return self.ply or self.glb or ""
+
+
+@dataclass(frozen=True)
+class MeshRequest:
+    """Splats in a file to a mesh in a file. Paths are absolute.
+
+    Attributes:
+        ply: A 3DGS PLY.
+        output: Folder that receives NAME.glb; made if missing.
+        up: Which of the file's axes points up: 'y', '-y', 'z', '-z', 'x' or '-x'.
+        name: Stem of the file's name; '' takes the PLY's.
+        overwrite, faces, texture_size, device: See GenerateRequest.
+    """
+
+    job: str
+    ply: str
+    output: str
+    up: str = "y"
+    name: str = ""
+    overwrite: bool = False
+    faces: int = FACES
+    texture_size: int = TEXTURE_SIZE
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class MeshResult:
+    """The mesh that a job left behind.
+
+    Attributes:
+        glb: The textured mesh, y up, in the PLY's own scale and place.
+        gaussians, faces: How many the PLY and the mesh have.
+        settings, timings, device, warnings: See GenerateResult.
+    """
+
+    job: str
+    glb: str
+    gaussians: int
+    faces: int
+    settings: dict[str, Any]
+    timings: dict[str, float]
+    device: str
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """The mesh."""
+        return self.glb
+
+
+Request = GenerateRequest | MeshRequest
+Result = GenerateResult | MeshResult
+JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked, what is answered
+    "generate": (GenerateRequest, GenerateResult),
+    "mesh": (MeshRequest, MeshResult),
+}
 
 
 @dataclass(frozen=True)

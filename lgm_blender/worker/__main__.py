@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | models | views | train | evaluate. --help says more."""
+"""The worker: python -m lgm_blender.worker serve | generate | mesh | models | views | train | evaluate."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 try:
     from ..core.errors import LGMError
-    from ..core.messages import GenerateRequest, Progress, to_params
+    from ..core.messages import FACES, TEXTURE_SIZE, GenerateRequest, OutputKind, Progress, to_params
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
 
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_generate(commands)
+    _add_mesh(commands)
     _add_models(commands)
     _add_views(commands)
     _add_train(commands)
@@ -63,7 +64,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _add_generate(commands) -> None:
-    about = "Make Gaussians of an image, a text or both. Prints the paths of the files it made."
+    about = "Make Gaussians, a mesh or both of an image, a text or both. Prints the paths of the files it made."
     parser = commands.add_parser("generate", help=about, description=about)
     parser.add_argument("--image", metavar="FILE", help="a picture of one object")
     parser.add_argument("--prompt", metavar="TEXT", default="", help="what it is; may go without an image")
@@ -76,6 +77,8 @@ def _add_generate(commands) -> None:
     parser.add_argument("--guidance", type=float, help="how closely to follow; 1 is none (default: the preset's)")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to show (default: the preset's)")
     parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the camera above the object")
+    parser.add_argument("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, .glb or both")
+    _add_mesh_settings(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
     parser.set_defaults(run=_generate)
@@ -99,6 +102,9 @@ def _generate(options: argparse.Namespace) -> int:
         elevation=options.elevation,
         device=options.device,
         previews=False,
+        output_kind=options.output_kind,
+        faces=options.faces,
+        texture_size=options.texture_size,
     )
     result = Pipeline().generate(request, _print_progress)
     for warning in result.warnings:
@@ -106,7 +112,59 @@ def _generate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(to_params(result)))
     else:
-        print(*filter(None, (result.ply, result.views, result.input, result.json)), sep="\n")
+        print(*filter(None, (result.ply, result.glb, result.views, result.input, result.json)), sep="\n")
+    return 0
+
+
+def _add_mesh(commands) -> None:
+    about = "Make a textured mesh of Gaussians. Prints the paths of the files it made."
+    parser = commands.add_parser("mesh", help=about, description=about)
+    parser.add_argument("file", metavar="FILE.ply", help="3D Gaussians, of LGM or any other program")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
+    parser.add_argument("--name", default="", help="of the results; by default the file's")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
+    parser.add_argument("--formats", nargs="+", choices=("glb", "obj", "ply"), default=["glb", "obj", "ply"])
+    _add_mesh_settings(parser)
+    parser.add_argument(
+        "--up",
+        choices=("y", "-y", "z", "-z", "x", "-x"),
+        default="y",
+        help="the axis that points up in the file; of most programs' files it is -y: --up=-y (default: y, as LGM's)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("fusion", "field"),
+        default="fusion",
+        help="fusion of depth pictures, or a density field fitted to pictures as in LGM's paper: minutes on a CPU",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
+    parser.set_defaults(run=_mesh)
+
+
+def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--faces", type=int, default=FACES, help="triangles at most (default: %(default)s)")
+    parser.add_argument(
+        "--texture-size", type=int, default=TEXTURE_SIZE, help="512, 1024, 2048 or 4096 (default: %(default)s)"
+    )
+
+
+def _mesh(options: argparse.Namespace) -> int:
+    from .meshing import MeshSettings
+    from .meshing.job import mesh_file
+
+    result = mesh_file(
+        options.file,
+        options.output,
+        MeshSettings(options.faces, options.texture_size, options.up, options.device, options.method),
+        name=options.name,
+        overwrite=options.overwrite,
+        formats=tuple(options.formats),
+        progress=_print_progress,
+    )
+    for warning in result["warnings"]:
+        print(f"Warning: {warning}", file=sys.stderr)
+    print(json.dumps(result) if options.json else "\n".join(result["files"]))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""An image or a text becomes four views, the views become Gaussians: the whole path on one page."""
+"""An image or a text becomes four views, these Gaussians, these a mesh: the whole path on one page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -25,9 +25,20 @@ from ..core.errors import Cancelled, LGMError
 from ..core.files import TEMPORARY_SUFFIX, output_error, replacing, write_together
 from ..core.formats.ply import encode_ply
 from ..core.gaussians import Gaussians
-from ..core.messages import STAGES, GenerateRequest, GenerateResult, Progress
+from ..core.messages import (
+    STAGES,
+    GenerateRequest,
+    GenerateResult,
+    MeshRequest,
+    MeshResult,
+    OutputKind,
+    Progress,
+)
 from ..core.version import VERSION
 from .devices import device_name, explain_out_of_memory, resolve_device
+from .meshing import STAGE_LABELS as MESH_LABELS
+from .meshing import STAGES as MESH_STAGES
+from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
 from .models import CheckedFiles, Mode, Preset, find_preset
 
 if TYPE_CHECKING:
@@ -46,7 +57,7 @@ PREVIEW_SHARE = 0.1  # of the time, at most, goes into previews
 PREVIEW_INTERVAL = 0.3  # seconds
 
 # What this job writes, and what a batch in Blender adds.
-SUFFIXES = (".ply", "_views.png", "_input.png", ".json", ".png", ".blend")
+SUFFIXES = (".ply", ".glb", "_views.png", "_input.png", ".json", ".png", "_mesh.png", ".blend")
 
 
 class Pipeline:
@@ -99,6 +110,38 @@ class Pipeline:
         self.free()
         raise LGMError(sentence, "out_of_memory")
 
+    def mesh(
+        self,
+        request: MeshRequest,
+        progress: Callable[[Progress], None] = lambda progress: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> MeshResult:
+        """A mesh of splats that are in a file; the arguments and errors are `generate`'s."""
+        from .meshing.job import mesh_file
+
+        try:
+            made = mesh_file(
+                request.ply,
+                request.output,
+                MeshSettings(
+                    faces=request.faces, texture_size=request.texture_size, up=request.up, device=request.device
+                ),
+                name=request.name,
+                overwrite=request.overwrite,
+                formats=("glb",),
+                progress=lambda told: progress(replace(told, job=request.job)),
+                cancelled=cancelled,
+            )
+        except LGMError as error:
+            if error.kind == "out_of_memory":
+                self.free()  # then there is more for the next try
+            raise
+        (glb,) = made["files"]
+        settings = asdict(request) | {"name": Path(glb).stem}
+        del settings["job"]
+        facts = {key: made[key] for key in ("gaussians", "faces", "timings", "device", "warnings")}
+        return MeshResult(request.job, glb, settings=settings, **facts)
+
     def _generate(self, job: _Job) -> GenerateResult:
         request = job.request
         preset = find_preset(request.preset)
@@ -148,8 +191,14 @@ class Pipeline:
 
             gaussians = self._visible(gaussians_from_views(lgm, views, request.elevation), job)
 
+        mesh = None
+        if request.output_kind != "splats":
+            mesh = mesh_from_gaussians(gaussians, mesh_settings(request), job.on_mesh, job.cancelled)
+            job.timings |= mesh.timings
+            job.warnings += mesh.warnings
+
         with job.stage("save"):
-            return self._save(job, request, preset, output, picture, how, views, gaussians)
+            return self._save(job, request, preset, output, picture, how, views, gaussians, mesh)
 
     def free(self) -> None:
         """Gives back the memory of the loaded models."""
@@ -238,36 +287,46 @@ class Pipeline:
         how: str,
         views: np.ndarray,
         gaussians: Gaussians,
+        mesh: TexturedMesh | None,
     ) -> GenerateResult:
         """Writes all files or none; the JSON file gets its name last, so where it is, the others are."""
-        data = {".ply": encode_ply(gaussians), "_views.png": _png(side_by_side(views))}
-        if picture is not None:
-            data["_input.png"] = _png(picture)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise output_error(output / "result", error) from error
         name = free_name(output, file_stem(request), request)
-        paths = {suffix: output / f"{name}{suffix}" for suffix in (*data, ".json")}
+        data = {} if request.output_kind == "mesh" else {".ply": encode_ply(gaussians)}
+        if mesh is not None:
+            from .meshing.files import encode_glb
+
+            data[".glb"] = encode_glb(mesh, name)
+        data["_views.png"] = _png(side_by_side(views))
+        if picture is not None:
+            data["_input.png"] = _png(picture)
+        paths = {suffix: str(output / f"{name}{suffix}") for suffix in (*data, ".json")}
         settings = asdict(replace(request, name=name))
         del settings["job"], settings["previews"]
+        if mesh is None:
+            del settings["faces"], settings["texture_size"]
         settings |= {"mode": "image" if picture is not None else "text", "matting": how, "scheduler": preset.scheduler}
         job.check()
         result = GenerateResult(
             job=request.job,
-            ply=str(paths[".ply"]),
-            views=str(paths["_views.png"]),
-            input=str(paths["_input.png"]) if picture is not None else None,
-            json=str(paths[".json"]),
+            ply=paths.get(".ply"),
+            views=paths["_views.png"],
+            input=paths.get("_input.png"),
+            json=paths[".json"],
             gaussians=len(gaussians),
             settings=settings,
             versions=versions() | {"preset": f"{preset.name} {preset.version}"},
             timings=job.timings_until_now(),
             device=device_name(request.device),
             warnings=job.warnings,
+            glb=paths.get(".glb"),
+            faces=0 if mesh is None else len(mesh.faces),
         )
         data[".json"] = json.dumps(asdict(result), indent=2, ensure_ascii=False).encode() + b"\n"
-        write_together({paths[suffix]: content for suffix, content in data.items()})
+        write_together({Path(paths[suffix]): content for suffix, content in data.items()})
         return result
 
 
@@ -282,6 +341,7 @@ class _Job:
         self.warnings: list[str] = []
         self.timings: dict[str, float] = {}
         self.began = self.stage_began = time.perf_counter()
+        self.stages = STAGES if request.output_kind == "splats" else (*STAGES[:-1], *MESH_STAGES, STAGES[-1])
         self.current = STAGES[0]
 
     def check(self) -> None:
@@ -289,8 +349,13 @@ class _Job:
             raise Cancelled
 
     def report(self, step: int = 0, steps: int = 0, preview: str | None = None) -> None:
-        stage = self.current
-        self.progress(Progress(self.request.job, stage, STAGES.index(stage), len(STAGES), step, steps, "", preview))
+        index, label = self.stages.index(self.current), MESH_LABELS.get(self.current, "")
+        self.progress(Progress(self.request.job, self.current, index, len(self.stages), step, steps, label, preview))
+
+    def on_mesh(self, stage: str, step: int, steps: int) -> None:
+        """What the meshing calls; it asks by itself whether it goes on, and takes its times."""
+        self.current = stage
+        self.report(step, steps)
 
     @contextmanager
     def stage(self, name: str, steps: int = 0) -> Iterator[None]:
@@ -346,7 +411,17 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
     ):
         if value is not None and not low <= value <= high:
             raise LGMError(f"The {name} must be from {low} to {high}, not {value}.")
+    if request.output_kind not in get_args(OutputKind):
+        kinds = ", ".join(get_args(OutputKind))
+        raise LGMError(f"There is no output kind '{request.output_kind}'. Choose one of {kinds}.")
+    if request.output_kind != "splats":
+        mesh_settings(request).check()
     return preset.mode(request.image is not None)
+
+
+def mesh_settings(request: GenerateRequest) -> MeshSettings:
+    """How the mesh of a request is made; its Gaussians are in LGM's frame."""
+    return MeshSettings(faces=request.faces, texture_size=request.texture_size, device=request.device)
 
 
 def check_output(folder: str) -> Path:

@@ -19,7 +19,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 from ..core import messages
 from ..core.environment import data_folder
 from ..core.errors import Cancelled, LGMError
-from ..core.messages import GenerateRequest, Initialized, JobError, Progress
+from ..core.messages import Initialized, JobError, Progress, Request
 from ..core.version import VERSION
 from .devices import device_name, resolve_device
 from .models import preset_infos
@@ -41,7 +42,7 @@ IDLE_MINUTES = 5.0  # without a job, after which the models' memory is given bac
 LINE_LIMIT = 1 << 24  # bytes of a message
 GRACE = 10.0  # seconds for a job to notice that the worker should leave; loading a large model does not listen
 PREVIEWS_PREFIX = "lgm_blender_previews_"
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "PIL", "scipy")
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "PIL", "scipy", "skimage", "uvunwrap")
 
 
 def serve(idle_minutes: float = IDLE_MINUTES) -> None:
@@ -66,7 +67,8 @@ class _Job:
     """A request that has no answer yet."""
 
     id: int | str
-    request: GenerateRequest
+    method: str
+    request: Request
     cancelled: threading.Event = field(default_factory=threading.Event)
     answered: bool = False
 
@@ -158,7 +160,7 @@ class Server:
                 raise _ProtocolError(messages.INVALID_REQUEST, "A request needs a method and an id.")
             handler = {
                 "initialize": self._on_initialize,
-                "generate": self._on_generate,
+                **{name: partial(self._on_job, name) for name in messages.JOBS},
                 "cancel": self._on_cancel,
                 "shutdown": self._on_shutdown,
             }.get(method)
@@ -177,19 +179,19 @@ class Server:
     def _on_initialize(self, id: int | str, params: Any) -> None:
         self._work.put(lambda: self._answer(id, "", lambda: messages.to_params(describe(self.log_file))))
 
-    def _on_generate(self, id: int | str, params: Any) -> None:
+    def _on_job(self, method: str, id: int | str, params: Any) -> None:
         name = params.get("job", "") if isinstance(params, dict) else ""
         try:
-            request = messages.from_params(GenerateRequest, params)
+            request = messages.from_params(messages.JOBS[method][0], params)
             with self._jobs_lock:
                 if request.job in self._jobs:
                     raise LGMError(f"There already is a job {request.job!r}.")
-                job = self._jobs[request.job] = _Job(id, request)
+                job = self._jobs[request.job] = _Job(id, method, request)
         except LGMError as error:
             data = messages.to_params(JobError(str(name), error.kind, self.log_file))
             self._send(messages.error_response(id, messages.INVALID_PARAMS, error.message, data))
             return
-        self._work.put(lambda: self._generate(job))
+        self._work.put(lambda: self._run(job))
 
     def _on_cancel(self, id: int | str, params: Any) -> None:
         name = params.get("job") if isinstance(params, dict) else None
@@ -207,15 +209,15 @@ class Server:
 
     # Working
 
-    def _generate(self, job: _Job) -> None:
+    def _run(self, job: _Job) -> None:
         with self._jobs_lock:
             if job.answered:
                 return
             self._running = job
         request = job.request
-        log.info("job %s: preset %s, seed %d, image %r", request.job, request.preset, request.seed, request.image)
+        log.info("job %s: %s", request.job, {k: v for k, v in asdict(request).items() if v and "prompt" not in k})
         try:
-            result = self.pipeline.generate(request, self._progress, job.cancelled.is_set)
+            result = getattr(self.pipeline, job.method)(request, self._progress, job.cancelled.is_set)
             self._end(job, result=messages.to_params(result))
         except LGMError as error:
             log.info("job %s: %s: %s", request.job, error.kind, error.message)

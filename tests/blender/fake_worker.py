@@ -1,9 +1,11 @@
 """A worker without a model, well or ill behaved. usage: fake_worker.py BEHAVIOUR [PLY]
 
-It speaks the protocol with nothing but the standard library. `generate` takes a few steps of 0.02 s and copies PLY.
+It speaks the protocol with nothing but the standard library. `generate` takes a few steps of 0.02 s and copies PLY;
+meshes are balls with as many faces as are asked for and a texture of the size that is asked for.
 """
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -32,13 +34,92 @@ def fail(id, job, sentence, kind):
 def picture(path, shade):
     """Four grey views in a row, a PNG of 256 x 64."""
 
+    rows = (b"\0" + b"".join(bytes([(shade + 50 * view) % 256]) * 64 for view in range(4))) * 64
+    Path(path).write_bytes(png(256, 64, 0, rows))
+
+
+def png(width, height, kind, rows):
+    """A PNG of 8 bits: kind 0 is grey, 2 RGB."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = (b"\0" + b"".join(bytes([(shade + 50 * view) % 256]) * 64 for view in range(4))) * 64
-    header = struct.pack(">IIBBBBB", 256, 64, 8, 0, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    Path(path).write_bytes(png)
+    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+    data = zlib.compress(rows, 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def ball(path, faces=20000, size=2048, radius=0.5, center=(0.0, 0.0, 0.0)):
+    """A GLB as the worker writes it: a ball, red to its left (u < 0.5) and green to its right, its front at u = 0.5."""
+    rows = max(3, round(math.sqrt(faces / 4)))
+    columns = 2 * rows
+    points, uvs, corners = [], [], []
+    for i in range(rows + 1):
+        for j in range(columns + 1):
+            down, around = math.pi * i / rows, 2 * math.pi * (j % columns) / columns
+            out = math.sin(down) if 0 < i < rows else 0.0
+            normal = (-out * math.sin(around), math.cos(down), -out * math.cos(around))
+            points.append([radius * n + c for n, c in zip(normal, center)])  # noqa: B905
+            uvs.append((j / columns, i / rows))
+    for i in range(rows):
+        for j in range(columns):
+            a = i * (columns + 1) + j
+            b = a + columns + 1
+            corners += [] if i == 0 else [a, b + 1, a + 1]
+            corners += [] if i == rows - 1 else [a, b, b + 1]
+    dots = bytes(range(64)) * (size // 64)
+    line = b"".join(bytes((255, d, d) if x < size // 2 else (d, 255, d)) for x, d in enumerate(dots))
+    texture = png(size, size, 2, (b"\0" + line) * size)
+    parts = [
+        struct.pack(f"<{len(corners)}I", *corners),
+        struct.pack(f"<{3 * len(points)}f", *(x for point in points for x in point)),
+        struct.pack(f"<{2 * len(uvs)}f", *(x for uv in uvs for x in uv)),
+        texture,
+    ]
+    binary, views = b"", []
+    for part in parts:
+        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(part)})
+        binary += part + bytes(-len(part) % 4)
+    document = {
+        "asset": {"version": "2.0"},
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 1, "TEXCOORD_0": 2}, "indices": 0, "material": 0}]}],
+        "materials": [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}, "roughnessFactor": 0.8}}],
+        "textures": [{"source": 0}],
+        "images": [{"bufferView": 3, "mimeType": "image/png"}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5125, "count": len(corners), "type": "SCALAR"},
+            {"bufferView": 1, "componentType": 5126, "count": len(points), "type": "VEC3"},
+            {"bufferView": 2, "componentType": 5126, "count": len(uvs), "type": "VEC2"},
+        ],
+        "bufferViews": views,
+        "buffers": [{"byteLength": len(binary)}],
+    }
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    head = struct.pack("<4sIII4s", b"glTF", 2, 28 + len(text) + len(binary), len(text), b"JSON")
+    Path(path).write_bytes(head + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary)
+    return len(corners) // 3
+
+
+def mesh(id, p):
+    job = p["job"]
+    if BEHAVIOUR == "refuses":
+        return fail(id, job, "There is nothing to make a mesh of: no Gaussian is visible.", "bad_input")
+    folder = Path(p["output"])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{p['name']}.glb"
+    shutil.copyfile(p["ply"], folder / f"{p['name']}_input.ply")
+    for step in range(STEPS):
+        if job in cancelled:
+            return fail(id, job, "Cancelled.", "cancelled")
+        progress = {"job": job, "stage": "draw", "stage_index": 0, "stages": 6, "step": step, "steps": STEPS}
+        send({"method": "progress", "params": {**progress, "message": "Drawing", "preview": None}})
+        time.sleep(0.02)
+    faces = ball(path, p["faces"], p["texture_size"], center=(1.0, 2.0, 3.0))
+    settings = {k: v for k, v in p.items() if k != "job"}
+    result = {"job": job, "glb": str(path), "gaussians": 4000, "faces": faces, "settings": settings}
+    send({"id": id, "result": {**result, "timings": {"total": 0.1}, "device": "cpu", "warnings": []}})
+    return None
 
 
 def generate(id, p):
@@ -56,7 +137,7 @@ def generate(id, p):
     folder.mkdir(parents=True, exist_ok=True)
     stem = p["name"] or (Path(p["image"]).stem if p["image"] else "_".join(p["prompt"].split()[:4]))
     name, n = stem, 1
-    while (folder / f"{name}.ply").exists() and not p["overwrite"]:
+    while any((folder / f"{name}{end}").exists() for end in (".ply", ".glb")) and not p["overwrite"]:
         n += 1
         name = f"{stem}_{n}"
     if BEHAVIOUR == "dies_once" and not (folder / "died").exists():
@@ -77,7 +158,14 @@ def generate(id, p):
             sys.stdout.write("[1, 2]\n{\n\xff\n")
         time.sleep(0.02)
     paths = {kind: str(folder / (name + end)) for kind, end in (("ply", ".ply"), ("views", "_views.png"))}
-    shutil.copyfile(PLY, paths["ply"]) if PLY else Path(paths["ply"]).write_bytes(b"ply\n")
+    if p["output_kind"] == "mesh":
+        paths["ply"] = None
+    else:
+        shutil.copyfile(PLY, paths["ply"]) if PLY else Path(paths["ply"]).write_bytes(b"ply\n")
+    faces = 0
+    if p["output_kind"] != "splats":
+        paths["glb"] = str(folder / f"{name}.glb")
+        faces = ball(paths["glb"], p["faces"], p["texture_size"])
     picture(paths["views"], 200)
     settings = {**{k: v for k, v in p.items() if k != "job"}, "steps": STEPS, "guidance": 5.0, "name": name}
     result = {
@@ -86,6 +174,7 @@ def generate(id, p):
         "input": None,
         "json": str(folder / f"{name}.json"),
         "gaussians": 4000,
+        "faces": faces,
         "settings": settings,
         "versions": {"python": sys.version.split()[0]},
         "timings": {"views": 0.1, "total": 0.1},
@@ -108,13 +197,13 @@ def run():
                 {"name": "mini", "label": "Mini", "modes": ["image"], "ready": True, "problem": ""},
                 {"name": "lgm", "label": "LGM", "modes": ["image", "text"], "ready": False, "problem": "Not fetched."},
             ]
-            info = {"protocol": 99 if BEHAVIOUR == "old" else 1, "version": "0", "python": "3", "torch": "0"}
+            info = {"protocol": 99 if BEHAVIOUR == "old" else 2, "version": "0", "python": "3", "torch": "0"}
             info |= {"device": "cpu", "device_name": "a CPU", "presets": presets, "log": os.environ.get("FAKE_LOG", "")}
             send({"id": m["id"], "result": info})
             if BEHAVIOUR == "mute":
                 os.close(1)
-        elif method == "generate":
-            queue.append((m["id"], p))
+        elif method in ("generate", "mesh"):
+            queue.append((generate if method == "generate" else mesh, m["id"], p))
         elif method == "cancel":
             if BEHAVIOUR != "deaf":
                 cancelled.add(p["job"])
@@ -131,15 +220,17 @@ queue = []
 def jobs():
     while True:
         if queue:
-            generate(*queue.pop(0))
+            job, id, p = queue.pop(0)
+            job(id, p)
         else:
             time.sleep(0.005)
 
 
-if BEHAVIOUR == "dies_at_start":
-    sys.stderr.write("Traceback\nModuleNotFoundError: No module named 'torch'\n")
-    sys.exit(1)
-if BEHAVIOUR == "haunted":  # dies, and leaves a child that holds its pipes
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
-    sys.exit(3)
-run()
+if __name__ == "__main__":
+    if BEHAVIOUR == "dies_at_start":
+        sys.stderr.write("Traceback\nModuleNotFoundError: No module named 'torch'\n")
+        sys.exit(1)
+    if BEHAVIOUR == "haunted":  # dies, and leaves a child that holds its pipes
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+        sys.exit(3)
+    run()

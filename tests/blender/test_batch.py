@@ -155,7 +155,14 @@ def test_prompt_alone(worker, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--output", "x"], ["--input", "x"], ["--input", "x", "--output", "y", "--steps", "0"], ["--nonsense"]],
+    [
+        ["--output", "x"],
+        ["--input", "x"],
+        ["--input", "x", "--output", "y", "--steps", "0"],
+        ["--nonsense"],
+        ["--input", "x", "--output", "y", "--output-kind", "cubes"],
+        ["--input", "x", "--output", "y", "--output-kind", "mesh", "--texture-size", "1000"],
+    ],
 )
 def test_usage(arguments, capsys):
     assert batch.run(arguments) == 2
@@ -198,6 +205,56 @@ def test_timeout(worker, pictures, tmp_path):
     worker("long")
     _, (record,) = run("--input", pictures / "cup.PNG", "--output", tmp_path / "out", "--timeout", 0.5, *QUICK)
     assert "longer than 0.5 seconds" in record["error"]
+
+
+MESH = ("--faces", 400, "--texture-size", 512)
+
+
+@pytest.mark.parametrize(("kind", "files"), [("mesh", {"glb"}), ("both", {"ply", "glb"})])
+def test_meshes(worker, pictures, tmp_path, kind, files):
+    arguments = ("--input", pictures / "cup.PNG", "--output", tmp_path / "out", "--output-kind", kind, *MESH)
+    code, (record,) = run(*arguments, "--object-size", 2, "--size", 32, "--samples", 1)
+    assert code == 0
+    assert {path.suffix[1:] for path in (tmp_path / "out").glob("cup.*")} == files | {"blend", "png", "json"}
+    assert {key for key in ("ply", "glb") if record.get(key)} == files
+    assert 300 < record["faces"] <= 420
+    bpy.ops.wm.open_mainfile(filepath=record["blend"])
+    things = {thing.name: thing for thing in bpy.data.objects if thing.type != "CAMERA"}
+    assert list(things) == {"mesh": ["cup"], "both": ["cup", "cup Mesh"]}[kind]
+    made = things["cup" if kind == "mesh" else "cup Mesh"]
+    assert max(made.dimensions) == pytest.approx(2, rel=0.01)
+    assert made["lgm"]["glb"] == "//cup.glb"
+    (image,) = (image for image in bpy.data.images if image.packed_file)
+    assert tuple(image.size) == (512, 512)
+    # Once more: all is there.
+    assert run(*arguments, "--skip-existing")[1][0]["skipped"] is True
+
+
+def test_splats_that_are_there_become_meshes(worker, pictures, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--input", pictures / "cup.PNG", "--output", out, "--skip-existing", *QUICK, *MESH)
+    _, (record,) = run(*arguments)
+    before = (out / "cup.ply").stat().st_mtime_ns
+    assert record["faces"] == 0
+    for kind, skipped in (("mesh", False), ("both", True), ("mesh", True), ("splats", True)):
+        code, (record,) = run(*arguments, "--output-kind", kind)
+        assert (code, record["name"], record["skipped"]) == (0, "cup", skipped), kind
+        assert ("glb" in record) == (kind != "splats")
+    assert (out / "cup.ply").stat().st_mtime_ns == before
+    told = json.loads((out / "cup.json").read_text(encoding="utf-8"))
+    assert (told["glb"], told["settings"]["output_kind"]) == (str(out / "cup.glb"), "both")
+    assert told["faces"] > 300
+    # But of a mesh there are no splats to be had.
+    (out / "cup.ply").unlink()
+    _, (record,) = run(*arguments, "--output-kind", "both")
+    assert (record["name"], record["skipped"]) == ("cup_2", False)
+
+
+def test_pictures_of_meshes_are_no_input(worker, pictures):
+    arguments = ("--input", pictures, "--output", pictures, "--output-kind", "mesh", *MESH, "--size", 16)
+    run(*arguments, "--samples", 1)
+    _, records = run(*arguments, "--samples", 1, "--skip-existing")
+    assert [record.get("skipped") for record in records] == [None, True, True]
 
 
 def script(tmp_path, *arguments) -> subprocess.CompletedProcess:

@@ -56,7 +56,7 @@ def alive(pid: int) -> bool:
 def test_generates(make_engine, tmp_path):
     engine = make_engine()
     seen = []
-    result = engine.wait(engine.generate(request(tmp_path)), on_progress=lambda job: seen.append(job.state))
+    result = engine.wait(engine.submit(request(tmp_path)), on_progress=lambda job: seen.append(job.state))
     assert Path(result.ply) == tmp_path / "out" / "apple.ply"
     assert seen[0] == "running"
     assert seen[-1] == "done"
@@ -66,7 +66,7 @@ def test_generates(make_engine, tmp_path):
 
 def test_step_never_waits(make_engine, tmp_path):
     engine = make_engine("slow")
-    job = engine.generate(request(tmp_path))
+    job = engine.submit(request(tmp_path))
     longest = 0.0
     while not job.ended:
         before = time.monotonic()
@@ -79,7 +79,7 @@ def test_step_never_waits(make_engine, tmp_path):
 
 def test_step_tells_each_change_once(make_engine, tmp_path):
     engine = make_engine()
-    job = engine.generate(request(tmp_path))
+    job = engine.submit(request(tmp_path))
     changes = []
     while not job.ended:
         changes += engine.step()
@@ -90,16 +90,16 @@ def test_step_tells_each_change_once(make_engine, tmp_path):
 
 def test_second_job_needs_no_second_start(make_engine, tmp_path):
     engine = make_engine()
-    engine.wait(engine.generate(request(tmp_path)))
+    engine.wait(engine.submit(request(tmp_path)))
     pid = engine._process.pid
-    result = engine.wait(engine.generate(request(tmp_path)))
+    result = engine.wait(engine.submit(request(tmp_path)))
     assert engine._process.pid == pid
     assert Path(result.ply).name == "apple_2.ply"
 
 
 def test_two_jobs_at_once(make_engine, tmp_path):
     engine = make_engine()
-    first, second = engine.generate(request(tmp_path)), engine.generate(request(tmp_path))
+    first, second = engine.submit(request(tmp_path)), engine.submit(request(tmp_path))
     engine.wait(second)
     assert first.state == "done"
 
@@ -117,7 +117,7 @@ def test_two_jobs_at_once(make_engine, tmp_path):
 def test_death_is_a_sentence(make_engine, tmp_path, behaviour, words):
     engine = make_engine(behaviour)
     with pytest.raises(LGMError) as caught:
-        engine.wait(engine.generate(request(tmp_path)), timeout=20)
+        engine.wait(engine.submit(request(tmp_path)), timeout=20)
     for word in words:
         assert word in caught.value.message
     assert caught.value.kind == "worker"
@@ -129,13 +129,13 @@ def test_death_is_a_sentence(make_engine, tmp_path, behaviour, words):
 def test_killed_for_memory(make_engine, tmp_path):
     engine = make_engine("killed_in_job")
     with pytest.raises(LGMError, match="memory") as caught:
-        engine.wait(engine.generate(request(tmp_path)))
+        engine.wait(engine.submit(request(tmp_path)))
     assert caught.value.kind == "out_of_memory"
 
 
 def test_silent_worker_is_given_up(make_engine, tmp_path):
     engine = make_engine("silent", start_timeout=0.5)
-    job = engine.generate(request(tmp_path))
+    job = engine.submit(request(tmp_path))
     pid = engine._process.pid
     with pytest.raises(LGMError, match=r"did not answer within 0\.5 seconds"):
         engine.wait(job)
@@ -144,7 +144,7 @@ def test_silent_worker_is_given_up(make_engine, tmp_path):
 
 def test_program_that_is_not_there(tmp_path):
     engine = Engine([str(tmp_path / "no python")], logs=tmp_path)
-    job = engine.generate(request(tmp_path))
+    job = engine.submit(request(tmp_path))
     assert engine.step() == [job]
     assert "could not be started" in job.error
     with pytest.raises(LGMError, match="could not be started"):
@@ -154,23 +154,23 @@ def test_program_that_is_not_there(tmp_path):
 def test_starts_again_after_a_death(make_engine, tmp_path):
     engine = make_engine("dies_once")
     with pytest.raises(LGMError, match="exit code 7"):
-        engine.wait(engine.generate(request(tmp_path)))
-    assert engine.wait(engine.generate(request(tmp_path))).gaussians == 4000
+        engine.wait(engine.submit(request(tmp_path)))
+    assert engine.wait(engine.submit(request(tmp_path))).gaussians == 4000
 
 
 def test_starts_again_after_an_unnoticed_death(make_engine, tmp_path):
     engine = make_engine()
-    engine.wait(engine.generate(request(tmp_path)))
+    engine.wait(engine.submit(request(tmp_path)))
     engine._process.kill()
     assert engine._process.wait(5)
     time.sleep(0.1)
-    assert engine.wait(engine.generate(request(tmp_path)), timeout=20)
+    assert engine.wait(engine.submit(request(tmp_path)), timeout=20)
 
 
 def test_error_of_a_job(make_engine, tmp_path):
     engine = make_engine("refuses")
     with pytest.raises(LGMError, match="The image is empty") as caught:
-        engine.wait(engine.generate(request(tmp_path)))
+        engine.wait(engine.submit(request(tmp_path)))
     assert caught.value.kind == "bad_input"
     assert engine.state == "ready"
 
@@ -178,19 +178,19 @@ def test_error_of_a_job(make_engine, tmp_path):
 def test_result_of_another_shape(make_engine, tmp_path):
     engine = make_engine("bad_result")
     with pytest.raises(LGMError, match="can't be read"):
-        engine.wait(engine.generate(request(tmp_path)))
+        engine.wait(engine.submit(request(tmp_path)))
 
 
 def test_noise_on_stdout_is_not_a_message(make_engine, tmp_path):
     engine = make_engine("chatty")
-    assert engine.wait(engine.generate(request(tmp_path)), timeout=20).gaussians == 4000
+    assert engine.wait(engine.submit(request(tmp_path)), timeout=20).gaussians == 4000
     assert any("a library says" in line for line in engine._process.tail)
     assert any(str(MAX_LINE) in line for line in engine._process.tail)
 
 
 def test_cancel(make_engine, tmp_path):
     engine = make_engine("long")
-    job = engine.generate(request(tmp_path))
+    job = engine.submit(request(tmp_path))
     run_until(engine, lambda: job.progress)
     engine.cancel(job)
     assert job.state == "cancelling"
@@ -201,7 +201,7 @@ def test_cancel(make_engine, tmp_path):
 
 def test_cancel_before_the_worker_is_up(make_engine, tmp_path):
     engine = make_engine()
-    job = engine.generate(request(tmp_path))
+    job = engine.submit(request(tmp_path))
     engine.cancel(job)
     assert job.state == "cancelled"
     run_until(engine, lambda: engine.state == "ready")
@@ -210,7 +210,7 @@ def test_cancel_before_the_worker_is_up(make_engine, tmp_path):
 
 def test_deaf_worker_is_ended_and_the_next_job_runs(make_engine, tmp_path):
     engine = make_engine("deaf", cancel_timeout=0.3)
-    job, waiting = engine.generate(request(tmp_path)), engine.generate(request(tmp_path))
+    job, waiting = engine.submit(request(tmp_path)), engine.submit(request(tmp_path))
     run_until(engine, lambda: job.progress)
     pid = engine._process.pid
     engine.cancel(job)
@@ -224,14 +224,14 @@ def test_deaf_worker_is_ended_and_the_next_job_runs(make_engine, tmp_path):
 def test_timeout_of_a_job(make_engine, tmp_path):
     engine = make_engine("long")
     with pytest.raises(LGMError, match="longer than"):
-        engine.wait(engine.generate(request(tmp_path)), timeout=0.5)
+        engine.wait(engine.submit(request(tmp_path)), timeout=0.5)
     assert not engine.busy
 
 
 @pytest.mark.parametrize("behaviour", ["long", "deaf", "silent"])
 def test_stop_leaves_nothing(make_engine, tmp_path, behaviour):
     engine = make_engine(behaviour)
-    job = engine.generate(request(tmp_path))
+    job = engine.submit(request(tmp_path))
     if behaviour != "silent":
         run_until(engine, lambda: job.progress)
     pid = engine._process.pid
@@ -249,10 +249,10 @@ def test_stop_leaves_nothing(make_engine, tmp_path, behaviour):
 
 def test_idle_worker_is_sent_home(make_engine, tmp_path):
     engine = make_engine(idle_timeout=0.2)
-    engine.wait(engine.generate(request(tmp_path)))
+    engine.wait(engine.submit(request(tmp_path)))
     pid = engine._process.pid
     run_until(engine, lambda: engine.state == "off" and not alive(pid))
-    assert engine.wait(engine.generate(request(tmp_path))).gaussians == 4000
+    assert engine.wait(engine.submit(request(tmp_path))).gaussians == 4000
 
 
 def test_wait_ready(make_engine):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import lgm_blender
-from lgm_blender.blender import images, install, panel, session
+from lgm_blender.blender import images, install, panel, session, splats
 from lgm_blender.core.formats.ply import read_ply
+from lgm_blender.core.messages import MeshRequest
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 
@@ -63,7 +64,7 @@ def test_image_file_becomes_an_object(worker, tmp_path, picture, golden):
     assert made["lgm"]["seed"] == 7
     assert len(made.data.vertices) == len(read_ply(golden / "lgm.ply"))
     outcome = session.current().outcome
-    assert outcome.object_name == made.name
+    assert outcome.objects == [made.name]
     assert Path(outcome.result.ply) == tmp_path / "out" / "ein Bild, schön.ply"
 
 
@@ -318,3 +319,85 @@ def test_open_log(worker, tmp_path):
     generate(tmp_path, prompt="x")
     assert bpy.ops.lgm.open_log() == {"FINISHED"}
     assert session.current().log() == tmp_path / "logs" / "worker_stderr.log"
+
+
+@pytest.mark.parametrize(("kind", "endings"), [("mesh", {".glb"}), ("both", {".ply", ".glb"})])
+def test_mesh_or_both(worker, tmp_path, kind, endings):
+    settings = bpy.context.scene.lgm
+    settings.output_kind, settings.faces, settings.texture_size, settings.size = kind, 400, "512", 2.5
+    assert generate(tmp_path, prompt="x") == {"FINISHED"}
+    assert {path.suffix for path in (tmp_path / "out").glob("x.*")} == endings | {".json"}
+    outcome = session.current().outcome
+    assert outcome.objects == {"mesh": ["x"], "both": ["x", "x Mesh"]}[kind]
+    assert {thing.name for thing in bpy.context.selected_objects} == set(outcome.objects)
+    made = bpy.data.objects[outcome.objects[-1]]
+    assert len(made.data.polygons) == outcome.result.faces
+    assert 300 < outcome.result.faces <= 420
+    assert max(made.dimensions) == pytest.approx(2.5, rel=0.01)
+    assert tuple(bpy.data.images["x Texture" if kind == "mesh" else "x Mesh Texture"].size) == (512, 512)
+    assert made["lgm"]["output_kind"] == kind
+
+
+def test_given_settings_of_a_mesh_replace_the_scenes(worker, tmp_path):
+    bpy.context.scene.lgm.size = 7.0
+    generate(tmp_path, prompt="x", output_kind="mesh", faces=100, texture_size=1024, size=0.0)
+    asked = session.current().outcome.result.settings
+    assert {k: asked[k] for k in ("output_kind", "faces", "texture_size")} == {
+        "output_kind": "mesh", "faces": 100, "texture_size": 1024
+    }  # fmt: skip
+    assert max(bpy.context.object.dimensions) == pytest.approx(1.0, rel=0.01)
+
+
+def test_convert_to_mesh(worker, tmp_path, golden):
+    """What the worker gets are the splats as they are in the world, without those that were deleted."""
+    bpy.ops.lgm.import_ply(filepath=str(golden / "lgm.ply"), up="-Y")
+    source = bpy.context.object
+    source.name = "Ding: 1"
+    source.scale, source.location = (2, 2, 2), (1, 2, 3)
+    bpy.context.view_layer.update()
+    bpy.ops.object.mode_set(mode="EDIT")
+    bpy.ops.mesh.select_all(action="DESELECT")
+    bpy.ops.object.mode_set(mode="OBJECT")
+    for vertex in source.data.vertices[:1000]:
+        vertex.select = True
+    bpy.ops.object.mode_set(mode="EDIT")
+    bpy.ops.mesh.delete(type="VERT")
+    bpy.ops.object.mode_set(mode="OBJECT")
+    expected = splats.read_splats(source, world=True)
+    assert bpy.ops.lgm.convert_to_mesh(output=str(tmp_path / "out"), faces=400, texture_size=512) == {"FINISHED"}
+    sent = read_ply(tmp_path / "out" / "Ding_ 1_input.ply")
+    assert len(sent) == len(read_ply(golden / "lgm.ply")) - 1000
+    np.testing.assert_allclose(sent.positions, expected.positions, atol=1e-6)
+    np.testing.assert_allclose(sent.scales, expected.scales, rtol=1e-4)
+    made = bpy.context.object
+    assert made.name == "Ding: 1 Mesh"
+    assert made.type == "MESH"
+    assert made.data.polygons
+    assert source.hide_get()
+    outcome = session.current().outcome
+    assert (outcome.objects, outcome.result.settings["faces"]) == ([made.name], 400)
+    assert not list(Path(bpy.app.tempdir).glob("lgm_*"))
+    assert not bpy.ops.lgm.convert_to_mesh.poll()  # of a mesh
+
+
+def test_convert_failed_or_cancelled(worker, tmp_path, golden):
+    assert not bpy.ops.lgm.convert_to_mesh.poll()
+    bpy.ops.lgm.import_ply(filepath=str(golden / "lgm.ply"))
+    worker("refuses")
+    with pytest.raises(RuntimeError, match="no Gaussian is visible"):
+        bpy.ops.lgm.convert_to_mesh(output=str(tmp_path))
+    assert session.current().problem.kind == "bad_input"
+    worker("long")
+    request = MeshRequest("", str(golden / "lgm.ply"), str(tmp_path / "out"), name="x")
+    job = session.current().begin(request, bpy.context.scene, source=bpy.context.object)
+    run_until(lambda: job.progress)
+    assert 0 <= panel.job_factor(job) < 1
+    bpy.ops.lgm.cancel()
+    run_until(lambda: session.current().job is None)
+    assert (job.state, len(bpy.data.objects)) == ("cancelled", 1)
+    assert not bpy.context.object.hide_get()
+    bpy.ops.object.mode_set(mode="EDIT")
+    bpy.ops.mesh.delete(type="VERT")
+    bpy.ops.object.mode_set(mode="OBJECT")
+    with pytest.raises(RuntimeError, match="lgm holds no splats any more"):
+        bpy.ops.lgm.convert_to_mesh(output=str(tmp_path))

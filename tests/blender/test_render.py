@@ -64,7 +64,7 @@ def test_cycles_agrees_with_gsplat(golden, tmp_path, view):
     pose[:3, 1:3] *= -1  # OpenCV's axes to OpenGL's
     fov_y = 2 * np.degrees(np.arctan(size / 2 / tensors["Ks"][view][1, 1]))
     made = splats.add_splats(Gaussians.from_array(tensors["gaussians"]), "golden", stand=False)
-    picture = render.render_splats(
+    picture = render.render_objects(
         made, tmp_path / "golden.png", size=(size, size), pose=pose, fov_y=fov_y, near=0.5, far=2.5
     )
     found = psnr(read_picture(picture)[..., :3], expected)
@@ -77,21 +77,21 @@ def test_the_integral_is_exact_from_every_side(tmp_path, elevation, azimuth):
     gaussian = one()
     made = splats.add_splats(gaussian, "one", stand=False)
     pose = orbit_camera(elevation, azimuth)
-    render.render_splats(made, tmp_path / "one.png", size=(48, 48), samples=16, pose=pose, fov_y=49.1)
+    render.render_objects(made, tmp_path / "one.png", size=(48, 48), samples=16, pose=pose, fov_y=49.1)
     assert psnr(read_picture(tmp_path / "one.png")[..., :3], exact(gaussian, pose, 48, 49.1)) > 40
 
 
 def test_the_object_may_be_turned_moved_and_scaled(tmp_path):
     made = splats.add_splats(one(), "one", stand=False)
     pose = orbit_camera(20, 40)
-    render.render_splats(made, tmp_path / "still.png", size=(48, 48), samples=16, pose=pose)
+    render.render_objects(made, tmp_path / "still.png", size=(48, 48), samples=16, pose=pose)
     move = Matrix.Translation((0.5, -2, 1)) @ Matrix.Rotation(1.2, 4, (1, 2, 3)) @ Matrix.Scale(2, 4)
     made.matrix_world = move
     # The camera moves with it: what it sees stays the same.
     to_blender = pose_to_blender(np.eye(4))
     moved = np.linalg.inv(to_blender) @ np.array(move) @ to_blender @ pose.astype(np.float64)
     moved[:3, :3] /= 2
-    render.render_splats(made, tmp_path / "moved.png", size=(48, 48), samples=16, pose=moved)
+    render.render_objects(made, tmp_path / "moved.png", size=(48, 48), samples=16, pose=moved)
     still, moved = read_picture(tmp_path / "still.png"), read_picture(tmp_path / "moved.png")
     assert still.std() > 0.05
     np.testing.assert_allclose(moved, still, atol=2 / 255)
@@ -156,7 +156,7 @@ def test_the_user_s_file_is_left_as_it_was(tmp_path):
     made.hide_render = True
     before = blocks()
     engine = bpy.context.scene.render.engine
-    render.render_splats([made], tmp_path / "Bild 家.png", size=(8, 6), samples=1)
+    render.render_objects([made], tmp_path / "Bild 家.png", size=(8, 6), samples=1)
     assert blocks() == before
     assert bpy.context.scene.render.engine == engine
     assert compat.get_modifier_input(made.modifiers[0], "Colors") == "Linear"
@@ -177,7 +177,7 @@ def test_all_of_it_is_in_the_picture_and_fills_it(tmp_path, azimuth, size):
         np.zeros((count, 3)),
     )
     made = splats.add_splats(many, "many", size=7.0, location=(3, -2, 1))
-    render.render_splats(made, tmp_path / "a.png", size=size, samples=1, azimuth=azimuth)
+    render.render_objects(made, tmp_path / "a.png", size=size, samples=1, azimuth=azimuth)
     dark = read_picture(tmp_path / "a.png")[..., 0] < 0.9
     rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
     assert rows[0] > 0
@@ -190,7 +190,7 @@ def test_all_of_it_is_in_the_picture_and_fills_it(tmp_path, azimuth, size):
 def test_transparent_background(tmp_path):
     made = splats.add_splats(one(opacity=0.5, scale=(0.1, 0.1, 0.1)), "one", stand=False)
     pose = orbit_camera(0, 0)
-    render.render_splats(made, tmp_path / "a.png", size=(33, 33), samples=4, background=None, pose=pose)
+    render.render_objects(made, tmp_path / "a.png", size=(33, 33), samples=4, background=None, pose=pose)
     alpha = read_picture(tmp_path / "a.png")[..., 3]
     assert alpha[0, 0] == 0
     assert alpha.max() == pytest.approx(0.5, abs=0.03)
@@ -198,9 +198,9 @@ def test_transparent_background(tmp_path):
 
 def test_nothing_to_render(tmp_path):
     with pytest.raises(LGMError, match="no splats"):
-        render.render_splats([], tmp_path / "a.png")
+        render.render_objects([], tmp_path / "a.png")
     with pytest.raises(LGMError, match="no splats"):
-        render.render_splats(bpy.data.objects.new("empty", None), tmp_path / "a.png")
+        render.render_objects(bpy.data.objects.new("empty", None), tmp_path / "a.png")
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -208,7 +208,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     (tmp_path / "file").write_text("")
     before = blocks()
     with pytest.raises(LGMError, match="could not be written") as caught:
-        render.render_splats(made, tmp_path / "file" / "a.png", size=(8, 8), samples=1)
+        render.render_objects(made, tmp_path / "file" / "a.png", size=(8, 8), samples=1)
     assert caught.value.kind == "output"
     assert blocks() == before
 
@@ -239,8 +239,8 @@ def test_eevee_agrees_with_cycles(tmp_path):
         random.uniform(0, 1, (count, 3)),
     )
     made = splats.add_splats(many, "many", stand=False)
-    render.render_splats(made, tmp_path / "c.png", size=(64, 64), pose=orbit_camera(20, 30))
-    render.render_splats(
+    render.render_objects(made, tmp_path / "c.png", size=(64, 64), pose=orbit_camera(20, 30))
+    render.render_objects(
         made, tmp_path / "e.png", size=(64, 64), engine="EEVEE", samples=256, pose=orbit_camera(20, 30)
     )
     assert psnr(read_picture(tmp_path / "c.png")[..., :3], read_picture(tmp_path / "e.png")[..., :3]) > 26

@@ -95,10 +95,11 @@ def test_what_went_in_comes_out(gaussians):
     assert_same(splats.read_splats(made), gaussians)
 
 
-def test_world_applies_the_object_s_transform(gaussians):
+@pytest.mark.parametrize("scale", [(0.5, 2.0, -3.0), (2.0, 2.0, 2.0), (-2.0, -2.0, -2.0)])
+def test_world_applies_the_object_s_transform(gaussians, scale):
     made = splats.add_splats(gaussians, "splats", stand=False, location=(1, 2, 3))
     made.rotation_euler = (0.3, -0.8, 1.7)
-    made.scale = (0.5, 2.0, -3.0)  # Gaussians stay Gaussians under any of these
+    made.scale = scale  # Gaussians stay Gaussians under any of these
     bpy.context.view_layer.update()
     matrix = np.array(made.matrix_world)
     found = to_blender(splats.read_splats(made, world=True))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lgm_blender.core import messages
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.messages import GenerateRequest, GenerateResult, Initialized, PresetInfo, Progress
+from lgm_blender.core.messages import (
+    GenerateRequest,
+    GenerateResult,
+    Initialized,
+    MeshRequest,
+    MeshResult,
+    PresetInfo,
+    Progress,
+)
 
 REQUEST = GenerateRequest(job="1", output="/tmp/żółw 亀", image="/tmp/ü.png", seed=7)
 
@@ -32,7 +42,9 @@ def test_every_message_survives():
         "1", "a.ply", "v.png", None, "a.json", 9, {"seed": 1}, {"python": "3"}, {"total": 1.5}, "cpu", ["w"]
     )
     ready = Initialized(1, "0", "3", "2", "cpu", "cpu", [PresetInfo("mini", "Mini", ["image"], True)], "log")
-    for value in (REQUEST, result, ready, Progress("1", "views", 2, 5, 3, 30, preview="p.png")):
+    meshes = MeshRequest("2", "a.ply", "out", "-y", faces=9), MeshResult("2", "a.glb", 9, 8, {}, {"save": 0.5}, "cpu")
+    progress = Progress("1", "views", 2, 5, 3, 30, preview="p.png")
+    for value in (REQUEST, result, replace(result, ply=None, glb="a.glb", faces=7), *meshes, ready, progress):
         line = messages.encode({"params": messages.to_params(value)})
         assert messages.from_params(type(value), messages.decode(line)["params"]) == value
 

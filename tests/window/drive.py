@@ -66,18 +66,65 @@ def longest_gap(start, end) -> float:
     return max(b - a for a, b in itertools.pairwise(inside))
 
 
-def look(area):
-    """What the splats look like in the 3D view."""
+def look(area, name: str, seconds: float):
+    """What was made looks like in the 3D view. EEVEE compiles its shaders, which takes long without a GPU."""
     window = next(region for region in area.regions if region.type == "WINDOW")
     bpy.data.objects["Cube"].hide_set(True)
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=window):
         bpy.ops.view3d.view_selected()
     yield 1.0
-    yield from picture("4_solid")
+    yield from picture(f"{name}_solid")
     area.spaces.active.shading.type = "MATERIAL"
-    yield 90.0  # EEVEE compiles its shaders without a GPU
-    yield from picture("4_material")
+    yield seconds
+    yield from picture(f"{name}_material")
     area.spaces.active.shading.type = "SOLID"
+
+
+def make_meshes(area, region):
+    """A mesh of the image, and one of splats that are in the scene; each is there at once, and gone at one undo."""
+    now = session.current()
+    override = {"window": bpy.context.window_manager.windows[0], "area": area, "region": region}
+
+    def job(name: str, operator) -> None:
+        yield 2.0  # what was done before is drawn
+        before = len(bpy.data.objects)
+        start = time.monotonic()
+        with bpy.context.temp_override(**override):
+            operator("INVOKE_DEFAULT")
+        report[f"seconds_of_the_click_{name}"] = time.monotonic() - start
+        job = now.job
+        yield from until(lambda: now.job is None, 300.0)
+        ready, end = job.started + job.seconds, time.monotonic()
+        yield 0.5
+        report[f"seconds_{name}"] = job.seconds
+        report[f"standstill_{name}"] = longest_gap(start, ready)
+        report[f"standstill_at_end_{name}"] = longest_gap(ready - 0.1, end + 0.5)
+        report[f"problem_{name}"] = now.problem and now.problem.sentence
+        report[f"objects_added_{name}"] = len(bpy.data.objects) - before
+        report[f"faces_{name}"] = len(bpy.context.object.data.polygons)
+        report[f"texture_{name}"] = list(
+            bpy.context.object.data.materials[0].node_tree.nodes["Image Texture"].image.size
+        )
+        yield from picture(f"5_{name}")
+        if (SHARE / "worker_python").exists():
+            yield from look(area, f"5_{name}", 60.0)
+        with bpy.context.temp_override(**override):
+            bpy.ops.ed.undo()
+        report[f"objects_after_undo_{name}"] = len(bpy.data.objects) - before
+        yield 0.5
+
+    bpy.context.scene.lgm.output_kind = "mesh"
+    bpy.ops.ed.undo_push(message="Mesh is chosen")
+    yield from job("mesh", bpy.ops.lgm.generate)
+    bpy.context.scene.lgm.output_kind = "splats"
+    bpy.ops.lgm.import_ply(filepath=str(SHARE / "lgm.ply"))
+    bpy.context.object.display_type = "BOUNDS"  # without a GPU, drawing splats is what the window would stand still for
+    bpy.ops.ed.undo_push(message="Splats are imported")
+    yield from job("converted", bpy.ops.lgm.convert_to_mesh)
+    report["splats_are_seen_again"] = not bpy.data.objects["lgm"].hide_get()
+    with bpy.context.temp_override(**override):
+        bpy.data.objects.remove(bpy.data.objects["lgm"])
+    bpy.ops.ed.undo_push(message="Splats are removed")
 
 
 def render_training_views(area, region):
@@ -100,7 +147,7 @@ def render_training_views(area, region):
     report["training_views"] = len(list(output.glob("Cube/*.png")))
     start(views=36, overwrite=True)
     yield from until(lambda: training._maker.view >= 2)
-    yield from picture("7_training")
+    yield from picture("8_training")
     (SHARE / "Escape.key").touch()
     yield from until(lambda: not training._running)
     report["training_views_after_escape"] = len(list(output.rglob("*.png")))
@@ -147,11 +194,13 @@ def story():
     report["objects_added"] = len(bpy.data.objects) - objects
     yield from picture("4_done")
     if (SHARE / "worker_python").exists():
-        yield from look(area)
+        yield from look(area, "4", 90.0)
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
         bpy.ops.ed.undo()
     report["objects_after_undo"] = len(bpy.data.objects) - objects
     yield 0.5
+
+    yield from make_meshes(area, region)
 
     os.environ["LGM_BLENDER_PYTHON"] = sys.executable
     now.engine.stop()
@@ -170,7 +219,7 @@ def story():
         bpy.ops.lgm.generate("INVOKE_DEFAULT")
     yield from until(lambda: now.job is None)
     report["death"] = now.problem.sentence
-    yield from picture("5_died")
+    yield from picture("6_died")
     now.problem = None
 
     behave("well")
@@ -179,7 +228,7 @@ def story():
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
         bpy.ops.lgm.show_preferences()
     yield 1.0
-    yield from picture("6_preferences")
+    yield from picture("7_preferences")
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[-1]):
         bpy.ops.wm.window_close()
     yield 0.5
@@ -189,7 +238,7 @@ def story():
     os.environ["LGM_BLENDER_PYTHON"] = "/nowhere/python"
     now.forget_worker()
     region.tag_redraw()
-    yield from picture("8_no_worker")
+    yield from picture("9_no_worker")
     os.environ["LGM_BLENDER_PYTHON"] = sys.executable
     now.forget_worker()
 

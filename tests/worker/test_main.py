@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
+from shapes import sphere
 from tiny_preset import write_preset
 
-from lgm_blender.worker import models
+from lgm_blender.worker import meshing, models
 from lgm_blender.worker.__main__ import _DownloadPrinter, main
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,28 @@ def test_generate_prints_json_and_takes_every_option(preset, tmp_path, capsys):
     wanted = {"prompt": "a red ball", "negative_prompt": "blue", "steps": 2, "guidance": 1.0, "elevation": -10.0}
     assert wanted.items() <= result["settings"].items()
     assert Path(result["ply"]).name == "ball.ply"
+
+
+def test_generate_a_mesh(preset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(meshing.EFFORT, "cpu", (12, 64, 64))
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: sphere(2000))
+    options = [
+        "--prompt",
+        "ball",
+        "--output-kind",
+        "both",
+        "--faces",
+        "500",
+        "--texture-size",
+        "512",
+        "--device",
+        "cpu",
+    ]
+    assert main(["generate", "--output", str(tmp_path), "--preset", str(preset), *options]) == 0
+    captured = capsys.readouterr()
+    names = [Path(line).name for line in captured.out.splitlines()]
+    assert names == ["ball.ply", "ball.glb", "ball_views.png", "ball.json"]
+    assert "Finding the surface" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from shapes import sphere
 from tiny_preset import write_preset
 
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.core.files import output_error
-from lgm_blender.core.formats.ply import read_ply
+from lgm_blender.core.formats.gltf import read_glb
+from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
-from lgm_blender.core.messages import STAGES, GenerateRequest
-from lgm_blender.worker import devices, pipeline
+from lgm_blender.core.messages import STAGES, GenerateRequest, MeshRequest
+from lgm_blender.worker import devices, meshing, pipeline
 from lgm_blender.worker.models import CheckedFiles
 from lgm_blender.worker.pipeline import Pipeline
 
@@ -275,6 +278,10 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, str, str]]:
         "guidance": ({"guidance": float("nan")}, "bad_input", "guidance must be"),
         "elevation": ({"elevation": 91.0}, "bad_input", "elevation must be"),
         "device": ({"device": "tpu"}, "bad_input", "no device 'tpu'"),
+        "output kind": ({"output_kind": "cubes"}, "bad_input", "no output kind 'cubes'"),
+        "few faces": ({"output_kind": "mesh", "faces": 4}, "bad_input", "from 100 to 1,000,000, not 4"),
+        "many faces": ({"output_kind": "both", "faces": 10_000_000}, "bad_input", "not 10,000,000"),
+        "texture": ({"output_kind": "mesh", "texture_size": 1000}, "bad_input", "must be 512"),
         "output is a file": ({"output": str(tmp_path / "file")}, "output", "is not a folder"),
         "output in a file": ({"output": str(tmp_path / "file" / "x")}, "output", "is not a folder"),
         "no output": ({"output": ""}, "output", "no output folder"),
@@ -397,3 +404,107 @@ def test_models_are_kept_and_exchanged(worker, request_, tmp_path):
     worker.generate(replace(request_, preset=str(write_preset(tmp_path / "other"))))
     assert worker._lgm[1] is not loaded[0]
     assert worker._multiview[1] is not loaded[1]
+
+
+# Meshes
+
+
+@pytest.fixture
+def of_a_ball(request_, monkeypatch) -> GenerateRequest:
+    """A request whose Gaussians turn out to be a ball's, so that there is a surface, and whose mesh takes a second."""
+    monkeypatch.setitem(meshing.EFFORT, "cpu", (12, 64, 64))
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: sphere(2000))
+    return replace(request_, name="ball", device="cpu", faces=500, texture_size=512)
+
+
+@pytest.mark.parametrize(("kind", "endings"), [("mesh", {".glb"}), ("both", {".ply", ".glb"})])
+def test_a_mesh(worker, of_a_ball, kind, endings):
+    told = []
+    result = worker.generate(replace(of_a_ball, output_kind=kind), told.append)
+    output = Path(of_a_ball.output)
+    assert files(output) == sorted(f"ball{end}" for end in (*endings, ".json", "_input.png", "_views.png"))
+    assert result.ply == (str(output / "ball.ply") if kind == "both" else None)
+    mesh = read_glb(result.glb)
+    assert len(mesh.faces) == result.faces == 500
+    assert Image.open(io.BytesIO(mesh.texture)).size == (512, 512)
+    np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.5, atol=0.06)
+    assert json.loads(Path(result.json).read_text(encoding="utf-8")) == json.loads(json.dumps(result.__dict__))
+    assert {"output_kind": kind, "faces": 500, "texture_size": 512}.items() <= result.settings.items()
+
+    stages = [*STAGES[:-1], *meshing.STAGES, STAGES[-1]]
+    assert list(dict.fromkeys(p.stage for p in told)) == stages
+    assert [p.stage_index for p in told] == sorted(p.stage_index for p in told)
+    assert {p.stages for p in told} == {len(stages)}
+    assert all(p.label != p.stage for p in told)  # in words
+    assert list(result.timings) == [*stages, "total"]
+
+
+def test_without_a_mesh_nothing_is_said_of_it(worker, of_a_ball):
+    result = worker.generate(of_a_ball)
+    assert (result.glb, result.faces) == (None, 0)
+    assert not {"faces", "texture_size"} & set(result.settings)
+
+
+@pytest.mark.parametrize("stage", ["draw", "bake", "save"])
+def test_cancel_while_a_mesh_is_made(worker, of_a_ball, stage):
+    told = []
+    with pytest.raises(Cancelled):
+        worker.generate(
+            replace(of_a_ball, output_kind="both"), told.append, lambda: bool(told) and told[-1].stage == stage
+        )
+    assert told[-1].stage == stage
+    assert not any(path.is_file() for path in Path(of_a_ball.output).rglob("*"))
+
+
+def test_nothing_to_make_a_mesh_of(worker, of_a_ball, monkeypatch):
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: sphere(8))
+    with pytest.raises(LGMError, match="too little to make a mesh of"):
+        worker.generate(replace(of_a_ball, output_kind="mesh"))
+    assert not Path(of_a_ball.output).exists()
+
+
+def test_splats_in_a_file_become_a_mesh(worker, of_a_ball, tmp_path):
+    """Turned upright: the file's y points down, and the ball stands at y = -3 there."""
+    ply = tmp_path / "ein Ball.ply"
+    write_ply(ply, sphere(2000, center=(1, -3, 2)))
+    told = []
+    request = MeshRequest("m1", str(ply), str(tmp_path / "out"), "-y", faces=500, texture_size=512, device="cpu")
+    result = worker.mesh(request, told.append)
+    assert Path(result.glb) == tmp_path / "out" / "ein Ball.glb"
+    assert files(tmp_path / "out") == ["ein Ball.glb"]
+    mesh = read_glb(result.glb)
+    np.testing.assert_allclose(mesh.vertices.mean(0), [1, 3, -2], atol=0.05)
+    assert (result.job, result.gaussians, result.faces, result.device) == ("m1", 2000, 500, "cpu")
+    assert {"up": "-y", "name": "ein Ball", "faces": 500}.items() <= result.settings.items()
+    assert {p.job for p in told} == {"m1"}
+    assert [p.stage_index for p in told] == sorted(p.stage_index for p in told)
+    assert told[-1].stage_index == told[-1].stages - 1
+
+    assert Path(worker.mesh(request).glb).name == "ein Ball_001.glb"
+    assert Path(worker.mesh(replace(request, overwrite=True)).glb).name == "ein Ball.glb"
+    with pytest.raises(Cancelled):
+        worker.mesh(replace(request, name="c"), cancelled=lambda: True)
+    for change, kind, words in (
+        ({"ply": str(tmp_path / "none.ply")}, "bad_input", "There is no file"),
+        ({"up": "w"}, "bad_input", "no axis 'w'"),
+        ({"faces": 4}, "bad_input", "not 4"),
+        ({"output": ""}, "output", "no output folder"),
+    ):
+        with pytest.raises(LGMError, match=words) as caught:
+            worker.mesh(replace(request, **change))
+        assert caught.value.kind == kind
+    assert len(files(tmp_path / "out")) == 2
+
+
+def test_full_memory_while_a_mesh_is_made(worker, of_a_ball, tmp_path, monkeypatch):
+    write_ply(tmp_path / "a.ply", sphere(2000))
+    worker.generate(of_a_ball)
+    assert worker.loaded
+    monkeypatch.setattr("lgm_blender.worker.meshing.fusion.fuse", lambda *_: bytearray(1 << 62))
+    with pytest.raises(LGMError, match="memory is full") as caught:
+        worker.mesh(MeshRequest("m", str(tmp_path / "a.ply"), str(tmp_path / "out"), device="cpu"))
+    assert caught.value.kind == "out_of_memory"
+    assert not worker.loaded
+    with pytest.raises(LGMError, match="memory is full"):
+        worker.generate(replace(of_a_ball, output_kind="both"))
+    assert not worker.loaded

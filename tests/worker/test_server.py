@@ -15,10 +15,20 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
+from shapes import sphere
 from tiny_preset import write_preset
 
 from lgm_blender.core import messages
-from lgm_blender.core.messages import GenerateRequest, GenerateResult, Initialized, JobError, Progress
+from lgm_blender.core.formats.ply import write_ply
+from lgm_blender.core.messages import (
+    GenerateRequest,
+    GenerateResult,
+    Initialized,
+    JobError,
+    MeshRequest,
+    MeshResult,
+    Progress,
+)
 from lgm_blender.worker import server
 from lgm_blender.worker.server import Server
 
@@ -244,6 +254,24 @@ def test_a_waiting_job_is_cancelled_at_once(shared, preset, image, tmp_path):
     assert error_of(shared.answer(first))[2].kind == "cancelled"
 
 
+def test_a_mesh_is_a_job_like_any_other(shared, tmp_path):
+    write_ply(tmp_path / "ball.ply", sphere(2000))
+    fields = {"ply": str(tmp_path / "ball.ply"), "output": str(tmp_path / "out"), "device": "cpu"}
+    first = shared.ask("mesh", messages.to_params(MeshRequest("m", **fields)))
+    shared.hear_until(lambda m: m.get("params", {}).get("stage") == "draw" and m["params"]["step"] >= 2)
+    shared.ask("cancel", {"job": "m"})
+    heard = shared.hear_until(lambda m: m.get("id") == first)
+    assert error_of(heard[-1])[2].kind == "cancelled"
+    assert not (tmp_path / "out").exists()
+    for change, words in (({"faces": 4}, "not 4"), ({"ply": "none.ply"}, "There is no file")):
+        number = shared.ask("mesh", messages.to_params(MeshRequest("m", **fields | change)))
+        code, sentence, data = error_of(shared.answer(number))
+        assert (code, data.kind) == (messages.JOB_FAILED, "bad_input")
+        assert words in sentence
+    number = shared.ask("mesh", {"job": "m", "ply": "x"})
+    assert error_of(shared.answer(number))[0] == messages.INVALID_PARAMS
+
+
 def test_two_jobs_of_one_name(shared, preset, image, tmp_path):
     fields = {"output": str(tmp_path / "out"), "image": str(image), "preset": str(preset)}
     first = shared.generate(job="same", steps=500, **fields)
@@ -338,6 +366,9 @@ class FakePipeline:
             raise ZeroDivisionError("division by zero\nand more")
         return GenerateResult(request.job, "p", "v", None, "j", 1, {}, {}, {}, "cpu")
 
+    def mesh(self, request, progress, cancelled):
+        return MeshResult(request.job, "g", 1, 2, {"up": request.up}, {}, "cpu")
+
     def free(self):
         self.loaded = False
         self.freed.set()
@@ -364,6 +395,14 @@ def inside(tmp_path):
 def ask(stdin, stdout, method, params) -> dict:
     stdin.write(messages.encode(messages.request(1, method, params)))
     return messages.decode(stdout.readline())
+
+
+def test_each_method_has_its_result(inside):
+    stdin, stdout, _ = inside
+    answer = ask(stdin, stdout, "mesh", {"job": "a", "ply": "p", "output": "o", "up": "z"})["result"]
+    assert messages.from_params(MeshResult, answer).settings == {"up": "z"}
+    answer = ask(stdin, stdout, "generate", {"job": "a", "output": "o"})["result"]
+    assert messages.from_params(GenerateResult, answer).ply == "p"
 
 
 def test_a_crash_in_a_job_is_a_sentence_and_no_end(inside, tmp_path):

@@ -1,0 +1,73 @@
+"""core/formats/gltf.py: what the worker writes is what is read (python build.py test tests/core/test_gltf.py)."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from glb import bumpy_ball, patchwork, piece, write_glb
+
+from lgm_blender.core.errors import LGMError
+from lgm_blender.core.formats.gltf import read_glb
+from lgm_blender.worker.meshing import TexturedMesh
+from lgm_blender.worker.meshing.files import ROUGHNESS, encode_glb, encode_png
+
+
+def test_the_workers_mesh(tmp_path):
+    """A cube whose corners have three UVs and three normals each, of which glTF makes 24 vertices."""
+    vertices = np.float32([[x, y, z] for x in (-0.0, 1) for y in (0, 2) for z in (0, 3)])
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = np.int32([face for a, b, c, d in quads for face in ((a, b, c), (a, c, d))])
+    square = np.float32([[0, 0], [0.1, 0], [0.1, 0.1], [0, 0.1]])
+    uvs = np.stack([square[[0, 1, 2] if i % 2 == 0 else [0, 2, 3]] + i // 2 / 8 for i in range(12)])
+    normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    normals = np.repeat(normals[:, None] / np.linalg.norm(normals, axis=1)[:, None, None], 3, 1).astype(np.float32)
+    mesh = TexturedMesh(vertices, faces, uvs, normals, np.zeros((8, 3), np.uint8), patchwork())
+    path = tmp_path / "Würfel 亀.glb"
+    path.write_bytes(encode_glb(mesh, "Würfel 亀"))
+    found = read_glb(path)
+    assert found.vertices.shape == (8, 3)
+    np.testing.assert_array_equal(found.vertices[found.faces], vertices[faces])
+    np.testing.assert_allclose(found.corner_uvs, uvs, atol=1e-6)
+    assert found.texture == encode_png(patchwork())
+    assert found.roughness == pytest.approx(ROUGHNESS)
+
+
+def test_a_ball_is_closed_again(tmp_path):
+    """Its seam and its poles are there more than once in the file."""
+    positions, uv, faces = bumpy_ball()
+    positions = positions.round(4)
+    found = read_glb(write_glb(tmp_path / "ball.glb", piece(positions, faces, uv=uv, picture=patchwork())))
+    assert len(found.vertices) < len(positions)
+    np.testing.assert_allclose(found.vertices[found.faces], positions[faces].astype(np.float32))
+    real = found.faces[[len(set(face)) == 3 for face in found.faces.tolist()]]
+    edges = np.sort(real[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
+    assert set(np.unique(edges, axis=0, return_counts=True)[1]) == {2}
+
+
+def test_files_that_are_none_of_ours(tmp_path):
+    positions, uv, faces = bumpy_ball(4, 6)
+    whole = write_glb(tmp_path / "whole.glb", piece(positions, faces, uv=uv, picture=patchwork())).read_bytes()
+    files = {
+        "cut": whole[:-100],
+        "empty": b"",
+        "text": b"o cube\nv 0 0 0\n",
+        "ends in the header": whole[:15],
+        "another length": struct.pack("<4sII", b"glTF", 2, len(whole) + 1) + whole[12:],
+        "no UVs": write_glb(tmp_path / "a", piece(positions, faces, picture=patchwork())).read_bytes(),
+        "no picture": write_glb(tmp_path / "b", piece(positions, faces, uv=uv)).read_bytes(),
+        "nan": write_glb(tmp_path / "c", piece(positions * np.nan, faces, uv=uv, picture=patchwork())).read_bytes(),
+        "points to what is not there": write_glb(
+            tmp_path / "d", piece(positions, faces + 10_000, uv=uv, picture=patchwork())
+        ).read_bytes(),
+        "no faces": write_glb(tmp_path / "e", piece(positions, faces[:0], uv=uv, picture=patchwork())).read_bytes(),
+    }
+    for name, data in files.items():
+        path = tmp_path / f"{name}.glb"
+        path.write_bytes(data)
+        with pytest.raises(LGMError) as caught:
+            read_glb(path)
+        assert caught.value.message == f"{path} is damaged, or no mesh that LGM made.", name
+    with pytest.raises(LGMError, match="can't be read"):
+        read_glb(tmp_path / "none.glb")

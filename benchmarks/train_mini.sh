@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Trains the bundled models. Run again with the same arguments it goes on where it stopped, from checkpoints of each minute.
-# usage: train_mini.sh OBJECTS.zip LPIPS.safetensors WORK [VAE_SECONDS MULTIVIEW_SECONDS LGM_SECONDS [LGM_INIT.safetensors]]
-# With two GPUs LGM trains on the first while the VAE and the multi-view model train on the second. The seconds do not
-# count drawing (2 x 45 s with 22 processes), compiling (1 to 2 minutes each) and encoding (150 s).
+# usage: train_mini.sh OBJECTS.zip LPIPS.safetensors WORK [VAE_SECONDS MULTIVIEW_SECONDS LGM_SECONDS [PRESET]]
+# With a PRESET (lgm_blender/weights/mini) LGM and the multi-view model go on from it, and its VAE is kept. With two GPUs
+# LGM trains on the first while the VAE and the multi-view model train on the second. The seconds do not count drawing
+# (2 x 45 s with 22 processes), compiling (1 to 2 minutes each) and encoding (150 s).
 set -euo pipefail
 objects=$(realpath "$1") lpips=$(realpath "$2") work=$3
-vae=${4:-200} multiview=${5:-620} lgm=${6:-920} init=${7:+$(realpath "$7")}
+vae=${4:-200} multiview=${5:-950} lgm=${6:-1050} preset=${7:+$(realpath "$7")}
 mkdir -p "$work"
 work=$(realpath "$work")
 cd "$(dirname "$0")/.."
@@ -20,14 +21,16 @@ wait
 cat "$work/gsplat.log"
 
 train_multiview() {
-    [ -e "$work/vae/config.json" ] || train vae --resume --seconds "$vae" --lpips "$lpips"
+    [ -n "$preset" ] || [ -e "$work/vae/config.json" ] || train vae --resume --seconds "$vae" --lpips "$lpips"
     [ -e "$work/multiview/multiview.safetensors" ] ||
-        train multiview --resume --seconds "$multiview" --sets train train-1 --every 2 4
+        train multiview --resume --seconds "$multiview" --sets train train-1 --every 2 4 --optimizer muon --batch 192 \
+            ${preset:+--init "$preset/multiview"}
 }
 train_lgm() {
     [ -e "$work/lgm/model.safetensors" ] ||
-        train lgm --resume --seconds "$lgm" --sets train train-1 --inputs-judged 2 --lpips "$lpips" --lpips-from 0.1 \
-            ${init:+--init "$init"}
+        train lgm --resume --seconds "$lgm" --sets train train-1 --optimizer muon --batch 16 --rate 6e-4 \
+            --inputs-judged 2 --others-judged 6 --surface-weight 0.6 --lpips "$lpips" --lpips-from 0.1 \
+            ${preset:+--init "$preset/lgm/model.safetensors"}
 }
 if [ "$(nvidia-smi -L 2>/dev/null | wc -l)" -gt 1 ]; then
     (CUDA_VISIBLE_DEVICES=1 train_multiview >"$work/multiview.txt" 2>&1) &

@@ -193,9 +193,15 @@ class Pipeline:
 
         mesh = None
         if request.output_kind != "splats":
-            mesh = mesh_from_gaussians(gaussians, mesh_settings(request), job.on_mesh, job.cancelled)
-            job.timings |= mesh.timings
-            job.warnings += mesh.warnings
+            try:
+                mesh = mesh_from_gaussians(gaussians, mesh_settings(request), job.on_mesh, job.cancelled)
+                job.timings |= mesh.timings
+                job.warnings += mesh.warnings
+            except Exception as error:
+                sentence = str(error) if isinstance(error, LGMError) else explain_out_of_memory(error)
+                if sentence is None or isinstance(error, Cancelled) or request.output_kind == "mesh":
+                    raise
+                job.warnings.append(f"There is no mesh, only the splats: {sentence}")
 
         with job.stage("save"):
             return self._save(job, request, preset, output, picture, how, views, gaussians, mesh)

@@ -461,6 +461,11 @@ def test_nothing_to_make_a_mesh_of(worker, of_a_ball, monkeypatch):
     with pytest.raises(LGMError, match="too little to make a mesh of"):
         worker.generate(replace(of_a_ball, output_kind="mesh"))
     assert not Path(of_a_ball.output).exists()
+    # Where splats were asked for too, they are not lost with it.
+    result = worker.generate(replace(of_a_ball, output_kind="both"))
+    assert result.glb is None
+    assert Path(result.ply).is_file()
+    assert any("only the splats" in w and "too little to make a mesh of" in w for w in result.warnings)
 
 
 def test_splats_in_a_file_become_a_mesh(worker, of_a_ball, tmp_path):
@@ -506,5 +511,6 @@ def test_full_memory_while_a_mesh_is_made(worker, of_a_ball, tmp_path, monkeypat
     assert caught.value.kind == "out_of_memory"
     assert not worker.loaded
     with pytest.raises(LGMError, match="memory is full"):
-        worker.generate(replace(of_a_ball, output_kind="both"))
+        worker.generate(replace(of_a_ball, output_kind="mesh"))
+    assert any("memory is full" in w for w in worker.generate(replace(of_a_ball, output_kind="both")).warnings)
     assert not worker.loaded

@@ -651,7 +651,7 @@ def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, drawn_p
     again = MultiViewModel(tokenizer)
     again.load_state_dict(load_file(start))
     for name, value in model.state_dict().items():
-        assert torch.allclose(again.state_dict()[name], value, atol=2 * value.abs().max().item() / 127), name
+        assert torch.allclose(again.state_dict()[name], value, atol=2 * value.abs().max().item() / 127 + 1e-6), name
     assert AutoencoderKL.from_pretrained(tmp_path / "again" / "vae").config.latent_channels == 8
     assert (tmp_path / "again" / "tokenizer" / "vocab.json").read_bytes() == (
         tmp_path / "tokenizer" / "vocab.json"

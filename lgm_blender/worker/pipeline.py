@@ -202,6 +202,8 @@ class Pipeline:
                 if sentence is None or isinstance(error, Cancelled) or request.output_kind == "mesh":
                     raise
                 job.warnings.append(f"There is no mesh, only the splats: {sentence}")
+                if not isinstance(error, LGMError):
+                    self.free()  # then there is more memory for the next try
 
         with job.stage("save"):
             return self._save(job, request, preset, output, picture, how, views, gaussians, mesh)

@@ -28,7 +28,7 @@ EMPTY = 1.0  # density, below which a cell is
 SURFACE = 10.0  # density at the surface, nerf2mesh's: what is soft counts too, outlines are fitted later
 HALF_EXTENT = 1.05 * FRAME_RADIUS
 RATE = 1e-2, 1e-3  # Adam's, in the beginning and in the end
-POINTS_AT_ONCE = {"cpu": 2**16, "cuda": 2**21}
+POINTS_AT_ONCE = {"cpu": 2**16, "cuda": 2**19}
 
 
 class DensityField(nn.Module):
@@ -109,7 +109,7 @@ def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None])
     nearest, span = 1.5 - HALF_EXTENT, 2 * HALF_EXTENT
     middle = (torch.arange(SAMPLES, device=device) + 0.5) / SAMPLES * span + nearest
     hits = [
-        occupied[_cell(o[:, None] + d[:, None] * middle[::4, None])].any(1)
+        occupied[_cell(o[:, None] + d[:, None] * middle[::2, None])].any(1)
         for o, d in zip(origins.split(2**16), directions.split(2**16), strict=True)
     ]
     origins, directions, pixels = (t[torch.cat(hits)] for t in (origins, directions, pixels))

@@ -28,7 +28,7 @@ EMPTY = 1.0  # density, below which a cell is
 SURFACE = 10.0  # density at the surface, nerf2mesh's: what is soft counts too, outlines are fitted later
 HALF_EXTENT = 1.05 * FRAME_RADIUS
 RATE = 1e-2, 1e-3  # Adam's, in the beginning and in the end
-POINTS_AT_ONCE = {"cpu": 2**16, "cuda": 2**21}
+POINTS_AT_ONCE = {"cpu": 2**16, "cuda": 2**19}
 
 
 class DensityField(nn.Module):
@@ -77,7 +77,7 @@ def fit_field(views: Views, resolution: int, on_step: Callable[[int, int], None]
     with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(0)
         model = DensityField().to(device)
-        occupied = _fit(model, views, on_step)
+        occupied, buried = _fit(model, views, on_step)
     wanted, pixels = outlines(views)[:, :1], tables(views)
     points = grid_points(shape, device)
     values = torch.ones(len(points), device=device)
@@ -85,7 +85,9 @@ def fit_field(views: Views, resolution: int, on_step: Callable[[int, int], None]
         for part in torch.arange(len(points), device=device).split(POINTS_AT_ONCE[device.type]):
             on_step(STEPS, STEPS)
             where = origin + points[part] * step
-            inside = occupied[_cell(where)].nonzero()[:, 0]
+            cell = _cell(where)
+            values[part[buried[cell]]] = -1
+            inside = occupied[cell].nonzero()[:, 0]
             where, part = where[inside], part[inside]
             values[part] = ((math.log(SURFACE) - model(where)[0]) / 4).clamp(-1, 1)
             for v in range(len(views)):  # what any view looks past is outside
@@ -95,13 +97,15 @@ def fit_field(views: Views, resolution: int, on_step: Callable[[int, int], None]
     return Field(smooth(smooth(values.view(shape))), origin, step)  # the hash's noise is of a few samples' size
 
 
-def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None]) -> Tensor:
-    """Trains it, and says which cells [OCCUPANCY³] may hold something."""
+def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
+    """Trains it, and says which cells [OCCUPANCY³] may hold something, and which lie too deep for any ray to end in."""
     device = views.alpha.device
     origins, directions, pixels = _rays(views)
     cells = grid_points((OCCUPANCY,) * 3, device)
     centers = ((cells + 0.5) / OCCUPANCY * 2 - 1) * HALF_EXTENT
-    hull = _hull(views, centers)
+    deep = distances(views, tables(views), centers) <= -0.99
+    buried = ~(F.max_pool3d((~deep).view(1, OCCUPANCY, OCCUPANCY, OCCUPANCY).float(), 3, 1, 1).flatten() > 0)
+    hull = _hull(views, centers) & ~buried
     occupied = hull
     optimizer = torch.optim.Adam(model.parameters(), RATE[0], betas=(0.9, 0.99), eps=1e-15)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (RATE[1] / RATE[0]) ** (1 / STEPS))
@@ -109,7 +113,7 @@ def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None])
     nearest, span = 1.5 - HALF_EXTENT, 2 * HALF_EXTENT
     middle = (torch.arange(SAMPLES, device=device) + 0.5) / SAMPLES * span + nearest
     hits = [
-        occupied[_cell(o[:, None] + d[:, None] * middle[::4, None])].any(1)
+        occupied[_cell(o[:, None] + d[:, None] * middle[::2, None])].any(1)
         for o, d in zip(origins.split(2**16), directions.split(2**16), strict=True)
     ]
     origins, directions, pixels = (t[torch.cat(hits)] for t in (origins, directions, pixels))
@@ -143,7 +147,7 @@ def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None])
         loss.backward()
         optimizer.step()
         schedule.step()
-    return occupied
+    return occupied, buried
 
 
 def _rays(views: Views) -> tuple[Tensor, Tensor, Tensor]:

@@ -631,10 +631,12 @@ def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, drawn_p
     assert len(samples) == sum(-(-count // 6) for count in views.orbit_counts.tolist()) * 2  # mirrored or not
     assert samples.latents.shape[1:] == (4, 8, 4, 4)
     assert samples.fronts.sum() == 4
-    Samples.encode(views, vae, every=12, captioned=False).save(tmp_path / "more.safetensors")
-    more = Samples.load(tmp_path / "more.safetensors", torch.device("cpu"))
-    both = Samples.join([samples, more])
     captions = ["red cube", "textured cube"]
+    Samples.encode(views, vae, every=12, first_caption=len(captions)).save(tmp_path / "more.safetensors")
+    more = Samples.load(tmp_path / "more.safetensors", torch.device("cpu"))
+    assert set(samples.captions.tolist()) == {0, 1}
+    assert set(more.captions.tolist()) == {2, 3}
+    both = Samples.join([samples, more])
     tokenizer = make_tokenizer(captions, tmp_path / "tokenizer")
     model = train_multiview(
         both, captions, tokenizer, tmp_path / "multiview", steps=3, batch=3, compile=False, validation=samples

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tensors import constant
+from .hull import hull_channels
 from .rays import pixel_rays, plucker_rays
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -33,6 +34,8 @@ class LGMConfig:
         position: What the first three channels mean. 'xyz' is the published position = clamp(x, -1, 1). 'ray' puts a
             Gaussian near its pixel's ray (depth along it, a bounded step across it), which learns faster.
         scale: 'fixed' is the published 0.1 · softplus(x); 'pixel' is in units of a pixel's footprint and bounded.
+        hull_bins: Into how many parts a ray is divided for the visual hull's channels (hull.py), which then come after
+            the nine of colour and ray; 0, as published, goes without.
     """
 
     down_channels: tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
@@ -45,6 +48,12 @@ class LGMConfig:
     num_heads: int = 16
     position: Literal["xyz", "ray"] = "xyz"
     scale: Literal["fixed", "pixel"] = "fixed"
+    hull_bins: int = 0
+
+    @property
+    def in_channels(self) -> int:
+        """Of the U-Net: colour, Plücker embedding and visual hull."""
+        return 9 + (self.hull_bins + 2 if self.hull_bins else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a JSON object."""
@@ -74,6 +83,7 @@ PRESETS: dict[str, LGMConfig] = {
         num_heads=4,
         position="ray",
         scale="pixel",
+        hull_bins=16,
     ),
 }
 
@@ -186,12 +196,12 @@ class UpBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """The asymmetric U-Net: [B·V, 9, input_size²] to [B·V, 14, splat_size²]."""
+    """The asymmetric U-Net: [B·V, in_channels, input_size²] to [B·V, 14, splat_size²]."""
 
-    def __init__(self, config: LGMConfig, in_channels: int = 9, out_channels: int = 14):
+    def __init__(self, config: LGMConfig, out_channels: int = 14):
         super().__init__()
         down, up, heads = config.down_channels, config.up_channels, config.num_heads
-        self.conv_in = nn.Conv2d(in_channels, down[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels, down[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         skips = [down[0]]
         width = down[0]
@@ -254,8 +264,13 @@ class LGM(nn.Module):
         batch, views = images.shape[:2]
         mean = constant(IMAGENET_MEAN, images.device, images.dtype).view(3, 1, 1)
         std = constant(IMAGENET_STD, images.device, images.dtype).view(3, 1, 1)
-        rays = plucker_rays(poses, size)
-        x = torch.cat([(images - mean) / std, rays.to(images.dtype)], dim=2).flatten(0, 1)
+        with torch.autocast(images.device.type, enabled=False):  # directions need more than bf16's eight bits
+            channels = [(images - mean) / std, plucker_rays(poses, size).to(images.dtype)]
+            if self.config.hull_bins:
+                hull = hull_channels(images, poses, self.config.hull_bins).flatten(0, 1)
+                hull = F.interpolate(hull, size=(size, size), mode="nearest").unflatten(0, (batch, views))
+                channels.append(hull.to(images.dtype))
+        x = torch.cat(channels, dim=2).flatten(0, 1)
         weight = self.unet.conv_in.weight
         x = self.unet(x.to(weight.dtype, memory_format=_memory_format(weight)), views)
         # fp16 would put a position near 1 off by up to 4.9e-4, so the last convolution and the activations are fp32.

@@ -133,18 +133,19 @@ def main() -> None:
         weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
 
         def samples(name: str, every: int) -> Samples:
+            # Varied objects have other colours than their captions say.
+            first = len(captions) if "-" in name else len(ids("train")) if name == "val" else 0
             start = time.monotonic()
             path = args.work / f"samples-{name}.safetensors"
             if path.exists() and path.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
                 result = Samples.load(path, device)
             else:
-                result = Samples.encode(views(name), vae, every, captioned="-" not in name)
+                result = Samples.encode(views(name), vae, every, first)
                 result.save(path)
             print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
             return result
 
         validation = samples("val", 4)
-        validation.captions += len(ids("train"))
         train_multiview(
             Samples.join([samples(name, every) for name, every in zip(args.sets, args.every, strict=False)]),
             captions,

@@ -34,6 +34,16 @@ def start_weights(model: LGM) -> None:
     model.conv.bias.data[7] = 1  # the quaternion's real part
 
 
+def start_state(path: Path, config: LGMConfig) -> dict[str, Tensor]:
+    """The tensors of a file of weights; input channels that its model did not have start without effect."""
+    state = load_file(path)
+    weight = state["unet.conv_in.weight"]
+    missing = config.in_channels - weight.shape[1]
+    if missing > 0:
+        state["unet.conv_in.weight"] = F.pad(weight, (0, 0, 0, 0, 0, missing))
+    return state
+
+
 def draw(gaussians: Tensor, poses: Tensor, size: int, background: Tensor) -> tuple[Tensor, Tensor]:
     """Colours [B, V, 3, S, S] on `background` [B, V, 3] and alphas [B, V, 1, S, S] of Gaussians seen from poses."""
     k = constant(tuple(map(tuple, intrinsics(size).tolist())), poses.device).expand(*poses.shape[:2], 3, 3)
@@ -106,7 +116,7 @@ def train_lgm(
     if init is None:
         start_weights(model)
     else:
-        model.load_state_dict(load_file(init))
+        model.load_state_dict(start_state(init, config))
     device = views.pixels.device
     cuda = device.type == "cuda"
     if cuda:

@@ -33,6 +33,7 @@ from ..multiview.unet import MultiViewUNet
 from ..quantization import load_file
 from ..quantization import save_file as save_weights
 from ..tensors import constant
+from .captions import BROWN, WOODEN, caption_tokens, color_prefixes
 from .schedule import Trainer
 from .views import Views, recentered, zoom_to_front
 
@@ -157,20 +158,22 @@ class Samples:
         latents: [N, 4, C, h, w] bf16, scaled, in the multi-view model's frame order.
         image_latents: [N, C, h, w] bf16, scaled, of the recentred input image.
         pixels: [N, 3, P, P] uint8, the recentred input image for the image encoder.
-        captions: [N] int64, the index of each sample's caption, or -1.
+        captions: [N] int64, the index of each sample's caption; with the number of all captions added, that caption
+            without words for colours; or -1.
+        colors: [N] int64, the index in captions.PREFIXES of the object's colour.
         elevations: [N], degrees.
         fronts: [N], whether the input view is the object's own front.
     """
 
-    NAMES = ("latents", "image_latents", "pixels", "captions", "elevations", "fronts")
+    NAMES = ("latents", "image_latents", "pixels", "captions", "colors", "elevations", "fronts")
 
     def __init__(self, **values: Tensor):
         for name in self.NAMES:
             setattr(self, name, values[name])
 
     @classmethod
-    def encode(cls, views: Views, vae: AutoencoderKL, every: int = 2, captioned: bool = True) -> Samples:
-        """Every n-th orbit of each object, as it is and mirrored. Object i has caption i, if `captioned`."""
+    def encode(cls, views: Views, vae: AutoencoderKL, every: int = 2, first_caption: int = 0) -> Samples:
+        """Every n-th orbit of each object, as it is and mirrored. Object i has caption `first_caption` + i."""
         device = views.pixels.device
         size = MINI_VISION["image_size"]
         rows: dict[str, list[Tensor]] = {name: [] for name in cls.NAMES}
@@ -184,6 +187,7 @@ class Samples:
                 if flip:  # the mirrored object, seen from the other side round
                     color, alpha = color[:, [0, 3, 2, 1]].flip(-1), alpha[:, [0, 3, 2, 1]].flip(-1)
                 image = recentered(color[:, 0], alpha[:, 0])
+                named = color_prefixes(color[:, 0], alpha[:, 0])
                 color, alpha = zoom_to_front(color, alpha)
                 # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
                 pictures = torch.cat([color + 1 - alpha, image[:, None]], 1)[:, [3, 0, 1, 2, 4]]
@@ -195,7 +199,8 @@ class Samples:
                     "latents": latents[:, :4],
                     "image_latents": latents[:, 4],
                     "pixels": (small * 255).round().to(torch.uint8),
-                    "captions": which if captioned else torch.full_like(which, -1),
+                    "captions": which + first_caption,
+                    "colors": named,
                     "elevations": elevation,
                     "fronts": off < 2,
                 }.items():
@@ -266,9 +271,9 @@ def train_multiview(
     2305.08891): predicting noise learns next to nothing where the signal is weak, and there the object's shape is
     decided (Zero123++, arXiv 2310.15110, section 2.2, found the same). Noisy timesteps are drawn more often.
 
-    The image is dropped from a fifth of the samples and the caption from over half, so that guidance and text alone
-    work. The log has the mean loss, and apart that of noisy timesteps with an image, where the shape is guessed; both
-    also of `validation`'s samples, if given, whose captions count on from the training objects'.
+    The image is dropped from a quarter of the samples and the caption from about half, so that guidance and text alone
+    work; captions.py says what the words are. The log has the mean loss, and apart that of noisy timesteps with an
+    image, where the shape is guessed; both also of `validation`'s samples, if given.
     """
     device = samples.latents.device
     cuda = device.type == "cuda"
@@ -295,9 +300,8 @@ def train_multiview(
     if compile:
         trainer.bare.unet.compile()
     alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(device)
-    # The empty caption comes last, where index -1 finds it.
-    ids = tokenizer([*captions, ""], padding="max_length", truncation=True, max_length=tokenizer.model_max_length)
-    ids = torch.tensor(ids["input_ids"], device=device)
+    ids = caption_tokens(captions, tokenizer, seed=seed).to(device)
+    empty = caption_tokens([""], tokenizer, ways=1)[0, 0, 0].to(device)
     # Every sample's cameras and the titled fronts once; the loop must not ask the host.
     tables = {
         id(part): (cameras(part.elevations), (part.fronts & (part.captions >= 0)).nonzero()[:, 0])
@@ -311,14 +315,18 @@ def train_multiview(
 
         rows = (random() * len(samples)).long()
         every_camera, titled_fronts = tables[id(samples)]
-        text_only = random() < 0.12
+        text_only = random() < 0.2
         # Words are about the whole object, and a user's picture is more often of its front than of any other side.
         from_front = text_only | (random() < 0.25)
         rows = torch.where(from_front, titled_fronts[(random() * len(titled_fronts)).long()], rows)
         keep_image = (~(text_only | (random() < 0.08))).float()
         # Where the image is kept, half the captions go: at use, an image usually comes without words.
         keep_text = text_only | (random() < 0.4)
-        tokens = ids[torch.where(keep_text, samples.captions[rows], -1)]
+        keep_text &= samples.captions[rows] >= 0
+        color = torch.where(random() < 0.6, samples.colors[rows], 0)
+        color = torch.where((color == BROWN) & (random() < 0.4), WOODEN, color)
+        way = (random() * ids.shape[1]).long()
+        tokens = torch.where(keep_text[:, None], ids[samples.captions[rows], way, color], empty)
         latents = samples.latents[rows].float()
         noise = torch.randn(latents.shape, generator=generator, device=device)
         timesteps = (random() ** 0.6 * len(alphas)).long().clamp_max(len(alphas) - 1)

@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -117,7 +117,7 @@ def find_start(init: str, model: str) -> Start:
     path = Path(init)
     if path.suffix == ".safetensors":
         config = _config_of(path)
-        return Start(config, path, "mini" if config == PRESETS["mini"] else PUBLISHED.name)
+        return Start(config, path, "mini" if config.position == "ray" else PUBLISHED.name)
     preset = find_preset(init)
     folder = preset.locate("lgm")
     path = next(folder / name for name in preset.weights["lgm"].files if name.endswith(".safetensors"))
@@ -138,10 +138,11 @@ def _config_of(path: Path) -> LGMConfig:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except Exception as error:
         raise LGMError(f"{path} can't be read as safetensors: {error}", "weights") from error
-    widths = shapes.get("unet.conv_in.weight", [0])[0], shapes.get("unet.conv_out.weight", [0, 0])[1]
+    width, channels = shapes.get("unet.conv_in.weight", [0, 0])[:2]
+    last = shapes.get("unet.conv_out.weight", [0, 0])[1]
     for config in PRESETS.values():
-        if (config.down_channels[0], config.up_channels[-1]) == widths:
-            return config
+        if (config.down_channels[0], config.up_channels[-1]) == (width, last):
+            return replace(config, hull_bins=max(0, channels - 11))
     raise LGMError(f"{path} is not LGM of a known size. Put its config.json beside it.", "weights")
 
 

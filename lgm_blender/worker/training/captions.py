@@ -1,0 +1,96 @@
+"""What training says about an object: its caption in part, with the colour that it has.
+
+Captions are file names of one to four words ('car police'). Whole, they name single objects; with words left out they
+name kinds of objects. Colours stand in few of them, and mostly for teams of a game ('building castle red'), so they are
+looked up in the picture.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+# sRGB of what most people give these names (Berlin and Kay's eleven basic colour terms).
+COLORS = {
+    "red": (0.75, 0.1, 0.1),
+    "orange": (0.95, 0.5, 0.1),
+    "yellow": (0.95, 0.85, 0.2),
+    "green": (0.2, 0.6, 0.2),
+    "blue": (0.15, 0.3, 0.75),
+    "purple": (0.5, 0.2, 0.6),
+    "pink": (0.95, 0.55, 0.7),
+    "brown": (0.45, 0.28, 0.15),
+    "black": (0.08, 0.08, 0.08),
+    "white": (0.95, 0.95, 0.95),
+    "grey": (0.5, 0.5, 0.5),
+}
+# What stands before a caption: nothing, a colour, or the word that people use for brown furniture.
+PREFIXES = ("", *COLORS, "wooden")
+BROWN, WOODEN = PREFIXES.index("brown"), PREFIXES.index("wooden")
+COLOR_WORDS = {*COLORS, "wooden", "gray", "beige", "gold", "silver", "dark", "light"}
+SHARE = 0.5  # of an object's pixels that a colour must have to name it
+
+
+def lab(rgb: Tensor) -> Tensor:
+    """CIE L*a*b* (D65) of sRGB colours [..., 3] in 0 to 1."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = linear @ rgb.new_tensor(matrix).T / rgb.new_tensor([0.9505, 1.0, 1.089])
+    f = torch.where(xyz > 0.008856, xyz.clamp_min(1e-9) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    x, y, z = f.unbind(-1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def color_prefixes(color: Tensor, alpha: Tensor) -> Tensor:
+    """The index in PREFIXES [B] of the colour that most of each object has; 0 where no colour has half of it.
+
+    Args:
+        color: [B, 3, S, S], premultiplied.
+        alpha: [B, 1, S, S].
+    """
+    names = lab(color.new_tensor(list(COLORS.values())))
+    pixels = (color / alpha.clamp_min(1e-3)).clamp(0, 1).movedim(1, -1).flatten(1, 2)  # [B, P, 3]
+    # Lightness counts half: a shaded side has the same name.
+    weight = color.new_tensor([0.5, 1, 1])
+    nearest = torch.cdist(lab(pixels) * weight, (names * weight).expand(len(pixels), -1, -1)).argmin(-1)
+    solid = (alpha > 0.5).flatten(1).float()
+    shares = torch.stack([(solid * (nearest == i)).sum(1) for i in range(len(names))], 1)
+    most, which = (shares / solid.sum(1, keepdim=True).clamp_min(1)).max(1)
+    return torch.where(most > SHARE, which + 1, 0)
+
+
+def without_colors(caption: str) -> str:
+    """A caption without words for colours; as it is, if there are no others."""
+    return " ".join(word for word in caption.split() if word not in COLOR_WORDS) or caption
+
+
+def caption_tokens(captions: list[str], tokenizer: CLIPTokenizer, ways: int = 4, seed: int = 0) -> Tensor:
+    """Token ids [2·C, ways, len(PREFIXES), L] of C captions, in several ways and before each the prefixes.
+
+    Rows from C on are the same captions without words for colours, for objects in other colours. Way 0 is the whole
+    caption; in the others each word is missing with probability 0.3 (one always stays), and some begin with 'a'.
+    """
+    chance = random.Random(seed)
+    begin, end, length = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.model_max_length
+    known: dict[str, list[int]] = {}
+
+    def ids(words: list[str]) -> list[int]:
+        for word in words:
+            if word not in known:
+                known[word] = tokenizer(word, add_special_tokens=False)["input_ids"]
+        tokens = [token for word in words for token in known[word]][: length - 2]
+        return [begin, *tokens, end] + [tokenizer.pad_token_id] * (length - 2 - len(tokens))
+
+    table = []
+    for caption in [*captions, *map(without_colors, captions)]:
+        for way in range(ways):
+            words = caption.split()
+            if way:
+                words = [word for word in words if chance.random() > 0.3] or [chance.choice(words)]
+            article = ["a"] if way and chance.random() < 0.4 else []
+            plain = without_colors(" ".join(words)).split()
+            table += [ids([*article, prefix, *plain] if prefix else [*article, *words]) for prefix in PREFIXES]
+    return torch.tensor(table).view(2 * len(captions), ways, len(PREFIXES), length)

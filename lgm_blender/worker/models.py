@@ -113,6 +113,7 @@ class Preset:
         steps, guidance: Defaults of each mode.
         scheduler: A class of diffusers, one of SCHEDULERS' values.
         negative_prompt: Default.
+        match_colors: Whether views of an image get its colours (multiview.colors); for models whose own drift.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Preset:
     guidance: dict[Mode, float]
     scheduler: str
     negative_prompt: str = ""
+    match_colors: bool = False
 
     def mode(self, image: bool) -> Mode:
         """Which multi-view model serves a request.
@@ -251,6 +253,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
 
         {"name": "mini", "label": "Mini (bundled)", "version": "1", "modes": ["image"],
          "steps": {"image": 20}, "guidance": {"image": 4.0}, "scheduler": "unipc", "negative_prompt": "",
+         "match_colors": true,
          "files": {"lgm/model.safetensors": {"size": 123, "sha256": "..."}, ...}}
 
     and in place of a folder multiview may name the preset whose multi-view model it shares: "multiview": "lgm".
@@ -286,6 +289,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
             guidance={mode: float(values["guidance"][mode]) for mode in modes},
             scheduler=SCHEDULERS.get(values["scheduler"], values["scheduler"]),
             negative_prompt=str(values.get("negative_prompt", "")),
+            match_colors=bool(values.get("match_colors", False)),
         )
         if preset.scheduler not in SCHEDULERS.values() or not all(w.files for w in preset.weights.values()):
             raise ValueError("scheduler or files")
@@ -332,6 +336,7 @@ def write_preset(folder: Path, name: str, label: str, base: str) -> None:
         "guidance": preset.guidance,
         "scheduler": preset.scheduler,
         "negative_prompt": preset.negative_prompt,
+        "match_colors": preset.match_colors,
         "multiview": base,
         "files": file_table(folder),
     }

@@ -185,6 +185,10 @@ class Pipeline:
                 on_step=self._on_step(job),
             )
             views = frames[list(FRAMES_TO_LGM)]
+            if picture is not None and preset.match_colors:
+                from .multiview.colors import match_colors
+
+                views = match_colors(views, picture)
 
         with job.stage("gaussians"):
             from .lgm import gaussians_from_views

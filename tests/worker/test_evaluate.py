@@ -511,6 +511,7 @@ def test_results_are_whole(judged):
         "guidance": 2.0,
         "scheduler": "DDIMScheduler",
         "negative_prompt": "ugly",
+        "match_colors": False,
     }
     for mode in ("reconstruct", "image"):
         section = results["modes"][mode]

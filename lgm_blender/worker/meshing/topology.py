@@ -210,7 +210,8 @@ def _collapse(state: _State, target: int, names: int) -> _State:
     edges = half[half[:, 0] < half[:, 1]]  # of a closed, oriented manifold: every edge once
     a, b = edges.unbind(1)
     position, cost = _best(quadrics[a] + quadrics[b], vertices[a], vertices[b])
-    keys = state.names[edges].sort(1).values @ torch.tensor([names, 1], device=device)
+    low, high = state.names[edges].sort(1).values.unbind(1)  # CUDA multiplies no matrices of integers
+    keys = low * names + high
     cost[torch.isin(keys, state.failed)] = math.inf
     rank = torch.empty_like(a)
     rank[cost.argsort()] = torch.arange(len(a), device=device)

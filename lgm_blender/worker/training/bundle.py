@@ -11,7 +11,7 @@ from ..quantization import load_file, save_file
 from .multiview import MultiViewModel, save_multiview
 
 
-def bundle(work: Path, output: Path, bits: int = 8, version: str = "3") -> dict[str, float]:
+def bundle(work: Path, output: Path, bits: int = 8, version: str = "4") -> dict[str, float]:
     """Write the preset folder `output` from what the training stages left in `work`; stages not there are left as is.
 
     Returns:
@@ -39,6 +39,7 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "3") -> dict[
         "guidance": {"image": 2.5, "text": 4.0},
         "scheduler": "DPMSolverMultistepScheduler",
         "negative_prompt": "",
+        "match_colors": True,
         "files": {
             p.relative_to(output).as_posix(): {
                 "size": p.stat().st_size,

@@ -38,6 +38,7 @@ from ..devices import device_name, explain_out_of_memory, resolve_device
 from ..lgm import gaussians_from_views
 from ..matting import matte, recenter
 from ..models import CheckedFiles, Preset, find_preset
+from ..multiview.colors import match_colors
 from ..multiview.pipeline import MultiViewPipeline
 from ..pipeline import FRAMES_TO_LGM, check_output, load_preset_lgm, side_by_side, versions
 from ..rendering import render
@@ -427,6 +428,7 @@ class ViewGenerator:
             "guidance": preset.guidance[mode],
             "scheduler": preset.scheduler,
             "negative_prompt": preset.negative_prompt,
+            "match_colors": preset.match_colors,
         }
         folder = preset.locate(mode)
         preset.verify(mode, options.checked)
@@ -454,7 +456,10 @@ class ViewGenerator:
             seed=zlib.crc32(name.encode()),
         )
         seconds = time.perf_counter() - began
-        pixels = np.uint8(frames[list(FRAMES_TO_LGM)] * 255 + 0.5)
+        views = frames[list(FRAMES_TO_LGM)]
+        if image is not None and self.settings["match_colors"]:
+            views = match_colors(views, image)
+        pixels = np.uint8(views * 255 + 0.5)
         if path is not None:
             buffer = io.BytesIO()
             Image.fromarray(side_by_side(pixels)).save(buffer, "PNG")

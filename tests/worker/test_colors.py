@@ -1,0 +1,72 @@
+"""Views in the colours of the input image."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lgm_blender.worker.models import find_preset, write_preset
+from lgm_blender.worker.multiview.colors import match_colors
+
+
+@pytest.fixture
+def views():
+    """Four views of a striped box on white."""
+    rng = np.random.default_rng(0)
+    pictures = np.ones((4, 64, 64, 3), np.float32)
+    pictures[:, 12:52, 12:52] = rng.uniform(0.2, 0.7, (4, 10, 1, 3)).repeat(4, 1)
+    return pictures
+
+
+def drifted(pictures):
+    """The same in other colours, as a small model draws them: redder and duller."""
+    inside = pictures.min(-1, keepdims=True) < 0.99
+    changed = pictures @ np.array([[0.8, 0.0, 0.05], [0.1, 0.7, 0.0], [0.05, 0.1, 0.8]]) + [0.08, 0.0, 0.02]
+    return np.where(inside, changed, pictures).astype(np.float32)
+
+
+def test_colours_come_back_on_all_sides(views):
+    wrong = drifted(views)
+    right = match_colors(wrong, views[0])
+    assert right.dtype == np.float32
+    for i in range(4):
+        assert np.abs(right[i] - views[i]).mean() < 0.4 * np.abs(wrong[i] - views[i]).mean()
+    assert 0 <= right.min() <= right.max() <= 1
+
+
+def test_white_stays_white(views):
+    right = match_colors(drifted(views), views[0])
+    outside = views.min(-1) == 1
+    assert (right[outside] == 1).all()
+
+
+def test_right_colours_stay_as_they_are(views):
+    np.testing.assert_allclose(match_colors(views, views[0]), views, atol=1e-6)
+
+
+@pytest.mark.parametrize("image", ["blank", "elsewhere"])
+def test_an_image_that_shows_nothing_of_it_changes_nothing(views, image):
+    picture = np.ones((64, 64, 3), np.float32)
+    if image == "elsewhere":
+        picture[:6, :6] = 0.3
+    assert match_colors(views, picture) is views
+
+
+def test_one_plain_colour_does_not_run_wild(views):
+    views = views.copy()
+    views[0, 12:52, 12:52] = (0.5, 0.3, 0.2)
+    image = views[0].copy()
+    image[12:52, 12:52] = (0.6, 0.5, 0.1)
+    right = match_colors(views, image)
+    np.testing.assert_allclose(right[0, 30, 30], (0.6, 0.5, 0.1), atol=0.03)
+    assert np.abs(right - views).max() < 0.4
+
+
+def test_a_preset_says_whether_its_colours_are_matched(tmp_path):
+    assert find_preset("mini").match_colors
+    assert not find_preset("lgm").match_colors
+    (tmp_path / "lgm").mkdir()
+    write_preset(tmp_path, name="mine", label="mine", base="mini")
+    assert json.loads((tmp_path / "preset.json").read_text())["match_colors"] is True

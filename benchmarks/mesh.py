@@ -15,6 +15,7 @@ The columns:
   Chamfer         The mean of both mean distances, of what can be seen, in thousandths.
   flipped         Of the mesh's pixels in 64 views, how many show the back of a face, in percent.
   closed, defects Whether no edge is open; and everything else topology.defects counts.
+  quads, angle    With --quads: their share of the faces in percent, and how far their corners are from 90 degrees.
   PSNR            Of 12 views (256², on white) that no texture was made from, against the Gaussians' own; their mean.
   seconds         All of it, without writing files.
 
@@ -47,6 +48,7 @@ from lgm_blender.worker.devices import device_name, resolve_device
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings, Method, TexturedMesh, mesh_from_gaussians
 from lgm_blender.worker.meshing.files import encode_glb
+from lgm_blender.worker.meshing.quads import corner_angles, quad_corners
 from lgm_blender.worker.meshing.topology import defects
 from lgm_blender.worker.meshing.views import sphere_poses
 from lgm_blender.worker.rendering import backend_for, render
@@ -271,10 +273,14 @@ def appearance(mesh: TexturedMesh, gaussians: Gaussians, painter: Painter, devic
         "flipped": (facing < 0).sum() / max((facing != 0).sum(), 1),
         "closed": found.pop("open_edges") == 0,
         "defects": sum(found.values()),
-        "faces": len(mesh.faces),
+        "faces": mesh.polygons,
         "seconds": sum(mesh.timings.values()),
         "timings": mesh.timings,
     }
+    if mesh.quads:
+        quads = torch.from_numpy(mesh.vertices)[quad_corners(torch.from_numpy(mesh.faces).long(), mesh.quads)]
+        scores["quads"] = mesh.quads / mesh.polygons
+        scores["angle"] = float((corner_angles(quads).rad2deg() - 90).abs().mean())
     return scores, (np.concatenate(rows, 0) * 255).round().astype(np.uint8)
 
 
@@ -286,7 +292,7 @@ def timing(gaussians: Gaussians, settings: MeshSettings, repeats: int) -> dict:
     encode_glb(runs[0], "mesh")
     stages = {stage: statistics.median(run.timings[stage] for run in runs) for stage in runs[0].timings}
     return {
-        "faces": len(runs[0].faces),
+        "faces": runs[0].polygons,
         "seconds": statistics.median(sum(run.timings.values()) for run in runs),
         "timings": stages | {"(glb)": time.perf_counter() - began},
     }
@@ -304,6 +310,8 @@ COLUMNS = {  # heading: key, factor, format
     "closed": ("closed", 1, "{}"),
     "defects": ("defects", 1, "{:.0f}"),
     "faces": ("faces", 1, "{:.0f}"),
+    "quads": ("quads", 100, "{:.1f}"),
+    "angle": ("angle", 1, "{:.1f}"),
     "PSNR": ("psnr", 1, "{:.2f}"),
     "worst": ("psnr_worst", 1, "{:.2f}"),
     "seconds": ("seconds", 1, "{:.1f}"),
@@ -354,6 +362,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=MeshSettings.faces)
     parser.add_argument("--texture-size", type=int, default=MeshSettings.texture_size)
     parser.add_argument("--sheets", type=Path, help="folder for pictures: splats, shape, textured mesh")
+    parser.add_argument("--quads", action="store_true", help="meshes of quads")
     parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=["fusion"])
     parser.add_argument(
         "--timing", type=int, metavar="N", help="only measure seconds: medians of N runs after one more"
@@ -390,7 +399,7 @@ def main() -> None:
         painter = painter and Painter()  # moderngl draws in the newest context
         model = load_lgm(options.preset / "lgm", torch.device(device))
     for method in options.methods:
-        settings = MeshSettings(options.faces, options.texture_size, device=device, method=method)
+        settings = MeshSettings(options.faces, options.texture_size, device=device, method=method, quads=options.quads)
         if options.data and options.objects:
             table = Table(f"{options.objects} objects as {GAUSSIANS:,} flat Gaussians, {method}", settings)
             with zipfile.ZipFile(options.data) as archive:
@@ -413,7 +422,12 @@ def main() -> None:
             for file in options.splats:
                 judge(table, Path(file).stem, read_ply(file))
             results.append(table.finish())
-    settings = {"faces": options.faces, "texture_size": options.texture_size, "device": device_name(device)}
+    settings = {
+        "faces": options.faces,
+        "quads": options.quads,
+        "texture_size": options.texture_size,
+        "device": device_name(device),
+    }
     print(json.dumps({"benchmark": "mesh", **settings, "torch": torch.__version__, "results": results}))
 
 

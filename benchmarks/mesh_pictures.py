@@ -25,6 +25,7 @@ from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.worker.lgm import load_lgm
+from lgm_blender.worker.meshing import MeshSettings
 from lgm_blender.worker.meshing.job import mesh_file
 from lgm_blender.worker.training import objects
 
@@ -86,7 +87,7 @@ def light(mesh: bpy.types.Object, pose: np.ndarray) -> None:
 
 def shoot(path: Path, zoom: int = 1) -> Image.Image:
     """The scene's picture on grey: all of it, or the middle `zoom` times as large."""
-    settings, scene = bpy.context.scene.render, bpy.context.scene
+    settings = bpy.context.scene.render
     settings.filepath, settings.resolution_x, settings.resolution_y = str(path), CELL * zoom, CELL * zoom
     settings.use_border = settings.use_crop_to_border = zoom > 1
     settings.border_min_x = settings.border_min_y = 0.5 - 0.5 / zoom
@@ -95,9 +96,9 @@ def shoot(path: Path, zoom: int = 1) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", (CELL, CELL), GREY), Image.open(path).resize((CELL, CELL)))
 
 
-def row(file: Path, folder: Path) -> tuple[list[Image.Image], str]:
+def row(file: Path, folder: Path, quads: bool) -> tuple[list[Image.Image], str]:
     """The four pictures of a file's splats, and what to write below them."""
-    done = mesh_file(file, folder, formats=("glb",))
+    done = mesh_file(file, folder, MeshSettings(quads=quads), formats=("glb",))
     bpy.ops.wm.read_factory_settings(use_empty=True)
     glb = read_glb(done["files"][0])
     cloud = splats.add_splats(read_ply(file), "Splats", stand=False)
@@ -124,12 +125,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="objects.zip")
     parser.add_argument("--objects", nargs="*", default=[], help="ids in it, which LGM is shown from four sides")
     parser.add_argument("--splats", nargs="*", type=Path, default=[], help="PLY files")
+    parser.add_argument("--quads", action="store_true", help="meshes of quads")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/meshing.png")
     options = parser.parse_args()
     render.MIN_TRANSPARENT_BOUNCES = 512  # no speckles where hundreds of splats lie behind each other
     with tempfile.TemporaryDirectory() as folder:
         made = reconstruct(options.data, options.objects, Path(folder)) if options.objects else []
-        rows = [row(file, Path(folder)) for file in [*options.splats, *made]]
+        rows = [row(file, Path(folder), options.quads) for file in [*options.splats, *made]]
     step, font = CELL + GAP, ImageFont.load_default(size=14)
     sheet = Image.new("RGB", (4 * step + GAP, TEXT + GAP + len(rows) * (step + TEXT)), "white")
     draw = ImageDraw.Draw(sheet)

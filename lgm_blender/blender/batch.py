@@ -82,7 +82,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--guidance", type=float, default=None, help="guidance scale, 1 is none (default: the preset's)")
     add("--elevation", type=float, default=0.0, help="degrees that the image's camera is above the object")
     add("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, NAME.glb or both")
-    add("--faces", type=integer(100, 1_000_000), default=FACES, help="of a mesh, at most (default: %(default)s)")
+    add(
+        "--faces",
+        type=integer(100, 1_000_000),
+        default=FACES,
+        help="triangles of a mesh, at most; a quad is two (default: %(default)s)",
+    )
+    add("--quads", action="store_true", help="join a mesh's triangles to quads where they can be")
     sizes = (512, 1024, 2048, 4096)
     add("--texture-size", type=int, choices=sizes, default=TEXTURE_SIZE, help="of a mesh (default: %(default)s)")
     about = "longest side in NAME.blend, 0 as LGM makes it (default: %(default)s)"
@@ -252,6 +258,7 @@ def _make_item(
             output_kind=options.output_kind,
             faces=options.faces,
             texture_size=options.texture_size,
+            quads=options.quads,
         )
         result = _wait(engine, request, options, show)
     if not skipped and _suffixes(options):
@@ -284,10 +291,11 @@ def _add_mesh(
         overwrite=True,  # there is none yet
         faces=options.faces,
         texture_size=options.texture_size,
+        quads=options.quads,
         device=options.device or preferences.value("device"),
     )
     made = _wait(engine, request, options, show)
-    settings = {"output_kind": "both", "faces": options.faces, "texture_size": options.texture_size}
+    settings = {name: getattr(options, name) for name in ("faces", "texture_size", "quads")} | {"output_kind": "both"}
     times = result["timings"] | made["timings"]
     result = {
         **result,

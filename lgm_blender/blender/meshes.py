@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.cameras import points_to_blender
 from ..core.errors import LGMError
-from ..core.formats.gltf import GlbMesh
+from ..core.formats.gltf import QUAD, GlbMesh
 from . import compat, splats
 
 SHARP = math.radians(60)  # edges between faces that lean farther from each other are shaded as edges
@@ -58,12 +58,16 @@ def _mesh_data(name: str, points: np.ndarray, mesh: GlbMesh) -> bpy.types.Mesh:
     data = bpy.data.meshes.new(name)
     data.vertices.add(len(points))
     data.vertices.foreach_set("co", points.ravel())
-    data.loops.add(mesh.faces.size)
-    data.loops.foreach_set("vertex_index", mesh.faces.ravel())
-    data.polygons.add(len(mesh.faces))
-    data.polygons.foreach_set("loop_start", np.arange(0, mesh.faces.size, 3, dtype=np.int32))
+    corners = np.arange(mesh.faces.size)
+    quads = corners[: 6 * mesh.quads].reshape(-1, 6)[:, QUAD].ravel()
+    corners = np.concatenate([quads, corners[6 * mesh.quads :]])
+    starts = np.concatenate([np.arange(0, len(quads), 4), np.arange(len(quads), len(corners), 3)])
+    data.loops.add(len(corners))
+    data.loops.foreach_set("vertex_index", mesh.faces.ravel()[corners])
+    data.polygons.add(len(starts))
+    data.polygons.foreach_set("loop_start", starts.astype(np.int32))
     layer = data.uv_layers.new(name="UVMap", do_init=False)
-    layer.uv.foreach_set("vector", np.ascontiguousarray(mesh.corner_uvs, np.float32).ravel())
+    layer.uv.foreach_set("vector", mesh.corner_uvs.reshape(-1, 2)[corners].astype(np.float32).ravel())
     data.update(calc_edges=True)
     if data.validate():
         raise LGMError(f"{name} is no mesh that Blender could show. Please report this, with the file.", "internal")

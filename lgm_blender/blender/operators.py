@@ -28,6 +28,7 @@ class _Job:
     output: bpy.props.StringProperty(name="Output Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
     faces: bpy.props.IntProperty(name="Faces", min=100, max=1_000_000, options={"SKIP_SAVE"})
     texture_size: bpy.props.IntProperty(name="Texture Size", min=512, max=4096, options={"SKIP_SAVE"})
+    quads: bpy.props.BoolProperty(name="Quads", options={"SKIP_SAVE"})
     device: bpy.props.StringProperty(name="Device", options={"SKIP_SAVE"})
     wait: bpy.props.BoolProperty(
         name="Wait", description="Return when the result is there; the window stands still until then",
@@ -124,6 +125,7 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             output_kind=given("output_kind"),
             faces=given("faces"),
             texture_size=int(given("texture_size")),
+            quads=given("quads"),
         )
 
     def image_file(self) -> Path | None:
@@ -173,6 +175,7 @@ class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
             name=name,
             faces=given("faces"),
             texture_size=int(given("texture_size")),
+            quads=given("quads"),
             device=self.device or preferences.value("device"),
         )
         now.begin(request, context.scene, source=source)

@@ -72,6 +72,7 @@ class LGM_PT_mesh(_Panel, bpy.types.Panel):
         column.use_property_split = True
         column.use_property_decorate = False
         column.prop(context.scene.lgm, "faces")
+        column.prop(context.scene.lgm, "quads")
         column.prop(context.scene.lgm, "texture_size")
         self.layout.operator("lgm.convert_to_mesh", icon="OUTLINER_OB_MESH")
 

@@ -110,11 +110,14 @@ class LGM_Settings(bpy.types.PropertyGroup):
     )
     faces: bpy.props.IntProperty(
         name="Faces",
-        description="Triangles of a mesh, at most",
+        description="Triangles of a mesh, at most; a quad counts as two",
         default=FACES,
         min=100,
         max=1_000_000,
         soft_max=100_000,
+    )
+    quads: bpy.props.BoolProperty(
+        name="Quads", description="Join a mesh's triangles to quads where they can be", default=False
     )
     texture_size: bpy.props.EnumProperty(
         name="Texture",

@@ -69,6 +69,7 @@ class GenerateRequest:
         previews: Whether progress messages carry a picture of the views so far.
         output_kind: 'splats' (NAME.ply), 'mesh' (NAME.glb) or 'both'.
         faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
+        quads: Whether the mesh's triangles are joined to quads where they can be.
     """
 
     job: str
@@ -88,6 +89,7 @@ class GenerateRequest:
     output_kind: str = "splats"
     faces: int = FACES
     texture_size: int = TEXTURE_SIZE
+    quads: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class GenerateResult:
         device: 'cpu', or the GPU's name.
         warnings: Sentences for the user.
         glb: The textured mesh, in LGM's frame (which is glTF's); None if only splats were asked for.
-        faces: How many triangles it has.
+        faces: How many triangles and quads it has.
     """
 
     job: str
@@ -138,7 +140,7 @@ class MeshRequest:
         output: Folder that receives NAME.glb; made if missing.
         up: Which of the file's axes points up: 'y', '-y', 'z', '-z', 'x' or '-x'.
         name: Stem of the file's name; '' takes the PLY's.
-        overwrite, faces, texture_size, device: See GenerateRequest.
+        overwrite, faces, texture_size, quads, device: See GenerateRequest.
     """
 
     job: str
@@ -149,6 +151,7 @@ class MeshRequest:
     overwrite: bool = False
     faces: int = FACES
     texture_size: int = TEXTURE_SIZE
+    quads: bool = False
     device: str = "auto"
 
 

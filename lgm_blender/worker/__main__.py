@@ -105,6 +105,7 @@ def _generate(options: argparse.Namespace) -> int:
         output_kind=options.output_kind,
         faces=options.faces,
         texture_size=options.texture_size,
+        quads=options.quads,
     )
     result = Pipeline().generate(request, _print_progress)
     for warning in result.warnings:
@@ -143,10 +144,13 @@ def _add_mesh(commands) -> None:
 
 
 def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--faces", type=int, default=FACES, help="triangles at most (default: %(default)s)")
+    parser.add_argument(
+        "--faces", type=int, default=FACES, help="triangles at most; a quad is two (default: %(default)s)"
+    )
     parser.add_argument(
         "--texture-size", type=int, default=TEXTURE_SIZE, help="512, 1024, 2048 or 4096 (default: %(default)s)"
     )
+    parser.add_argument("--quads", action="store_true", help="join triangles to quads where they can be")
 
 
 def _mesh(options: argparse.Namespace) -> int:
@@ -156,7 +160,7 @@ def _mesh(options: argparse.Namespace) -> int:
     result = mesh_file(
         options.file,
         options.output,
-        MeshSettings(options.faces, options.texture_size, options.up, options.device, options.method),
+        MeshSettings(options.faces, options.texture_size, options.up, options.device, options.method, options.quads),
         name=options.name,
         overwrite=options.overwrite,
         formats=tuple(options.formats),

@@ -124,7 +124,11 @@ class Pipeline:
                 request.ply,
                 request.output,
                 MeshSettings(
-                    faces=request.faces, texture_size=request.texture_size, up=request.up, device=request.device
+                    faces=request.faces,
+                    texture_size=request.texture_size,
+                    up=request.up,
+                    device=request.device,
+                    quads=request.quads,
                 ),
                 name=request.name,
                 overwrite=request.overwrite,
@@ -319,7 +323,7 @@ class Pipeline:
         settings = asdict(replace(request, name=name))
         del settings["job"], settings["previews"]
         if mesh is None:
-            del settings["faces"], settings["texture_size"]
+            del settings["faces"], settings["texture_size"], settings["quads"]
         settings |= {"mode": "image" if picture is not None else "text", "matting": how, "scheduler": preset.scheduler}
         job.check()
         result = GenerateResult(
@@ -335,7 +339,7 @@ class Pipeline:
             device=device_name(request.device),
             warnings=job.warnings,
             glb=paths.get(".glb"),
-            faces=0 if mesh is None else len(mesh.faces),
+            faces=0 if mesh is None else mesh.polygons,
         )
         data[".json"] = json.dumps(asdict(result), indent=2, ensure_ascii=False).encode() + b"\n"
         write_together({Path(paths[suffix]): content for suffix, content in data.items()})
@@ -433,7 +437,9 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
 
 def mesh_settings(request: GenerateRequest) -> MeshSettings:
     """How the mesh of a request is made; its Gaussians are in LGM's frame."""
-    return MeshSettings(faces=request.faces, texture_size=request.texture_size, device=request.device)
+    return MeshSettings(
+        faces=request.faces, texture_size=request.texture_size, device=request.device, quads=request.quads
+    )
 
 
 def check_output(folder: str) -> Path:

@@ -232,7 +232,7 @@ def test_meshes(worker, pictures, tmp_path, kind, files):
 
 def test_splats_that_are_there_become_meshes(worker, pictures, tmp_path):
     out = tmp_path / "out"
-    arguments = ("--input", pictures / "cup.PNG", "--output", out, "--skip-existing", *QUICK, *MESH)
+    arguments = ("--input", pictures / "cup.PNG", "--output", out, "--skip-existing", "--quads", *QUICK, *MESH)
     _, (record,) = run(*arguments)
     before = (out / "cup.ply").stat().st_mtime_ns
     assert record["faces"] == 0
@@ -243,6 +243,7 @@ def test_splats_that_are_there_become_meshes(worker, pictures, tmp_path):
     assert (out / "cup.ply").stat().st_mtime_ns == before
     told = json.loads((out / "cup.json").read_text(encoding="utf-8"))
     assert (told["glb"], told["settings"]["output_kind"]) == (str(out / "cup.glb"), "both")
+    assert told["settings"]["quads"] is True
     assert told["faces"] > 300
     # But of a mesh there are no splats to be had.
     (out / "cup.ply").unlink()

@@ -79,3 +79,25 @@ def test_the_texture_is_in_place(folder, kind):
         right = (found.matrix_world @ polygon.center).x > 0.1
         expected = (0, 1, 0) if right else (1, 0, 0)
         np.testing.assert_allclose(pixels[int(v * 64), int(u * 64), :3], expected, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", IMPORTS)
+def test_quads(tmp_path, kind):
+    """A cube of five quads and two triangles; glTF has triangles only."""
+    vertices = np.float32([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = np.int32([face for a, b, c, d in sides for face in ((a, b, c), (a, c, d))])
+    uvs = np.float32([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]] * 6)
+    normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    normals = np.repeat(normals[:, None], 3, 1)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    save_mesh(TexturedMesh(vertices, faces, uvs, normals, np.zeros((8, 3), np.uint8), pixels, quads=5), tmp_path, "a")
+    IMPORTS[kind](str(tmp_path / ("a_mesh.ply" if kind == "ply" else f"a.{kind}")))
+    (found,) = (item for item in bpy.data.objects if item.type == "MESH")
+    assert sorted(len(polygon.vertices) for polygon in found.data.polygons) == (
+        [3] * 12 if kind == "glb" else [3] * 2 + [4] * 5
+    )
+    if kind != "ply":
+        shown = [tuple(found.data.uv_layers.active.data[i].uv) for i in found.data.polygons[0].loop_indices]
+        assert shown == [(0, 0), (1, 0), (1, 1), (0, 1)][: len(shown)]
+    assert sum(polygon.area for polygon in found.data.polygons) == pytest.approx(6)

@@ -75,6 +75,28 @@ def test_edges_are_edges(tmp_path, glb):
             np.testing.assert_allclose(made.data.corner_normals[i].vector, polygon.normal, atol=1e-3)
 
 
+def test_quads_arrive_as_quads(glb):
+    mesh = read_glb(glb)
+    triangles = meshes.add_mesh(mesh, "triangles").data
+    pole = next(n for n in range(4, 400, 2) if n * (n - 2) == len(mesh.faces))  # triangles around each
+
+    def joined(corners):
+        middle = corners[pole:-pole].reshape(-1, 2, *corners.shape[1:])[:, ::-1]  # (a, b, c), then (a, c, d)
+        return np.concatenate([middle.reshape(-1, *corners.shape[1:]), corners[:pole], corners[-pole:]])
+
+    count = len(mesh.faces) // 2 - pole
+    made = meshes.add_mesh(
+        replace(mesh, faces=joined(mesh.faces), corner_uvs=joined(mesh.corner_uvs), quads=count), "quads"
+    ).data
+    assert [len(polygon.vertices) for polygon in made.polygons] == [4] * count + [3] * 2 * pole
+    assert len(triangles.edges) - len(made.edges) == count
+    for polygon in made.polygons:
+        assert np.dot(polygon.normal, np.array(polygon.center) - (0, 0, 0.5)) > 0
+        for i in polygon.loop_indices:  # v is the latitude
+            height = made.vertices[made.loops[i].vertex_index].co.z - 0.5
+            assert made.uv_layers.active.uv[i].vector.y == pytest.approx(1 - np.arccos(2 * height) / np.pi, abs=0.01)
+
+
 def test_material_and_texture(glb):
     mesh = read_glb(glb)
     made = meshes.add_mesh(mesh, "thing", settings={"seed": 7})

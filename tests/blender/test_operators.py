@@ -340,10 +340,10 @@ def test_mesh_or_both(worker, tmp_path, kind, endings):
 
 def test_given_settings_of_a_mesh_replace_the_scenes(worker, tmp_path):
     bpy.context.scene.lgm.size = 7.0
-    generate(tmp_path, prompt="x", output_kind="mesh", faces=100, texture_size=1024, size=0.0)
+    generate(tmp_path, prompt="x", output_kind="mesh", faces=100, texture_size=1024, quads=True, size=0.0)
     asked = session.current().outcome.result.settings
-    assert {k: asked[k] for k in ("output_kind", "faces", "texture_size")} == {
-        "output_kind": "mesh", "faces": 100, "texture_size": 1024
+    assert {k: asked[k] for k in ("output_kind", "faces", "texture_size", "quads")} == {
+        "output_kind": "mesh", "faces": 100, "texture_size": 1024, "quads": True
     }  # fmt: skip
     assert max(bpy.context.object.dimensions) == pytest.approx(1.0, rel=0.01)
 
@@ -354,6 +354,7 @@ def test_convert_to_mesh(worker, tmp_path, golden):
     source = bpy.context.object
     source.name = "Ding: 1"
     source.scale, source.location = (2, 2, 2), (1, 2, 3)
+    bpy.context.scene.lgm.quads = True
     bpy.context.view_layer.update()
     bpy.ops.object.mode_set(mode="EDIT")
     bpy.ops.mesh.select_all(action="DESELECT")
@@ -376,6 +377,7 @@ def test_convert_to_mesh(worker, tmp_path, golden):
     assert source.hide_get()
     outcome = session.current().outcome
     assert (outcome.objects, outcome.result.settings["faces"]) == ([made.name], 400)
+    assert outcome.result.settings["quads"] is True
     assert not list(Path(bpy.app.tempdir).glob("lgm_*"))
     assert not bpy.ops.lgm.convert_to_mesh.poll()  # of a mesh
 

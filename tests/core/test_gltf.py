@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from lgm_blender.worker.meshing import TexturedMesh
 from lgm_blender.worker.meshing.files import ROUGHNESS, encode_glb, encode_png
 
 
-def test_the_workers_mesh(tmp_path):
+@pytest.mark.parametrize("joined", [0, 4, 6])
+def test_the_workers_mesh(tmp_path, joined):
     """A cube whose corners have three UVs and three normals each, of which glTF makes 24 vertices."""
     vertices = np.float32([[x, y, z] for x in (-0.0, 1) for y in (0, 2) for z in (0, 3)])
     quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
@@ -23,7 +25,7 @@ def test_the_workers_mesh(tmp_path):
     uvs = np.stack([square[[0, 1, 2] if i % 2 == 0 else [0, 2, 3]] + i // 2 / 8 for i in range(12)])
     normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
     normals = np.repeat(normals[:, None] / np.linalg.norm(normals, axis=1)[:, None, None], 3, 1).astype(np.float32)
-    mesh = TexturedMesh(vertices, faces, uvs, normals, np.zeros((8, 3), np.uint8), patchwork())
+    mesh = TexturedMesh(vertices, faces, uvs, normals, np.zeros((8, 3), np.uint8), patchwork(), quads=joined)
     path = tmp_path / "Würfel 亀.glb"
     path.write_bytes(encode_glb(mesh, "Würfel 亀"))
     found = read_glb(path)
@@ -31,6 +33,7 @@ def test_the_workers_mesh(tmp_path):
     np.testing.assert_array_equal(found.vertices[found.faces], vertices[faces])
     np.testing.assert_allclose(found.corner_uvs, uvs, atol=1e-6)
     assert found.texture == encode_png(patchwork())
+    assert found.quads == joined
     assert found.roughness == pytest.approx(ROUGHNESS)
 
 
@@ -71,3 +74,16 @@ def test_files_that_are_none_of_ours(tmp_path):
         assert caught.value.message == f"{path} is damaged, or no mesh that LGM made.", name
     with pytest.raises(LGMError, match="can't be read"):
         read_glb(tmp_path / "none.glb")
+
+
+@pytest.mark.parametrize("quads", [-1, 1, 3, 1e9, "2"])
+def test_quads_that_are_none(tmp_path, quads):
+    """Two triangles that have no edge in common, or fewer than are spoken of."""
+    vertices = np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    faces = np.int32([[0, 1, 2], [1, 2, 3], [0, 2, 3]])
+    corners = np.zeros((3, 3, 3), np.float32)
+    mesh = TexturedMesh(vertices, faces, corners[..., :2], corners, np.zeros((4, 3), np.uint8), patchwork())
+    path = tmp_path / "a.glb"
+    path.write_bytes(encode_glb(replace(mesh, quads=quads), "a"))
+    with pytest.raises(LGMError, match="is damaged"):
+        read_glb(path)

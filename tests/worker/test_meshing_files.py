@@ -13,6 +13,7 @@ import pytest
 import shapes
 
 from lgm_blender.core.errors import Cancelled, LGMError
+from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import write_ply
 from lgm_blender.worker import meshing
 from lgm_blender.worker.__main__ import main
@@ -58,6 +59,19 @@ def test_all_formats(splats, tmp_path):
     assert sum(line.startswith("v ") for line in obj) == result["vertices"]
     assert sum(line.startswith("f ") for line in obj) == 500
     assert "mtllib Käktus 仙 1.mtl" in obj
+
+
+def test_quads(splats, tmp_path, capsys):
+    options = ["--faces", "500", "--texture-size", "512", "--device", "cpu", "--quads", "--json"]
+    assert main(["mesh", str(splats), "--output", str(tmp_path / "out"), *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    obj = (tmp_path / "out" / "Käktus 仙 1.obj").read_text(encoding="utf-8").splitlines()
+    sides = [len(line.split()) - 1 for line in obj if line.startswith("f ")]
+    quads = read_glb(tmp_path / "out" / "Käktus 仙 1.glb").quads
+    assert sides == [4] * quads + [3] * (500 - 2 * quads)
+    assert told["faces"] == len(sides)
+    assert quads > 0.7 * len(sides)
+    assert f"element face {len(sides)}\n".encode() in (tmp_path / "out" / "Käktus 仙 1_mesh.ply").read_bytes()
 
 
 def test_nothing_is_overwritten_unasked(splats, tmp_path):

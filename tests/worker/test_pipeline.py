@@ -439,10 +439,17 @@ def test_a_mesh(worker, of_a_ball, kind, endings):
     assert list(result.timings) == [*stages, "total"]
 
 
+def test_a_mesh_of_quads(worker, of_a_ball):
+    result = worker.generate(replace(of_a_ball, output_kind="mesh", quads=True))
+    mesh = read_glb(result.glb)
+    assert (len(mesh.faces), result.settings["quads"]) == (500, True)
+    assert 0.7 * result.faces < mesh.quads == 500 - result.faces
+
+
 def test_without_a_mesh_nothing_is_said_of_it(worker, of_a_ball):
     result = worker.generate(of_a_ball)
     assert (result.glb, result.faces) == (None, 0)
-    assert not {"faces", "texture_size"} & set(result.settings)
+    assert not {"faces", "texture_size", "quads"} & set(result.settings)
 
 
 @pytest.mark.parametrize("stage", ["draw", "bake", "save"])
@@ -487,6 +494,9 @@ def test_splats_in_a_file_become_a_mesh(worker, of_a_ball, tmp_path):
 
     assert Path(worker.mesh(request).glb).name == "ein Ball_001.glb"
     assert Path(worker.mesh(replace(request, overwrite=True)).glb).name == "ein Ball.glb"
+    joined = worker.mesh(replace(request, overwrite=True, quads=True))
+    assert joined.settings["quads"] is True
+    assert joined.faces == 500 - read_glb(joined.glb).quads < 300
     with pytest.raises(Cancelled):
         worker.mesh(replace(request, name="c"), cancelled=lambda: True)
     for change, kind, words in (

@@ -1,4 +1,4 @@
-"""The worker's meshes as binary glTF (GLB): one triangle mesh with UVs and one picture."""
+"""The worker's meshes as binary glTF (GLB): one mesh with UVs and one picture."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import LGMError
 
+QUAD = [0, 1, 2, 5]  # the corners of a quad among the six of its halves (a, b, c) and (a, c, d)
 _TYPES = {5121: "u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 
@@ -26,6 +27,7 @@ class GlbMesh:
         corner_uvs: [F, 3, 2] float32, v up.
         texture: The picture's bytes, a PNG or JPEG; sRGB.
         roughness: Of the material, 0 to 1.
+        quads: The first 2 * quads faces are, two by two, the halves (a, b, c) and (a, c, d) of as many quads.
     """
 
     vertices: np.ndarray
@@ -33,6 +35,7 @@ class GlbMesh:
     corner_uvs: np.ndarray
     texture: bytes
     roughness: float
+    quads: int = 0
 
 
 def read_glb(path: str | os.PathLike) -> GlbMesh:
@@ -77,6 +80,11 @@ def _decode(data: bytes) -> GlbMesh:
     index = array(primitive["indices"]).reshape(-1, 3)
     material = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
     texture = document["textures"][material["baseColorTexture"]["index"]]["source"]
+    extras = primitive.get("extras")
+    quads = extras.get("quads", 0) if isinstance(extras, dict) else 0
+    halves = index[: max(0, 2 * quads)].reshape(-1, 2, 3)
+    if len(halves) != quads or (halves[:, 0][:, [0, 2]] != halves[:, 1, :2]).any():
+        raise ValueError("no such quads")
     if len(index) == 0 or not np.isfinite(positions).all():
         raise ValueError("no faces, or none that can be shown")
 
@@ -88,4 +96,5 @@ def _decode(data: bytes) -> GlbMesh:
         (uvs * np.float32([1, -1]) + np.float32([0, 1]))[index],  # glTF's v points down
         bytes(view(document["images"][texture]["bufferView"])),
         float(material.get("roughnessFactor", 1.0)),
+        quads,
     )

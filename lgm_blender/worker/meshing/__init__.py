@@ -56,12 +56,13 @@ class MeshSettings:
     """How a mesh is made.
 
     Attributes:
-        faces: How many triangles it has at most, 100 to 1,000,000.
+        faces: How many triangles it has at most, 100 to 1,000,000; a quad is two.
         texture_size: Width and height of the texture: 512, 1024, 2048 or 4096.
         up: Which of the Gaussians' axes points up. LGM's is y; most 3DGS files of other programs have -y.
         device: 'auto', 'cpu' or 'cuda'.
         method: How the surface is found: 'fusion' of depths into a distance field, or a 'field' of density (a NeRF)
             fitted to the views, as in LGM's paper, which takes minutes on a CPU.
+        quads: Whether triangles are joined to quads where they can be.
     """
 
     faces: int = 20_000
@@ -69,6 +70,7 @@ class MeshSettings:
     up: Up = "y"
     device: str = "auto"
     method: Method = "fusion"
+    quads: bool = False
 
     def check(self) -> None:
         """That every value is one that can be used.
@@ -90,7 +92,7 @@ class MeshSettings:
 
 @dataclass(frozen=True)
 class TexturedMesh:
-    """A closed triangle mesh, y up, its front towards +z, in the Gaussians' own scale.
+    """A closed mesh of triangles, y up, its front towards +z, in the Gaussians' own scale.
 
     Attributes:
         vertices: [V, 3] float32.
@@ -101,6 +103,7 @@ class TexturedMesh:
         texture: [S, S, 3] uint8, sRGB, the first row at v = 1.
         timings: Seconds of each stage.
         warnings: Sentences for the user.
+        quads: The first 2 * quads faces are, two by two, the halves (a, b, c) and (a, c, d) of as many quads.
     """
 
     vertices: np.ndarray
@@ -111,6 +114,12 @@ class TexturedMesh:
     texture: np.ndarray
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    quads: int = 0
+
+    @property
+    def polygons(self) -> int:
+        """How many quads and triangles there are."""
+        return len(self.faces) - self.quads
 
 
 def mesh_from_gaussians(
@@ -142,6 +151,7 @@ def mesh_from_gaussians(
     from .atlas import unwrap
     from .density import fit_field
     from .fusion import fuse, surface
+    from .quads import join_normals, make_quads, pair_triangles
     from .refine import fit_outlines
     from .texture import bake
     from .topology import corner_normals, decimate
@@ -173,11 +183,18 @@ def mesh_from_gaussians(
         vertices, faces = decimate(vertices, faces, settings.faces, on_step)
         if len(faces) > settings.faces:
             warnings.append(f"The mesh has {len(faces):,} faces: fewer would tear it.")
+        quads = 0
+        if settings.quads:
+            vertices, faces = make_quads(vertices, faces)
     with stages("refine") as on_step:
         vertices = fit_outlines(vertices, faces, views, on_step)
         normals = corner_normals(vertices, faces)
     with stages("unwrap") as on_step:
         corner_uvs = unwrap(vertices, faces, settings.texture_size, on_step)
+        if settings.quads:  # once more, as the seams are known by now
+            order, quads = pair_triangles(vertices, faces, corner_uvs)
+            faces, corner_uvs = faces.flatten()[order], corner_uvs.flatten(0, 1)[order]
+            normals = join_normals(normals.flatten(0, 1)[order], quads)
     with stages("bake") as on_step:
         texture, colors = bake(vertices, faces, corner_uvs, views, settings.texture_size, on_step)
 
@@ -189,6 +206,7 @@ def mesh_from_gaussians(
         *((t.clamp(0, 1) * 255).round().byte().cpu().numpy() for t in (colors, texture)),
         stages.timings,
         warnings,
+        quads,
     )
 
 

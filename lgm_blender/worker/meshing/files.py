@@ -15,6 +15,7 @@ import numpy as np
 
 from ...core.cameras import points_to_blender
 from ...core.files import output_error, write_together
+from ...core.formats.gltf import QUAD
 from . import TexturedMesh
 
 FORMATS = ("glb", "obj", "ply")
@@ -65,6 +66,9 @@ def encode_png(texture: np.ndarray) -> bytes:
 def encode_glb(mesh: TexturedMesh, name: str) -> bytes:
     """glTF 2.0 as one binary file with its texture inside.
 
+    glTF knows triangles only: of how many quads the first ones are the halves is the primitive's extra 'quads', for
+    `core.formats.gltf.read_glb`.
+
     A vertex of glTF has one UV and one normal, so those on seams and sharp edges are there more than once.
     """
     corners = np.concatenate([mesh.corner_uvs, mesh.corner_normals], 2).reshape(-1, 5)
@@ -102,6 +106,7 @@ def encode_glb(mesh: TexturedMesh, name: str) -> bytes:
                 "name": name,
                 "primitives": [
                     {"attributes": {"POSITION": 1, "NORMAL": 2, "TEXCOORD_0": 3}, "indices": 0, "material": 0}
+                    | ({"extras": {"quads": mesh.quads}} if mesh.quads else {})
                 ],
             }
         ],
@@ -139,13 +144,16 @@ def encode_obj(mesh: TexturedMesh, name: str) -> tuple[bytes, bytes]:
     uvs, uv_index = np.unique(mesh.corner_uvs.reshape(-1, 2), axis=0, return_inverse=True)
     normals, normal_index = np.unique(mesh.corner_normals.reshape(-1, 3).round(4), axis=0, return_inverse=True)
     corners = np.stack([mesh.faces.reshape(-1), uv_index.reshape(-1), normal_index.reshape(-1)], 1).reshape(-1, 9) + 1
+    joined, rest = corners[: 2 * mesh.quads].reshape(-1, 6, 3)[:, QUAD].reshape(-1, 12), corners[2 * mesh.quads :]
     label = "".join("_" if c.isspace() else c for c in name)  # names in OBJ end at a space
     lines = [f"# LGM for Blender, y up\nmtllib {name}.mtl\no {label}\n"]
     for word, array in (("v", mesh.vertices), ("vt", uvs), ("vn", normals)):
         row = f"{word} " + " ".join(["%.7g"] * array.shape[1]) + "\n"
         lines.append(row * len(array) % tuple(array.reshape(-1).tolist()))
     lines.append(f"usemtl {label}\ns 1\n")
-    lines.append("f %d/%d/%d %d/%d/%d %d/%d/%d\n" * len(corners) % tuple(corners.reshape(-1).tolist()))
+    for polygons in (joined, rest):
+        row = "f" + " %d/%d/%d" * (polygons.shape[1] // 3) + "\n"
+        lines.append(row * len(polygons) % tuple(polygons.reshape(-1).tolist()))
     mtl = f"newmtl {label}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nPr {ROUGHNESS}\nillum 1\nmap_Kd {name}_texture.png\n"
     return "".join(lines).encode(), mtl.encode()
 
@@ -154,12 +162,16 @@ def encode_ply_mesh(mesh: TexturedMesh) -> bytes:
     """A binary PLY with vertex colours, z up."""
     vertices = np.empty(len(mesh.vertices), [("position", "<f4", 3), ("color", "u1", 3)])
     vertices["position"], vertices["color"] = points_to_blender(mesh.vertices), mesh.vertex_colors
-    faces = np.empty(len(mesh.faces), [("count", "u1"), ("vertices", "<i4", 3)])
-    faces["count"], faces["vertices"] = 3, mesh.faces
+    binary = vertices.tobytes()
+    split = 2 * mesh.quads
+    for polygons in (mesh.faces[:split].reshape(-1, 6)[:, QUAD], mesh.faces[split:]):
+        rows = np.empty(len(polygons), [("count", "u1"), ("vertices", "<i4", polygons.shape[1:])])
+        rows["count"], rows["vertices"] = polygons.shape[1], polygons
+        binary += rows.tobytes()
     header = (
         "ply\nformat binary_little_endian 1.0\ncomment LGM for Blender, z up, front towards -y\n"
         f"element vertex {len(vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
-        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+        f"element face {mesh.polygons}\nproperty list uchar int vertex_indices\nend_header\n"
     )
-    return header.encode("ascii") + vertices.tobytes() + faces.tobytes()
+    return header.encode("ascii") + binary

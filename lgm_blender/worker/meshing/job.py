@@ -43,8 +43,8 @@ def mesh_file(
         progress, cancelled: See Pipeline.generate.
 
     Returns:
-        'files' (paths), 'gaussians', 'vertices' and 'faces' (numbers), 'timings' (seconds of each stage), 'device',
-        'warnings' (sentences for the user).
+        'files' (paths), 'gaussians', 'vertices' and 'faces' (numbers; a quad is one face), 'timings' (seconds of each
+        stage), 'device', 'warnings' (sentences for the user).
 
     Raises:
         Cancelled: If `cancelled` says so; nothing is written then.
@@ -77,12 +77,12 @@ def mesh_file(
     stem = file_stem(GenerateRequest("mesh", str(folder), image=str(file), name=name))
     paths = save_mesh(mesh, folder, stem if overwrite else _free_name(folder, stem), formats)
     timings = mesh.timings | {"save": round(time.perf_counter() - began, 3)}
-    log.info("%s became a mesh of %d faces: %s", file, len(mesh.faces), timings)
+    log.info("%s became a mesh of %d faces: %s", file, mesh.polygons, timings)
     return {
         "files": [str(path) for path in paths],
         "gaussians": len(gaussians),
         "vertices": len(mesh.vertices),
-        "faces": len(mesh.faces),
+        "faces": mesh.polygons,
         "timings": timings,
         "device": device_name(device),
         "warnings": warnings + mesh.warnings,

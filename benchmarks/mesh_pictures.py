@@ -1,10 +1,11 @@
-"""docs/meshing.png, made by Blender: of each object its splats, the mesh, a part of its wires, and its texture.
+"""docs/meshing.png, made by Blender: of each object its splats, the mesh, wires, and the texture.
 
     python -m lgm_blender.worker generate --image docs/samples/cactus.png --output out
     python benchmarks/mesh_pictures.py --data objects.zip --objects 00979 02347 --splats out/cactus.ply
 
-The Python needs bpy and the worker's packages. Splats and mesh are seen by one camera; the wires are the part of that
-picture which a frame marks, three times as large. Seconds are those of the mesh alone, on this machine.
+The Python needs bpy and the worker's packages. Splats and mesh are seen by one camera; the wires, of triangles and of
+quads, are the part of that picture which a frame marks, three times as large. Seconds are those of the mesh of
+triangles alone, on this machine.
 """
 
 import argparse
@@ -30,9 +31,10 @@ from lgm_blender.worker.meshing.job import mesh_file
 from lgm_blender.worker.training import objects
 
 ROOT = Path(__file__).parents[1]
-CELL, GAP, TEXT = 240, 8, 24  # pixels: a picture's side, the room between them, a line's height
+CELL, GAP, TEXT = 204, 8, 24  # pixels: a picture's side, the room between them, a line's height
 GREY, INK = (236, 236, 234), (40, 40, 40)
 FOV, AZIMUTH, ELEVATION, ZOOM = 30.0, 35.0, 20.0, 3
+TITLES = ("splats", "mesh", f"its wires, {ZOOM} times as large", "with --quads", "texture of the mesh")
 WIRE = 1.2e-3  # thickness, of the longest side
 
 
@@ -61,6 +63,7 @@ def show_wires(mesh: bpy.types.Object) -> None:
         shader = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED")
         shader.inputs["Base Color"].default_value, shader.inputs["Roughness"].default_value = color, 1.0
         mesh.data.materials.append(material)
+    bpy.context.view_layer.update()  # its dimensions
     wires = mesh.modifiers.new("Wires", "WIREFRAME")
     wires.use_replace, wires.use_even_offset, wires.material_offset = False, False, 1
     wires.thickness = WIRE * max(mesh.dimensions)
@@ -96,9 +99,10 @@ def shoot(path: Path, zoom: int = 1) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", (CELL, CELL), GREY), Image.open(path).resize((CELL, CELL)))
 
 
-def row(file: Path, folder: Path, quads: bool) -> tuple[list[Image.Image], str]:
-    """The four pictures of a file's splats, and what to write below them."""
-    done = mesh_file(file, folder, MeshSettings(quads=quads), formats=("glb",))
+def row(file: Path, folder: Path) -> tuple[list[Image.Image], str]:
+    """The pictures of a file's splats, and what to write below them."""
+    done = mesh_file(file, folder, formats=("glb",))
+    joined = mesh_file(file, folder, MeshSettings(quads=True), formats=("glb",))
     bpy.ops.wm.read_factory_settings(use_empty=True)
     glb = read_glb(done["files"][0])
     cloud = splats.add_splats(read_ply(file), "Splats", stand=False)
@@ -114,10 +118,14 @@ def row(file: Path, folder: Path, quads: bool) -> tuple[list[Image.Image], str]:
     ImageDraw.Draw(pictures[1]).rectangle((low, low, high, high), outline=(90, 90, 90))
     show_wires(mesh)
     pictures.append(shoot(folder / "wires.png", ZOOM))
+    bpy.data.objects.remove(mesh)
+    show_wires(meshes.add_mesh(read_glb(joined["files"][0]), "Quads", location=None))
+    pictures.append(shoot(folder / "quads.png", ZOOM))
     (folder / "texture.png").write_bytes(glb.texture)
     pictures.append(Image.open(folder / "texture.png").resize((CELL, CELL), Image.Resampling.LANCZOS))
     seconds = sum(done["timings"].values())
-    return pictures, f"{file.stem}: {done['gaussians']:,} splats; {done['faces']:,} faces in {seconds:.0f} s"
+    faces = f"{done['faces']:,} triangles in {seconds:.0f} s, or {joined['faces']:,} faces with --quads"
+    return pictures, f"{file.stem}: {done['gaussians']:,} splats; {faces}"
 
 
 def main() -> None:
@@ -125,17 +133,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="objects.zip")
     parser.add_argument("--objects", nargs="*", default=[], help="ids in it, which LGM is shown from four sides")
     parser.add_argument("--splats", nargs="*", type=Path, default=[], help="PLY files")
-    parser.add_argument("--quads", action="store_true", help="meshes of quads")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/meshing.png")
     options = parser.parse_args()
     render.MIN_TRANSPARENT_BOUNCES = 512  # no speckles where hundreds of splats lie behind each other
     with tempfile.TemporaryDirectory() as folder:
         made = reconstruct(options.data, options.objects, Path(folder)) if options.objects else []
-        rows = [row(file, Path(folder), options.quads) for file in [*options.splats, *made]]
+        rows = [row(file, Path(folder)) for file in [*options.splats, *made]]
     step, font = CELL + GAP, ImageFont.load_default(size=14)
-    sheet = Image.new("RGB", (4 * step + GAP, TEXT + GAP + len(rows) * (step + TEXT)), "white")
+    sheet = Image.new("RGB", (len(TITLES) * step + GAP, TEXT + GAP + len(rows) * (step + TEXT)), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(("splats", "mesh", f"its wires in the frame, {ZOOM} times as large", "its texture")):
+    for column, title in enumerate(TITLES):
         draw.text((GAP + column * step, GAP), title, INK, font)
     for number, (pictures, caption) in enumerate(rows):
         top = TEXT + GAP + number * (step + TEXT)

@@ -185,7 +185,7 @@ def mesh_from_gaussians(
             warnings.append(f"The mesh has {len(faces):,} faces: fewer would tear it.")
         quads = 0
         if settings.quads:
-            vertices, faces = make_quads(vertices, faces)
+            vertices, faces = make_quads(vertices, faces, on_step)
     with stages("refine") as on_step:
         vertices = fit_outlines(vertices, faces, views, on_step)
         normals = corner_normals(vertices, faces)

@@ -7,6 +7,7 @@ A mesh with quads keeps its triangles: the first 2 * quads of its faces are, two
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,12 +26,15 @@ STEP = 0.5  # of the way there, each
 HOLD = 5.0  # how much less a vertex moves away from its faces' planes than along them
 
 
-def make_quads(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+def make_quads(
+    vertices: Tensor, faces: Tensor, on_step: Callable[[int, int], None] = lambda step, steps: None
+) -> tuple[Tensor, Tensor]:
     """The vertices and faces of a closed mesh of triangles, moved so that many pairs of them are good quads.
 
     Pairing and evening take turns; the last pairing is left to `pair_triangles`.
     """
-    for _ in range(ROUNDS):
+    for step in range(ROUNDS):
+        on_step(step, ROUNDS)
         order, quads = pair_triangles(vertices, faces)
         faces = faces.flatten()[order]
         vertices = even_quads(vertices, faces, quads)

@@ -82,13 +82,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--guidance", type=float, default=None, help="guidance scale, 1 is none (default: the preset's)")
     add("--elevation", type=float, default=0.0, help="degrees that the image's camera is above the object")
     add("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, NAME.glb or both")
-    add(
-        "--faces",
-        type=integer(100, 1_000_000),
-        default=FACES,
-        help="triangles of a mesh, at most; a quad is two (default: %(default)s)",
-    )
-    add("--quads", action="store_true", help="join a mesh's triangles to quads where they can be")
+    add("--faces", type=integer(100, 1_000_000), default=FACES, help="triangles at most (default: %(default)s)")
+    add("--quads", action="store_true", help="join triangles to quads; for --faces each is two")
     sizes = (512, 1024, 2048, 4096)
     add("--texture-size", type=int, choices=sizes, default=TEXTURE_SIZE, help="of a mesh (default: %(default)s)")
     about = "longest side in NAME.blend, 0 as LGM makes it (default: %(default)s)"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgm_blender.core.errors import LGMError
 from lgm_blender.worker.meshing.atlas import unwrap
 from lgm_blender.worker.meshing.fusion import Field, surface
+from lgm_blender.worker.meshing.quads import make_quads
 from lgm_blender.worker.meshing.raster import barycentric, rasterize
 from lgm_blender.worker.meshing.texture import fill_gaps, texel_corners
 from lgm_blender.worker.meshing.topology import components, decimate, defects, volume
@@ -146,3 +148,20 @@ def test_gaps_take_the_colour_of_what_is_around_them():
     assert (filled[10:20, 10:20] == torch.tensor([1.0, 0, 0])).all()
     torch.testing.assert_close(filled[8:22, 8:22, 0], torch.ones(14, 14))
     torch.testing.assert_close(filled.sum(-1), torch.ones(64, 64))  # nothing but red and blue anywhere
+
+
+class OfFloats(TorchDispatchMode):
+    """Lets no product of integer matrices through: CUDA has none."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ("mm", "mv", "bmm", "addmm", "addmv", "dot"):
+            assert all(a.is_floating_point() for a in args if isinstance(a, torch.Tensor)), f"{func} of integers"
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_integers_are_multiplied_as_matrices():
+    with OfFloats(), pytest.raises(AssertionError, match="of integers"):
+        SIDES @ SIDES[0]
+    vertices, faces = meshed(ball)
+    with OfFloats():
+        make_quads(*decimate(vertices, faces, 400))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs, tests and packages LGM for Blender. Needs Python 3.11 or 3.13, and nothing else.
 
-python build.py demo [--image FILE] [--out DIR] [--seed N]   one image becomes splats in a Blender scene
+python build.py demo [--image FILE] [--elevation E] [--out DIR] [--seed N]   one image becomes splats in a Blender scene
 python build.py test [pytest arguments]                      all tests, in every Blender whose Python is here
 python build.py lint                                         ruff's rules and format
 python build.py package                                      the extension zip, in dist/
@@ -39,6 +39,7 @@ from lgm_blender.core.version import VERSION  # noqa: E402
 
 BUILD, DIST = ROOT / "build", ROOT / "dist"
 SAMPLE = ROOT / "docs" / "samples" / "cactus.png"
+SAMPLE_ELEVATION = 10.0  # degrees that its camera was above the cactus
 
 # The Python each Blender has inside, and the Blender that is tested with it: the oldest and the newest we support.
 BLENDERS = {(3, 11): "bpy>=4.2.0,<4.3", (3, 13): "bpy>=5.2.0,<5.3"}
@@ -500,7 +501,7 @@ def install_extension(target: Environment, archive: Path) -> Path:
     return user
 
 
-def demo(image: Path, out: Path, seed: int) -> None:
+def demo(image: Path, elevation: float | None, out: Path, seed: int) -> None:
     """One image becomes splats in a Blender scene, the way a user's would: through the installed extension."""
     start = time.monotonic()
     if not image.is_file():
@@ -511,7 +512,10 @@ def demo(image: Path, out: Path, seed: int) -> None:
     ready = time.monotonic()
     print(f"Blender: {main} in {main.folder.name}. Worker: {worker} in {worker.folder.name}.", flush=True)
     batch = user / "extensions" / "user_default" / "lgm_blender" / "blender" / "batch.py"
+    if elevation is None:
+        elevation = SAMPLE_ELEVATION if image == SAMPLE else 0.0
     options = ["--input", image.absolute(), "--output", out.absolute(), "--seed", seed, "--overwrite"]
+    options.append(f"--elevation={elevation}")  # a negative one would be taken for an option
     command = [str(part) for part in (main.python, "-c", RUN_BATCH, batch, "--", *options)]
     variables = {
         "BLENDER_USER_RESOURCES": str(user),
@@ -649,6 +653,9 @@ def parse() -> argparse.Namespace:
     demo_options.add_argument(
         "--out", type=Path, default=ROOT / "out", help="where the files go (default: %(default)s)"
     )
+    demo_options.add_argument(
+        "--elevation", type=float, help="degrees that its camera is above the object (default: 0, the sample's 10)"
+    )
     demo_options.add_argument("--seed", type=seed, default=0, help="0 to 4294967295 (default: %(default)s)")
     commands.add_parser("test", help="all tests; arguments go on to pytest")
     commands.add_parser("lint", help="ruff's checks and format")
@@ -667,7 +674,7 @@ def main() -> int:
     arguments = parse()
     try:
         if arguments.command == "demo":
-            demo(arguments.image, arguments.out, arguments.seed)
+            demo(arguments.image, arguments.elevation, arguments.out, arguments.seed)
         elif arguments.command == "test":
             return test(arguments.arguments)
         elif arguments.command == "lint":

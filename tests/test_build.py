@@ -262,5 +262,5 @@ def test_clean_gives_back_everything_but_results(build, monkeypatch, tmp_path):
 
 def test_demo_of_no_file(build, tmp_path):
     with pytest.raises(build.Failure, match="no file"):
-        build.demo(tmp_path / "missing.png", tmp_path / "out", 0)
+        build.demo(tmp_path / "missing.png", None, tmp_path / "out", 0)
     assert not (tmp_path / "out").exists()

@@ -42,6 +42,8 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
         row = column.row(align=True)
         row.prop(settings, "seed")
         row.prop(settings, "use_random_seed", text="", icon="FILE_REFRESH")
+        if settings.image:  # taken for another than it is, what was seen of a top becomes a tilted front
+            column.prop(settings, "elevation")
         column.row().prop(settings, "output_kind", expand=True)
         column.prop(settings, "size")
 
@@ -90,7 +92,7 @@ class LGM_PT_advanced(_Panel, bpy.types.Panel):
         column = self.layout.column()
         column.use_property_split = True
         column.use_property_decorate = False
-        for name in ("negative_prompt", "steps", "guidance", "elevation", "output"):
+        for name in ("negative_prompt", "steps", "guidance", "output"):
             column.prop(settings, name)
 
 

@@ -52,6 +52,7 @@ FRAMES_TO_LGM = (1, 2, 3, 0)
 # Of the 1000 steps of training, the published "leading" spacing takes every (1000 // steps)th: with more
 # than 500 steps it would start from the middle of the noise, and with 1000 outside of it.
 MAX_STEPS = 500
+WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 
 PREVIEW_SHARE = 0.1  # of the time, at most, goes into previews
 PREVIEW_INTERVAL = 0.3  # seconds
@@ -160,6 +161,11 @@ class Pipeline:
 
                 cut, how = matte(request.image)
                 picture = recenter(cut)
+                if (picture < WHITE).mean() < HARDLY:
+                    job.warnings.append(
+                        "The object is as white as the background that the models see it on, so they can't tell its "
+                        "outline. Darken the picture a little."
+                    )
 
         with job.stage("load"):
             lgm, multiview = self._load(preset, mode, device, job)

@@ -131,6 +131,17 @@ def test_a_text_beside_an_image_changes_the_views(worker, request_):
     assert Path(plain.views).read_bytes() != Path(told.views).read_bytes()
 
 
+def test_a_white_object_on_white_is_warned_of(worker, request_, tmp_path):
+    picture = Image.new("RGBA", (60, 60))
+    picture.paste((255, 255, 255, 255), (20, 10, 40, 50))
+    picture.save(tmp_path / "white.png")
+    assert (
+        "as white as the background"
+        in worker.generate(replace(request_, image=str(tmp_path / "white.png"))).warnings[0]
+    )
+    assert not any("as white" in warning for warning in worker.generate(request_).warnings)
+
+
 def test_a_preset_without_text_says_that_it_was_left_out(worker, request_, tmp_path):
     preset = write_preset(tmp_path / "image only", text=False)
     result = worker.generate(replace(request_, preset=str(preset), prompt="a red ball"))

@@ -159,7 +159,7 @@ class Samples:
         image_latents: [N, C, h, w] bf16, scaled, of the recentred input image.
         pixels: [N, 3, P, P] uint8, the recentred input image for the image encoder.
         captions: [N] int64, the index of each sample's caption; with the number of all captions added, that caption
-            without words for colours; or -1.
+            without words for colours.
         colors: [N] int64, the index in captions.PREFIXES of the object's colour.
         elevations: [N], degrees.
         fronts: [N], whether the input view is the object's own front.
@@ -302,9 +302,9 @@ def train_multiview(
     alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(device)
     ids = caption_tokens(captions, tokenizer, seed=seed).to(device)
     empty = caption_tokens([""], tokenizer, ways=1)[0, 0, 0].to(device)
-    # Every sample's cameras and the titled fronts once; the loop must not ask the host.
+    # Every sample's cameras and the fronts once; the loop must not ask the host.
     tables = {
-        id(part): (cameras(part.elevations), (part.fronts & (part.captions >= 0)).nonzero()[:, 0])
+        id(part): (cameras(part.elevations), part.fronts.nonzero()[:, 0])
         for part in (samples, validation)
         if part is not None
     }
@@ -314,15 +314,14 @@ def train_multiview(
             return torch.rand(number, generator=generator, device=device)
 
         rows = (random() * len(samples)).long()
-        every_camera, titled_fronts = tables[id(samples)]
+        every_camera, fronts = tables[id(samples)]
         text_only = random() < 0.2
         # Words are about the whole object, and a user's picture is more often of its front than of any other side.
         from_front = text_only | (random() < 0.25)
-        rows = torch.where(from_front, titled_fronts[(random() * len(titled_fronts)).long()], rows)
+        rows = torch.where(from_front, fronts[(random() * len(fronts)).long()], rows)
         keep_image = (~(text_only | (random() < 0.08))).float()
         # Where the image is kept, half the captions go: at use, an image usually comes without words.
         keep_text = text_only | (random() < 0.4)
-        keep_text &= samples.captions[rows] >= 0
         color = torch.where(random() < 0.6, samples.colors[rows], 0)
         color = torch.where((color == BROWN) & (random() < 0.4), WOODEN, color)
         way = (random() * ids.shape[1]).long()

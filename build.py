@@ -44,7 +44,11 @@ SAMPLE_ELEVATION = 10.0  # degrees that its camera was above the cactus
 # The Python each Blender has inside, and the Blender that is tested with it: the oldest and the newest we support.
 BLENDERS = {(3, 11): "bpy>=4.2.0,<4.3", (3, 13): "bpy>=5.2.0,<5.3"}
 
-TEST_REQUIREMENTS = ("pytest>=8.3", "ruff>=0.12", "pillow>=11", "moderngl>=5.12", "trimesh>=5.0", "accelerate>=1.8")
+TEST_REQUIREMENTS = ("pytest>=8.3", "pytest-timeout>=2.3", "ruff>=0.12", "pillow>=11", "moderngl>=5.12", "trimesh>=5.0")
+# What training needs beside TEST_REQUIREMENTS: into the worker's environment only, after its torch, since accelerate
+# brings PyPI's torch where there is none (4 GB with CUDA's libraries).
+TRAINING_REQUIREMENTS = ("accelerate>=1.8",)
+TEST_TIMEOUT = 300  # seconds that one test may take on a busy machine
 
 # What `import bpy` and a render without a screen need from Debian and its relatives.
 APT_PACKAGES = (
@@ -332,9 +336,13 @@ def environment_for(base: Interpreter) -> Environment:
 
 def requirements(group: str, version: tuple[int, int]) -> tuple[str, ...]:
     """What a group of packages asks pip for; the worker's torch comes on top."""
-    if group == "blender":
-        return (BLENDERS[version],)
-    return environment.WORKER_REQUIREMENTS if group == "worker" else TEST_REQUIREMENTS
+    groups = {
+        "blender": (BLENDERS.get(version, ""),),
+        "worker": environment.WORKER_REQUIREMENTS,
+        "training": TRAINING_REQUIREMENTS,
+        "test": TEST_REQUIREMENTS,
+    }
+    return groups[group]
 
 
 @functools.cache
@@ -562,13 +570,14 @@ def test(arguments: list[str]) -> int:
     """All tests: core's and blender's in every Blender whose Python is here, and the worker's where torch is."""
     (BUILD / "logs").mkdir(parents=True, exist_ok=True)
     main = install(environment_for(blender_python()), "blender", "test")
-    worker = install(worker_environment(main), "test")
+    worker = install(worker_environment(main), "training", "test")
     bases = find_pythons([version for version in BLENDERS if version != main.base.version])
     others = [install(environment_for(base), "blender", "test") for base in bases]
     # Blender and torch never share a process when they are used, so they don't here.
     sessions = [Session("torch", worker, ("worker",)), Session("bpy", main, ("core", "blender", "build"))]
     sessions += [Session("bpy", blender, ("core", "blender")) for blender in others]
-    print("Testing in " + "; ".join(map(str, sessions)), flush=True)
+    free = shutil.disk_usage(ROOT).free / 1e9
+    print("Testing in " + "; ".join(map(str, sessions)) + f"; {free:.0f} GB of disk are free", flush=True)
     results = [(session, run_pytest(session, worker, arguments)) for session in sessions]
     print()
     for session, (code, counts) in results:
@@ -602,7 +611,9 @@ def run_pytest(session: Session, worker: Environment, arguments: list[str]) -> t
     report = BUILD / "logs" / f"pytest-{session.package}{session.target.folder.name}.json"
     report.unlink(missing_ok=True)
     rest = [argument for argument in arguments if argument not in chosen]
-    settings = ["-o", "faulthandler_timeout=600", "-o", f"cache_dir={BUILD / 'pytest'}"]
+    settings = ["-o", f"cache_dir={BUILD / 'pytest'}", f"--timeout={TEST_TIMEOUT}"]
+    # Where even that can't end a test (compiled code that waits), the run ends.
+    settings += ["-o", f"faulthandler_timeout={2 * TEST_TIMEOUT}", "-o", "faulthandler_exit_on_timeout=true"]
     command = [str(session.target.python), "-c", RUN_PYTEST, str(report), *paths, *settings, *rest]
     print(f"\n{session}: {', '.join(paths)}", flush=True)
     code = wait(start_child(command, {environment.PYTHON_VARIABLE: str(worker.python)}))

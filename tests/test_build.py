@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -93,7 +95,25 @@ def test_requirements_are_the_same_everywhere(build):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     worker = {build.environment.TORCH, *build.environment.WORKER_REQUIREMENTS}
     assert worker == {*project["dependencies"], *project["optional-dependencies"]["worker"]}
-    assert {*build.TEST_REQUIREMENTS} - {*worker} == {*project["optional-dependencies"]["test"]}
+    tests = {*build.TEST_REQUIREMENTS, *build.TRAINING_REQUIREMENTS}
+    assert tests - {*worker} == {*project["optional-dependencies"]["test"]}
+
+
+def test_only_the_worker_brings_torch(build):
+    """PyPI's torch is 4 GB with CUDA's libraries: nothing that goes into a Blender's environment may ask for it."""
+    seen, waiting = set(), [re.split(r"[<>=~]", text)[0] for text in build.TEST_REQUIREMENTS]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:  # for another system, say
+            continue
+        waiting += [re.split(r"[^\w.-]", text)[0].lower() for text in needs if "extra ==" not in text]
+    assert {"pluggy", "numpy"} <= seen
+    assert "torch" not in seen
 
 
 # ---------------------------------------------------------------------------------------------------- environments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tarfile
 import zlib
 from pathlib import Path
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden.tar.xz"
+
+# A run in a shell's background ignores Ctrl-C, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -7,6 +7,7 @@ import json
 import math
 import time
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def archive(tmp_path_factory):
 def drawn_path(archive, tmp_path_factory):
     """The training views of the two cubes at 32²."""
     path = tmp_path_factory.mktemp("views") / "train.npy"
-    assert objects.draw_objects(archive, ["a", "b"], 32, path, processes=1) == []
+    assert objects.draw_objects(partial(objects.read_object, archive), ["a", "b"], 32, path, processes=1) == []
     return path
 
 
@@ -123,7 +124,7 @@ def drawn(drawn_path):
 
 @pytest.fixture(scope="module")
 def views(drawn_path):
-    return Views.from_files([drawn_path], ["a", "b"], "cpu")
+    return Views.from_files([(drawn_path, ["a", "b"])], "cpu")
 
 
 # Drawing
@@ -595,8 +596,10 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path, monkeypatch):
     for lin in lpips.lins:
         lin.data.fill_(0.1)
     path = tmp_path / "val.npy"
-    objects.draw_objects(archive, ["c"], 32, path, processes=1, cameras=objects.evaluation_poses)
-    validation = Views.from_files([path], ["c"], "cpu", objects.evaluation_poses)
+    objects.draw_objects(
+        partial(objects.read_object, archive), ["c"], 32, path, processes=1, cameras=objects.evaluation_poses
+    )
+    validation = Views.from_files([(path, ["c"])], "cpu", objects.evaluation_poses)
     model = train_lgm(
         views,
         tmp_path,

@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 
 from .lpips import LPIPS
-from .objects import draw_objects, evaluation_poses, read_index, view_poses
+from .objects import draw_objects, evaluation_poses, read_index, read_object, view_poses
+from .procedural import procedural
 from .schedule import Log
+from .varied import read_varied
 from .views import Views
 
 
@@ -36,8 +40,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--init", type=Path, help="weights to go on from; multiview: or a preset's multiview/")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
-    parser.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
-    parser.add_argument("--sets", nargs="*", default=["train"], help="names of the drawn sets to train on")
+    look = parser.add_mutually_exclusive_group()
+    look.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
+    look.add_argument("--procedural", type=int, help="draw: so many procedural shapes, as the set 'procedural'")
+    parser.add_argument("--sets", nargs="*", default=["train"], help="of train, train-1 (a variant), procedural")
     parser.add_argument("--every", type=int, nargs="*", default=[2, 4], help="multiview: every n-th orbit of each set")
     parser.add_argument("--inputs-judged", type=int, default=4, help="lgm: how many input views are judged")
     parser.add_argument("--others-judged", type=int, default=4, help="lgm: how many other views are")
@@ -59,15 +65,23 @@ def main() -> None:
     index = {split: [o for o in read_index(args.objects) if o["split"] == split] for split in ("train", "val")}
     index = {split: objects[: args.limit] for split, objects in index.items()}
 
+    made = args.work / "procedural.npy"
+    index["procedural"] = [
+        {"id": f"procedural-{i:05}", "caption": "shape"}
+        for i in range(args.procedural or (len(np.load(made, mmap_mode="r")) if made.exists() else 0))
+    ]
+
     def ids(split: str) -> list[str]:
         return [o["id"] for o in index[split]]
 
-    cameras = {"train": view_poses, "val": evaluation_poses}
+    cameras = {"train": view_poses, "val": evaluation_poses, "procedural": view_poses}
+
+    def split_of(name: str) -> str:  # "train-1" is the first variant of the training objects
+        return name.split("-")[0]
 
     def views(*names: str) -> Views:
-        # "train", "val"; "train-1" is the first variant of the training objects.
-        start, split = time.monotonic(), names[0].split("-")[0]
-        result = Views.from_files([args.work / f"{name}.npy" for name in names], ids(split), device, cameras[split])
+        start, files = time.monotonic(), [(args.work / f"{name}.npy", ids(split_of(name))) for name in names]
+        result = Views.from_files(files, device, cameras[split_of(names[0])])
         print(f"{', '.join(names)}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
         return result
 
@@ -82,15 +96,14 @@ def main() -> None:
     }
     common |= {name: getattr(args, name) for name in ("batch", "rate") if getattr(args, name)}
     if args.stage == "draw":
-        for split in args.split:
-            start = time.monotonic()
-            output = args.work / (f"{split}-{args.variant}.npy" if args.variant else f"{split}.npy")
-            empty = draw_objects(
-                args.objects, ids(split), args.size, output, args.processes, cameras[split], args.variant
-            )
-            print(
-                f"{output.stem}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}"
-            )
+        for split in ["procedural"] if args.procedural else args.split:
+            start, name, read = time.monotonic(), split, partial(read_object, args.objects)
+            if args.procedural:
+                read = procedural
+            elif args.variant:
+                name, read = f"{split}-{args.variant}", partial(read_varied, args.objects, args.variant)
+            empty = draw_objects(read, ids(split), args.size, args.work / f"{name}.npy", args.processes, cameras[split])
+            print(f"{name}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
     elif args.stage == "lgm":
         from ..lgm.model import PRESETS
         from .lgm import train_lgm
@@ -122,7 +135,8 @@ def main() -> None:
 
         if args.init and args.init.is_dir():
             common["init"] = unpack_multiview(args.init, args.work)
-        captions = [o["caption"] for split in ("train", "val") for o in index[split]]
+        splits = ("train", "val", "procedural")
+        captions = [o["caption"] for split in splits for o in index[split]]
         folder = args.work / "tokenizer"
         # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
         exists = (folder / "vocab.json").exists()
@@ -133,14 +147,16 @@ def main() -> None:
         weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
 
         def samples(name: str, every: int) -> Samples:
-            # Varied objects have other colours than their captions say.
-            first = len(captions) if "-" in name else len(ids("train")) if name == "val" else 0
+            first = sum(len(ids(split)) for split in splits[: splits.index(split_of(name))])
+            first += len(captions) * ("-" in name)  # varied objects have other colours than their captions say
             start = time.monotonic()
             path = args.work / f"samples-{name}.safetensors"
             if path.exists() and path.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
                 result = Samples.load(path, device)
             else:
                 result = Samples.encode(views(name), vae, every, first)
+                if split_of(name) == "procedural":  # no words are about them, so they are nothing to learn words from
+                    result.fronts[:] = False
                 result.save(path)
             print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
             return result

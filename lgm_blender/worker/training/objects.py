@@ -137,6 +137,18 @@ def read_mesh(archive: zipfile.ZipFile, object_id: str, radius: float = OBJECT_R
     return TexturedMesh(corners.reshape(-1, 9).astype(np.float32), parts)
 
 
+def read_object(path: str | Path, object_id: str) -> TexturedMesh:
+    """`read_mesh` from the objects.zip at `path`."""
+    with zipfile.ZipFile(path) as archive:
+        return read_mesh(archive, object_id)
+
+
+def centred(positions: np.ndarray, radius: float = OBJECT_RADIUS) -> np.ndarray:
+    """Positions [N, 3] moved and scaled so that their bounding box has its middle at 0 and a diagonal of 2 · radius."""
+    low, high = positions.min(0), positions.max(0)
+    return (positions - (low + high) / 2) * (2 * radius / np.linalg.norm(high - low))
+
+
 def to_linear(colors: np.ndarray) -> np.ndarray:
     """sRGB values [..., 3 or more] in 0 to 1 in linear light; what comes after the third stays."""
     colors = np.array(colors, np.float32)
@@ -272,25 +284,19 @@ def _projection(near: float, far: float) -> np.ndarray:
 
 
 Cameras = Callable[[str], tuple[np.ndarray, np.ndarray]]
+Reader = Callable[[str], TexturedMesh]  # an object's id to its mesh
 
 
-def _draw_part(
-    path: str, ids: list[str], size: int, output: str, offset: int, cameras: Cameras, variant: int
-) -> list[str]:
-    from .varied import varied
-
+def _draw_part(read: Reader, ids: list[str], size: int, output: str, offset: int, cameras: Cameras) -> list[str]:
     views = np.lib.format.open_memmap(output, mode="r+")
     distances = np.lib.format.open_memmap(distance_path(output), mode="r+")
     renderer = ViewRenderer(size, distance_size=distances.shape[-1])
     empty = []
-    with zipfile.ZipFile(path) as archive:
-        for i, object_id in enumerate(ids):
-            mesh = read_mesh(archive, object_id)
-            mesh = varied(mesh, object_id, variant) if variant else mesh
-            drawn, distances[offset + i] = renderer.draw(mesh, cameras(object_id)[0])
-            views[offset + i] = drawn
-            if drawn[..., 3].any(axis=(1, 2)).mean() < 0.9:
-                empty.append(object_id)
+    for i, object_id in enumerate(ids):
+        drawn, distances[offset + i] = renderer.draw(read(object_id), cameras(object_id)[0])
+        views[offset + i] = drawn
+        if drawn[..., 3].any(axis=(1, 2)).mean() < 0.9:
+            empty.append(object_id)
     return empty
 
 
@@ -300,26 +306,24 @@ def distance_path(path: str | Path) -> Path:
 
 
 def draw_objects(
-    path: str | Path,
+    read: Reader,
     ids: list[str],
     size: int,
     output: str | Path,
     processes: int = 4,
     cameras: Cameras = view_poses,
-    variant: int = 0,
 ) -> list[str]:
     """Draw objects into one .npy file [objects, views, size, size, 4] uint8, premultiplied, and their distances.
 
     The distances (see ViewRenderer.draw) are half as wide, as mini's Gaussians are, and lie in `distance_path(output)`.
 
     Args:
-        path: An objects.zip.
+        read: Reads or makes an object; goes to other processes, so a function of a module or a `partial` of one.
         ids: The objects.
         size: Width and height of the views in pixels.
         output: The .npy file.
         processes: How many draw at once.
         cameras: An object's id to its poses and angles: `view_poses` or `evaluation_poses`.
-        variant: 0 for the objects as they are, or a number that changes their shapes and colours (varied.py).
 
     Returns:
         The ids of objects of which little or nothing can be seen.
@@ -331,7 +335,7 @@ def draw_objects(
     step = max(1, -(-len(ids) // (processes * 4)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         parts = [
-            pool.submit(_draw_part, str(path), ids[i : i + step], size, str(output), i, cameras, variant)
+            pool.submit(_draw_part, read, ids[i : i + step], size, str(output), i, cameras)
             for i in range(0, len(ids), step)
         ]
         return [object_id for part in parts for object_id in part.result()]

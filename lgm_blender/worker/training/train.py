@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ from .dataset import find_objects, load_objects
 from .lgm import evaluate_lgm, train_lgm
 from .lpips import LPIPS
 from .lpips import default_file as default_lpips
-from .objects import distance_path, draw_objects, evaluation_poses, read_index, view_poses
+from .objects import distance_path, draw_objects, evaluation_poses, read_index, read_object, view_poses
 from .views import Views, find_orbits, orbit_angles
 
 
@@ -187,10 +188,10 @@ def _drawn(data: Path, folder: Path, size: int, device: torch.device, tell, limi
                 folder.mkdir(parents=True, exist_ok=True)
                 tell(f"Drawing {len(ids)} objects ({split})")
                 part = path.with_name(f"part-{path.name}")
-                draw_objects(data, ids, size, part, cameras=cameras)
+                draw_objects(partial(read_object, data), ids, size, part, cameras=cameras)
                 distance_path(part).replace(distance_path(path))
                 part.replace(path)
-        result.append(Views.from_files([path], ids, device, cameras))
+        result.append(Views.from_files([(path, ids)], device, cameras))
     return result[0], result[1]
 
 

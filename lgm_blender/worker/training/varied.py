@@ -1,4 +1,4 @@
-"""More objects from the ones there are: stretched along their axes, in other colours.
+"""More objects from the ones there are: stretched along their axes, narrowed towards an end, in other colours.
 
 Two thousand objects are few for guessing what a picture doesn't show, and most of them are brown, grey or white.
 """
@@ -6,18 +6,28 @@ Two thousand objects are few for guessing what a picture doesn't show, and most 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from .objects import OBJECT_RADIUS, TexturedMesh
+from .objects import Part, TexturedMesh, centred, read_object
 
 STRETCH = 0.35  # largest logarithm of an axis' factor: 0.70 to 1.42
+TAPER = 0.35  # largest share by which the width grows or shrinks from the middle to the top
 GAMMA = 0.6  # largest logarithm of a channel's gamma: 0.55 to 1.82
 
 
+def read_varied(path: str | Path, variant: int, object_id: str) -> TexturedMesh:
+    """An object of an objects.zip, varied."""
+    return varied(read_object(path, object_id), object_id, variant)
+
+
 def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
-    """The object stretched, its bounding-box diagonal as before, its colour channels shuffled and bent.
+    """The object stretched and narrowed, its bounding-box diagonal as before, its colour channels shuffled and bent.
+
+    In half of them every material's colours change in their own way.
 
     Args:
         mesh: An object of objects.read_mesh.
@@ -26,16 +36,33 @@ def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
     rng = np.random.default_rng([zlib.crc32(object_id.encode()), variant])
     corners = mesh.corners.copy()
     position = corners[:, :3] * np.exp(rng.uniform(-STRETCH, STRETCH, 3)).astype(np.float32)
-    low, high = position.min(0), position.max(0)
-    corners[:, :3] = (position - (low + high) / 2) * (2 * OBJECT_RADIUS / np.linalg.norm(high - low))
-    # A power of a product is the product of the powers, so colour and texture can be changed one by one.
+    height = position[:, 1:2] / max(np.abs(position[:, 1]).max(), 1e-6)
+    position[:, ::2] *= 1 + np.float32(rng.uniform(-TAPER, TAPER)) * height
+    corners[:, :3] = centred(position)
+    together = _change(rng) if rng.random() < 0.5 else None
+    parts = []
+    for part in mesh.parts:
+        rows, change = corners[part.first : part.first + part.count], together or _change(rng)
+        if part.texture is None and together is None:  # one part, but a material for each colour
+            colors, which = np.unique(rows[:, 5:8], axis=0, return_inverse=True)
+            rows[:, 5:8] = np.stack([_change(rng)(color) for color in colors])[which.ravel()]
+        else:
+            rows[:, 5:8] = change(rows[:, 5:8])
+        parts.append(replace(part, texture=_bent(part, change)))
+    return TexturedMesh(corners, parts)
+
+
+def _change(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+    """What becomes of colours [..., 3] in 0 to 1.
+
+    A power of a product is the product of the powers, so colour and texture can be changed one by one.
+    """
     order, gamma = rng.permutation(3), np.exp(rng.uniform(-GAMMA, GAMMA, 3)).astype(np.float32)
-    corners[:, 5:8] = corners[:, 5:8][:, order] ** gamma
+    return lambda colors: colors[..., order] ** gamma
 
-    def bent(texture: np.ndarray | None) -> np.ndarray | None:
-        if texture is None:
-            return None
-        rgb = np.round((texture[..., order] / 255.0) ** gamma * 255).astype(np.uint8)
-        return np.concatenate([rgb, texture[..., 3:]], axis=-1)
 
-    return TexturedMesh(corners, [replace(part, texture=bent(part.texture)) for part in mesh.parts])
+def _bent(part: Part, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+    if part.texture is None:
+        return None
+    rgb = np.round(change(part.texture[..., :3] / 255.0) * 255).astype(np.uint8)
+    return np.concatenate([rgb, part.texture[..., 3:]], axis=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,29 +88,31 @@ class Views:
 
     @classmethod
     def from_files(
-        cls, paths: Sequence[Path], ids: list[str], device: torch.device | str, cameras: Cameras = view_poses
+        cls, files: Sequence[tuple[Path, list[str]]], device: torch.device | str, cameras: Cameras = view_poses
     ) -> Views:
-        """Views of the objects `ids` from files that draw_objects wrote, read a few rows at a time.
+        """Views from files that draw_objects wrote, of the first objects of each, whose ids are given.
 
-        Several files show the same objects varied, from the same cameras: they count as further objects.
+        They are read a few rows at a time. The same object varied, in another file, counts as a further object.
         """
+        number = len(np.load(files[0][0], mmap_mode="r")[0])
+        total = number * sum(len(ids) for _, ids in files)
 
-        def loaded(arrays: list[np.ndarray]) -> Tensor:
-            number, *shape = arrays[0].shape[1:]
-            dtype = torch.from_numpy(arrays[0][:0].copy()).dtype
-            target = torch.empty((len(arrays) * len(ids) * number, *shape), dtype=dtype, device=device)
-            row = 0
-            for array in arrays:
+        def loaded(name: Callable[[Path], Path]) -> Tensor:
+            target, row = None, 0
+            for path, ids in files:
+                array = np.load(name(path), mmap_mode="r")
                 for i in range(0, len(ids), 64):
                     part = torch.from_numpy(np.array(array[i : min(i + 64, len(ids))])).flatten(0, 1)
+                    if target is None:
+                        target = torch.empty((total, *part.shape[1:]), dtype=part.dtype, device=device)
                     target[row : row + len(part)] = part.to(device)
                     row += len(part)
             return target
 
-        pixels = loaded([np.load(path, mmap_mode="r") for path in paths])
-        poses = np.concatenate([cameras(object_id)[0] for object_id in ids] * len(paths))
-        views = cls.from_rows(pixels, poses, [len(poses) // (len(ids) * len(paths))] * (len(ids) * len(paths)))
-        views.distances = loaded([np.load(distance_path(path), mmap_mode="r") for path in paths])
+        names = [object_id for _, ids in files for object_id in ids]
+        poses = np.concatenate([cameras(object_id)[0] for object_id in names])
+        views = cls.from_rows(loaded(lambda path: path), poses, [number] * len(names))
+        views.distances = loaded(distance_path)
         return views
 
     def __len__(self) -> int:

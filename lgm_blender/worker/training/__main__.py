@@ -1,7 +1,8 @@
-"""Train the bundled models: python -m lgm_blender.worker.training draw|vae|multiview|lgm|bundle --work DIR ...
+"""Train the bundled models: python -m lgm_blender.worker.training STAGE --work DIR ...
 
-`draw` draws the training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `bundle` writes
-the preset's folder. Each reads what the ones before it left in --work. benchmarks/train_mini.sh runs them all.
+`draw` draws the training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `generate` lets a
+preset's multi-view model draw the views of a set, for `lgm --generated`, and `bundle` writes the preset's folder. Each
+reads what the ones before it left in --work. benchmarks/train_mini.sh runs them all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .views import Views
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker.training", description=__doc__)
-    parser.add_argument("stage", choices=("draw", "lgm", "vae", "multiview", "bundle"))
+    parser.add_argument("stage", choices=("draw", "vae", "multiview", "generate", "lgm", "bundle"))
     parser.add_argument("--objects", type=Path, help="objects.zip")
     parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
     parser.add_argument("--output", type=Path, help="bundle: the preset folder")
@@ -55,6 +56,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview")
+    parser.add_argument("--generated", help="lgm: a set that `generate` has drawn, as input in half of the steps")
+    parser.add_argument("--orbits", type=int, default=2, help="generate: of each object")
+    parser.add_argument("--preset", default="mini", help="generate: the preset whose multi-view model draws")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -106,6 +110,7 @@ def main() -> None:
             print(f"{name}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
     elif args.stage == "lgm":
         from ..lgm.model import PRESETS
+        from .generated import Generated
         from .lgm import train_lgm
 
         train_lgm(
@@ -120,9 +125,35 @@ def main() -> None:
             augmented=not args.no_augmentation,
             optimizer=args.optimizer,
             until=args.until,
+            generated=(
+                Generated.load(args.work / f"{args.generated}.generated.npz", views(args.generated))
+                if args.generated
+                else None
+            ),
             validation=views("val"),
             **common,
         )
+    elif args.stage == "generate":
+        from ..models import find_preset
+        from ..multiview.pipeline import MultiViewPipeline
+        from .generated import generate
+
+        preset = find_preset(args.preset)
+        folder = preset.locate("image")
+        pipeline = MultiViewPipeline.from_folder(folder, device, scheduler=preset.scheduler)
+        for name in args.sets:
+            start = time.monotonic()
+            number = generate(
+                views(name),
+                pipeline,
+                args.work / f"{name}.generated.npz",
+                orbits=args.orbits,
+                steps=preset.steps["image"],
+                guidance=preset.guidance["image"],
+                seed=args.seed,
+                **({"batch": args.batch} if args.batch else {}),
+            )
+            print(f"{name}: {number} orbits generated in {time.monotonic() - start:.0f} s", flush=True)
     elif args.stage == "vae":
         from .vae import train_vae
 

@@ -19,6 +19,7 @@ from ..quantization import load_file
 from ..rendering import render
 from ..tensors import constant
 from .augment import augment
+from .generated import Generated
 from .lpips import LPIPS
 from .schedule import Trainer
 from .views import Views, opencv_matrices
@@ -69,6 +70,8 @@ def train_lgm(
     others_judged: int = 4,
     surface_weight: float = 0.3,
     augmented: bool = True,
+    generated: Generated | None = None,
+    generated_share: float = 0.5,
     init: Path | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -101,6 +104,8 @@ def train_lgm(
         surface_weight: How much a Gaussian's distance from the point that its pixel sees counts, where the views say
             how far away that is; falls to a tenth. Colours alone take very long to say where a surface is.
         augmented: Whether the input views are distorted and jittered (augment.py).
+        generated: Views by the multi-view model, that go in in place of true ones.
+        generated_share: Of the steps.
         init: Weights to start from.
         seed: Of everything random.
         resume: Go on from output/checkpoint.pt.
@@ -141,15 +146,25 @@ def train_lgm(
     chance = torch.Generator()
     for progress in trainer:
         generator = trainer.generator
-        objects, inputs = views.orbit(batch, generator)
-        others = views.others(objects, inputs, others_judged, generator)
-        color, alpha = views.pictures(torch.cat([others, inputs], 1))
-        poses = views.relative_poses(torch.cat([others, inputs], 1), inputs[:, 0])
-        images, seen_from = (color + 1 - alpha)[:, others_judged:], poses[:, others_judged:]
-        if views.size != config.input_size:
+        chance.manual_seed(generator.initial_seed())  # on the CPU, so that the host need not wait
+        made = None
+        if generated is not None and torch.rand((), generator=chance) < generated_share:
+            source = generated.views
+            objects, inputs, made = generated.draw(batch, generator)
+        else:
+            source = views
+            objects, inputs = source.orbit(batch, generator)
+        others = source.others(objects, inputs, others_judged, generator)
+        color, alpha = source.pictures(torch.cat([others, inputs], 1))
+        poses = source.relative_poses(torch.cat([others, inputs], 1), inputs[:, 0])
+        images = (color + 1 - alpha)[:, others_judged:] if made is None else made
+        seen_from = poses[:, others_judged:]
+        if source.size != config.input_size:
             images = resized(images, config.input_size)
         true = torch.ones(inputs.shape, dtype=torch.bool, device=device)
-        if augmented:
+        if made is not None:
+            true[:, 1:] = False
+        elif augmented:
             images, seen_from, true = augment(images, seen_from, generator)
         judged = others_judged + inputs_judged  # which of the inputs does not matter: each comes first at times
         color, alpha = color[:, :judged], alpha[:, :judged]
@@ -158,12 +173,12 @@ def train_lgm(
 
         with trainer.autocast():
             gaussians = trainer.model(images, seen_from)
-        rgb, opacity = draw(gaussians, poses[:, :judged], views.size, background)
+        rgb, opacity = draw(gaussians, poses[:, :judged], source.size, background)
         mse = F.mse_loss(rgb, truth)
         loss = mse + F.mse_loss(opacity, alpha)
         values = {"mse": mse, "iou": soft_iou(opacity, alpha), "opacity": opacity.mean() / alpha.mean()}
-        if views.distances is not None:
-            points, covered = views.surface(inputs, poses[:, others_judged:])
+        if source.distances is not None:
+            points, covered = source.surface(inputs, poses[:, others_judged:])
             covered &= true[..., None, None]
             off = (gaussians[..., :3].view_as(points) - points).norm(dim=-1)
             values["off"] = (off * covered).sum() / covered.sum().clamp_min(1)
@@ -171,9 +186,8 @@ def train_lgm(
         if lpips is not None and progress > lpips_from:
             ramp = min(1.0, (progress - lpips_from) / 0.1)
             pair = [pictures[:, :lpips_views].flatten(0, 1) for pictures in (rgb, truth)]
-            if views.size > 256:
+            if source.size > 256:
                 pair = [resized(pictures, 256) for pictures in pair]
-            chance.manual_seed(generator.initial_seed())
             crop = random_quarter(pair[0].shape[-1], chance)
             with trainer.autocast():
                 values["lpips"] = perceived(pair[0][crop], pair[1][crop]).mean()

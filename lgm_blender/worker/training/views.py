@@ -204,13 +204,11 @@ def opencv_matrices(poses: Tensor) -> Tensor:
     return result
 
 
-def zoom_to_front(colors: Tensor, alphas: Tensor, fill: float = 0.8, margin: float = 0.97) -> tuple[Tensor, Tensor]:
+def zoom_to_front(colors: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift an orbit's views so that the object lies in the first one as in a recentred input image.
 
-    The shifts are those of one shift of the object: up by the same in all views; to the side, in the first view to the
-    right as in the third to the left, along the line of sight in the other two (where it shows next to nothing). The
-    scale is less where another view would leave the frame. A user's image is recentred to fill 80% of the frame (LGM's
-    border ratio 0.2), so views trained like this match it pixel by pixel.
+    A user's image is recentred to fill 80% of the frame (LGM's border ratio 0.2), so views trained like this match it
+    pixel by pixel.
 
     Args:
         colors: [B, 4, 3, S, S] premultiplied, each view a quarter turn after the one before.
@@ -219,9 +217,25 @@ def zoom_to_front(colors: Tensor, alphas: Tensor, fill: float = 0.8, margin: flo
     Returns:
         The moved colours and alphas.
     """
-    batch, views, _, size, _ = colors.shape
+    pixels = warped(torch.cat([colors, alphas], 2), front_zoom(alphas))
+    return pixels[:, :, :3], pixels[:, :, 3:]
+
+
+def front_zoom(alphas: Tensor, fill: float = 0.8, margin: float = 0.97) -> Tensor:
+    """What `zoom_to_front` does, for `warped`: [B, 4, 3] of each view the factor 1 / zoom and the shifts in x and y.
+
+    The shifts are those of one shift of the object: up by the same in all views; to the side, in the first view to the
+    right as in the third to the left, along the line of sight in the other two (where it shows next to nothing). The
+    zoom is less where another view would leave the frame.
+
+    Args:
+        alphas: [B, 4, 1, S, S], each view a quarter turn after the one before.
+        fill: Part of the frame that the object fills in the first view.
+        margin: Part of the frame that it may fill in the others.
+    """
+    batch, views, _, size, _ = alphas.shape
     mask = alphas[:, :, 0] > 0.05
-    position = torch.arange(size, device=colors.device) + 0.5
+    position = torch.arange(size, device=alphas.device) + 0.5
 
     def extent(along: Tensor) -> tuple[Tensor, Tensor]:
         low = torch.where(along, position, math.inf).amin(-1)
@@ -236,15 +250,30 @@ def zoom_to_front(colors: Tensor, alphas: Tensor, fill: float = 0.8, margin: flo
     edges = torch.stack([middle_x - left, right - middle_x, middle_y - top, bottom - middle_y])
     reach = edges.amax(0).amax(1) + 0.5
     zoom = torch.minimum(fill * size / longest, margin * size / 2 / reach).clamp(0.5, 4)
-    theta = torch.zeros(batch, views, 2, 3, device=colors.device)
-    theta[..., 0, 0] = theta[..., 1, 1] = 1 / zoom[:, None]
-    theta[..., 0, 2] = 2 * middle_x / size - 1
-    theta[..., 1, 2] = 2 * middle_y / size - 1
-    theta = torch.nan_to_num(theta, nan=0.0, posinf=1.0, neginf=-1.0).flatten(0, 1)
-    pixels = torch.cat([colors, alphas], 2).flatten(0, 1)
-    grid = F.affine_grid(theta, pixels.shape, align_corners=False)
-    pixels = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False).view(batch, views, 4, size, size)
-    return pixels[:, :, :3], pixels[:, :, 3:]
+    moves = torch.stack(
+        [(1 / zoom)[:, None].expand(batch, views), 2 * middle_x / size - 1, 2 * middle_y / size - 1], -1
+    )
+    return torch.where(moves.isfinite().all(-1, keepdim=True), moves, moves.new_tensor([1.0, 0, 0]))
+
+
+def back_from(moves: Tensor) -> Tensor:
+    """The moves [..., 3] that undo `moves` in `warped`."""
+    factor, shifts = moves.split([1, 2], -1)
+    return torch.cat([1 / factor, -shifts / factor], -1)
+
+
+def warped(pixels: Tensor, moves: Tensor) -> Tensor:
+    """Pictures [B, V, C, S, S] whose pixel at p comes from factor · p + shift; nothing where that is outside.
+
+    Args:
+        pixels: The pictures.
+        moves: [B, V, 3], the factor and the shifts in x and y, in a frame from -1 to 1.
+    """
+    theta = torch.zeros(*moves.shape[:2], 2, 3, device=moves.device)
+    theta[..., 0, 0] = theta[..., 1, 1] = moves[..., 0]
+    theta[..., 2] = moves[..., 1:]
+    grid = F.affine_grid(theta.flatten(0, 1), pixels.flatten(0, 1).shape, align_corners=False)
+    return F.grid_sample(pixels.flatten(0, 1), grid, mode="bilinear", align_corners=False).view_as(pixels)
 
 
 def recentered(color: Tensor, alpha: Tensor, fill: float = 0.8) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.files import replacing
 from ..multiview.colors import match_colors
 from ..multiview.pipeline import VIEWS, MultiViewPipeline
 from ..pipeline import FRAMES_TO_LGM
@@ -100,7 +101,8 @@ def generate(
             # Back to where the object stands in the true views; what comes in at the edges is white.
             back = 1 - warped(1 - matched.to(device), back_from(moves))
             made.append((back.movedim(2, -1) * 255).round().to(torch.uint8).cpu().numpy())
-    np.savez(path, inputs=inputs.cpu().numpy(), pixels=np.concatenate(made))
+    with replacing(path) as file:
+        np.savez(file, inputs=inputs.cpu().numpy(), pixels=np.concatenate(made))
     return len(inputs)
 
 

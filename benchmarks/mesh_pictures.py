@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--splats", nargs="*", type=Path, default=[], help="PLY files")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/meshing.png")
     options = parser.parse_args()
-    render.MIN_TRANSPARENT_BOUNCES = 512  # no speckles where hundreds of splats lie behind each other
+    splats.MIN_TRANSPARENT_BOUNCES = 512  # no speckles where hundreds of splats lie behind each other
     with tempfile.TemporaryDirectory() as folder:
         made = reconstruct(options.data, options.objects, Path(folder)) if options.objects else []
         rows = [row(file, Path(folder)) for file in [*options.splats, *made]]

@@ -107,7 +107,7 @@ def measure_bounces(bounces: list[int], count: int, size: int, folder: str) -> l
     made = splats.add_splats(surface(count), "splats")
 
     def shot(bounce: int, samples: int) -> tuple[np.ndarray, float, float]:
-        render.MIN_TRANSPARENT_BOUNCES = bounce
+        splats.MIN_TRANSPARENT_BOUNCES = bounce
         return picture(made, folder, size=(size, size), samples=samples)
 
     reference = shot(splats.MAX_TRANSPARENT_BOUNCES, 64)[0]

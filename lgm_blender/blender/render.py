@@ -21,7 +21,6 @@ from . import compat, splats
 from .nodes.even_light import EvenLight
 
 SAMPLES = {"CYCLES": 3, "EEVEE": 64}  # Cycles' splats are without noise, samples smooth edges; EEVEE's are drawn by lot
-MIN_TRANSPARENT_BOUNCES = 96  # 43 dB with 3 samples even of a fog of splats, where more would cost the most
 
 
 def render_objects(
@@ -207,6 +206,6 @@ def _set_up(scene: bpy.types.Scene, size, engine: str, samples: int, background)
         cycles.samples = samples
         cycles.use_adaptive_sampling = cycles.use_denoising = False
         cycles.max_bounces = 0
-        cycles.min_transparent_bounces = MIN_TRANSPARENT_BOUNCES
+        cycles.min_transparent_bounces = splats.MIN_TRANSPARENT_BOUNCES
     else:
         scene.eevee.taa_render_samples = samples

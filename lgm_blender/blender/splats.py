@@ -33,9 +33,10 @@ SETTINGS_JSON = "lgm_json"  # the same as JSON text, whole and of any size
 FRAME = "lgm_frame"  # custom property: [scale, x, y, z] that took the Gaussians to where the object's data has them
 
 # A ray that meets more surfaces than the first stops: Blender's 8 give 12.8 dB against exact compositing. After the
-# second Cycles begins to give up rays by lot: with Blender's 0 the picture is all noise.
+# second Cycles begins to give up rays by lot: with Blender's 0 the picture is all noise, and with 128 it had speckles
+# where a small model's Gaussians lie one behind the other by the hundred.
 MAX_TRANSPARENT_BOUNCES = 512
-MIN_TRANSPARENT_BOUNCES = 128
+MIN_TRANSPARENT_BOUNCES = 256
 
 
 def add_splats(

@@ -72,6 +72,20 @@ def test_cycles_agrees_with_gsplat(golden, tmp_path, view):
     assert found >= 30
 
 
+def test_no_speckles_where_many_faint_splats_overlap(tmp_path):
+    """240 of them, one behind the other, let 1% through; each pixel shows nearly what its neighbours do."""
+    number = 240
+    positions = np.zeros((number, 3))
+    positions[:, 2] = np.linspace(-0.4, 0.4, number)
+    colors = np.where(np.arange(number)[:, None] % 2, (0.9, 0.2, 0.1), (0.1, 0.3, 0.9))
+    rotations = np.tile((1.0, 0, 0, 0), (number, 1))
+    stack = Gaussians(positions, np.full(number, 0.02), np.full((number, 3), (0.5, 0.5, 0.01)), rotations, colors)
+    made = splats.add_splats(stack, "stack", stand=False)
+    render.render_objects(made, tmp_path / "a.png", size=(48, 48), samples=3, pose=orbit_camera(0, 0), fov_y=20)
+    middle = read_picture(tmp_path / "a.png")[16:32, 16:32, :3]
+    assert np.abs(np.diff(middle, axis=1)).max() < 0.02
+
+
 @pytest.mark.parametrize(("elevation", "azimuth"), [(0, 0), (35, 130), (-60, 250), (85, 10)])
 def test_the_integral_is_exact_from_every_side(tmp_path, elevation, azimuth):
     gaussian = one()

@@ -1,8 +1,9 @@
 """Train the bundled models: python -m lgm_blender.worker.training STAGE --work DIR ...
 
-`draw` draws the training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `generate` lets a
-preset's multi-view model draw the views of a set, for `lgm --generated`, and `bundle` writes the preset's folder. Each
-reads what the ones before it left in --work. benchmarks/train_mini.sh runs them all.
+`draw` draws the training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `encode` does
+ahead what `multiview` does first with each set, `generate` lets a preset's multi-view model draw the views of a set, for
+`lgm --generated`, and `bundle` writes the preset's folder. Each reads what the ones before it left in --work.
+benchmarks/train_mini.sh runs them all.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .views import Views
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker.training", description=__doc__)
-    parser.add_argument("stage", choices=("draw", "vae", "multiview", "generate", "lgm", "bundle"))
+    parser.add_argument("stage", choices=("draw", "vae", "encode", "multiview", "generate", "lgm", "bundle"))
     parser.add_argument("--objects", type=Path, help="objects.zip")
     parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
     parser.add_argument("--output", type=Path, help="bundle: the preset folder")
@@ -39,13 +40,16 @@ def main() -> None:
     length.add_argument("--steps", type=int, help="instead of seconds; such a run gives the same numbers each time")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
-    parser.add_argument("--init", type=Path, help="weights to go on from; multiview: or a preset's multiview/")
+    parser.add_argument("--init", type=Path, help="weights to go on from; vae, multiview: a preset's multiview/")
+    parser.add_argument("--decoder-only", action="store_true", help="vae: with --init; latents stay what they are")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     look = parser.add_mutually_exclusive_group()
     look.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
     look.add_argument("--procedural", type=int, help="draw: so many procedural shapes, as the set 'procedural'")
     parser.add_argument("--sets", nargs="*", default=["train"], help="of train, train-1 (a variant), procedural")
-    parser.add_argument("--every", type=int, nargs="*", default=[2, 4], help="multiview: every n-th orbit of each set")
+    parser.add_argument(
+        "--every", type=int, nargs="+", default=[2, 4], help="encode, multiview: every n-th orbit of each set"
+    )
     parser.add_argument("--inputs-judged", type=int, default=4, help="lgm: how many input views are judged")
     parser.add_argument("--others-judged", type=int, default=4, help="lgm: how many other views are")
     parser.add_argument("--surface-weight", type=float, default=0.3, help="lgm: of the distances' loss")
@@ -55,7 +59,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview, vae")
     parser.add_argument("--generated", help="lgm: a set that `generate` has drawn, as input in half of the steps")
     parser.add_argument("--orbits", type=int, default=2, help="generate: of each object")
     parser.add_argument("--preset", default="mini", help="generate: the preset whose multi-view model draws")
@@ -71,7 +75,7 @@ def main() -> None:
 
     made = args.work / "procedural.npy"
     index["procedural"] = [
-        {"id": f"procedural-{i:05}", "caption": "shape"}
+        {"id": f"procedural-{i:05}"}
         for i in range(args.procedural or (len(np.load(made, mmap_mode="r")) if made.exists() else 0))
     ]
 
@@ -155,10 +159,21 @@ def main() -> None:
             )
             print(f"{name}: {number} orbits generated in {time.monotonic() - start:.0f} s", flush=True)
     elif args.stage == "vae":
+        from .multiview import unpack_multiview
         from .vae import train_vae
 
-        train_vae(views(*args.sets), args.work / "vae", lpips=lpips, **common)
-    elif args.stage == "multiview":
+        if args.init:
+            unpack_multiview(args.init, args.work)
+            common["init"] = args.work / "vae"
+        train_vae(
+            views(*args.sets),
+            args.work / "vae",
+            lpips=lpips,
+            decoder_only=args.decoder_only,
+            optimizer=args.optimizer,
+            **common,
+        )
+    elif args.stage in ("encode", "multiview"):
         from diffusers import AutoencoderKL
         from transformers import CLIPTokenizer
 
@@ -166,8 +181,7 @@ def main() -> None:
 
         if args.init and args.init.is_dir():
             common["init"] = unpack_multiview(args.init, args.work)
-        splits = ("train", "val", "procedural")
-        captions = [o["caption"] for split in splits for o in index[split]]
+        captions = [*(o["caption"] for split in ("train", "val") for o in index[split]), "shape"]
         folder = args.work / "tokenizer"
         # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
         exists = (folder / "vocab.json").exists()
@@ -178,8 +192,8 @@ def main() -> None:
         weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
 
         def samples(name: str, every: int) -> Samples:
-            first = sum(len(ids(split)) for split in splits[: splits.index(split_of(name))])
-            first += len(captions) * ("-" in name)  # varied objects have other colours than their captions say
+            # Varied objects have other colours than their captions say.
+            first = len(ids("train")) * (split_of(name) == "val") + len(captions) * ("-" in name)
             start = time.monotonic()
             path = args.work / f"samples-{name}.safetensors"
             if path.exists() and path.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
@@ -188,13 +202,18 @@ def main() -> None:
                 result = Samples.encode(views(name), vae, every, first)
                 if split_of(name) == "procedural":  # no words are about them, so they are nothing to learn words from
                     result.fronts[:] = False
+                    result.captions[:] = len(captions) - 1
                 result.save(path)
             print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
             return result
 
+        every = [*args.every, *args.every[-1:] * len(args.sets)]
+        parts = [samples(name, n) for name, n in zip(args.sets, every, strict=False)]
+        if args.stage == "encode":
+            return
         validation = samples("val", 4)
         train_multiview(
-            Samples.join([samples(name, every) for name, every in zip(args.sets, args.every, strict=False)]),
+            Samples.join(parts),
             captions,
             tokenizer,
             args.work / "multiview",

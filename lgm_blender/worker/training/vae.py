@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +30,27 @@ MINI = {
 }
 
 
+DECODER_NOISE = 0.25  # of the latents' own, when the decoder is trained alone: generated latents are not exact either
+
+
 class RoundTrip(nn.Module):
     """A VAE as it is trained: there and back in one call, so that several GPUs can share it."""
 
-    def __init__(self, vae: AutoencoderKL):
+    def __init__(self, vae: AutoencoderKL, decoder_only: bool = False):
         super().__init__()
         self.vae = vae
+        self.decoder_only = decoder_only
+        for part in (vae.encoder, vae.quant_conv) if decoder_only else ():
+            part.requires_grad_(False)
 
     def forward(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """Pictures [B, 3, H, W] in -1 to 1, restored from drawn latents, and the latents' distribution."""
-        posterior = self.vae.encode(pictures).latent_dist
-        return self.vae.decode(posterior.sample(generator)).sample, posterior
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            posterior = self.vae.encode(pictures).latent_dist
+        latents = posterior.sample(generator)
+        if self.decoder_only:
+            latents = torch.lerp(posterior.mean, latents, DECODER_NOISE)
+        return self.vae.decode(latents).sample, posterior
 
 
 def train_vae(
@@ -53,25 +64,39 @@ def train_vae(
     lpips: LPIPS | None = None,
     lpips_weight: float = 0.3,
     kl_weight: float = 1e-6,
+    chroma_weight: float = 2.0,
+    decoder_only: bool = False,
     seed: int = 0,
     config: dict = MINI,
     init: Path | None = None,
     resume: bool = False,
     compile: bool = True,
+    optimizer: Literal["adamw", "muon"] = "adamw",
 ) -> AutoencoderKL:
     """Train on views on white for a number of seconds or steps, and save as a diffusers folder.
 
-    The loss is L1 + MSE, LPIPS and a faint KL term (Rombach et al. 2022, arXiv 2112.10752, without its discriminator).
-    The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved.
+    The loss is L1 + MSE, LPIPS and a faint KL term (Rombach et al. 2022, arXiv 2112.10752, without its discriminator),
+    and L1 once more of the colours less their brightness: to it alone a grey wall is nearly as good as a blue one.
+    The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved; with
+    `decoder_only` its latents, which a multi-view model may have learnt, stay what they are.
     """
     device = views.pixels.device
     torch.manual_seed(seed)
     vae = AutoencoderKL(**config) if init is None else AutoencoderKL.from_pretrained(init)
-    model = RoundTrip(vae).to(device)
+    model = RoundTrip(vae, decoder_only).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     trainer = Trainer(
-        model, output, rate=rate, weight_decay=0.01, warmup=200, seconds=seconds, steps=steps, seed=seed, resume=resume
+        model,
+        output,
+        rate=rate,
+        weight_decay=0.01,
+        warmup=200 if init is None else 50,
+        seconds=seconds,
+        steps=steps,
+        seed=seed,
+        resume=resume,
+        optimizer=optimizer,
     )
     if compile:
         trainer.bare.vae.encoder.compile()
@@ -90,10 +115,12 @@ def train_vae(
             decoded, posterior = trainer.model(images * 2 - 1, generator)
         restored = decoded.float() * 0.5 + 0.5
         # The object counts more than the white around it, which is learnt at once.
-        l1 = ((restored - images).abs() * (0.25 + alpha)).mean()
+        off = restored - images
+        l1 = (off.abs() * (0.25 + alpha)).mean()
+        chroma = ((off - off.mean(1, keepdim=True)).abs() * (0.25 + alpha)).mean()
         mse = F.mse_loss(restored, images)
-        loss = l1 + 2 * mse + kl_weight * posterior.kl().mean()
-        values = {"psnr": -10 * mse.detach().log10(), "l1": l1, "std": posterior.mean.float().std()}
+        loss = l1 + 2 * mse + chroma_weight * chroma + kl_weight * posterior.kl().mean()
+        values = {"psnr": -10 * mse.detach().log10(), "l1": l1, "chroma": chroma, "std": posterior.mean.float().std()}
         if lpips is not None:
             crop = random_quarter(views.size, chance)
             with trainer.autocast():
@@ -104,8 +131,9 @@ def train_vae(
     trainer.finish()
     model = trainer.average.model.vae
     if trainer.main:
-        with torch.no_grad():
-            std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
-        model.register_to_config(scaling_factor=round(1 / std, 5))
+        if not decoder_only:
+            with torch.no_grad():
+                std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
+            model.register_to_config(scaling_factor=round(1 / std, 5))
         model.save_pretrained(output)
     return model

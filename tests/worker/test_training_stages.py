@@ -1,0 +1,169 @@
+"""The stages that make the bundled models, as the command runs them; and a VAE whose decoder is trained further."""
+
+import io
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file as load_safetensors
+
+from lgm_blender.worker import quantization
+from lgm_blender.worker.training import __main__ as command
+from lgm_blender.worker.training import schedule
+from lgm_blender.worker.training.bundle import bundle
+from lgm_blender.worker.training.multiview import Samples
+from lgm_blender.worker.training.procedural import procedural
+from lgm_blender.worker.training.vae import MINI, RoundTrip, train_vae
+from lgm_blender.worker.training.views import Views
+
+PRESET = Path(command.__file__).parents[2] / "weights" / "mini"
+SMALL = MINI | {"block_out_channels": [16, 16, 16, 16], "norm_num_groups": 8, "sample_size": 32}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An objects.zip of procedural shapes: two for training, one for validation."""
+    path = tmp_path_factory.mktemp("objects") / "objects.zip"
+    index = [
+        {"id": name, "split": split, "caption": f"thing {name}"}
+        for name, split in zip("abc", ("train", "train", "val"))
+    ]
+    with zipfile.ZipFile(path, "w") as file:
+        for entry in index:
+            made, buffer = procedural(entry["id"]), io.BytesIO()
+            corners = made.corners
+            np.savez(
+                buffer,
+                vertices=corners[:, :3].astype(np.float16),
+                uv=np.zeros((len(corners), 2), np.float16),
+                faces=np.arange(len(corners), dtype=np.uint32).reshape(-1, 3),
+                face_material=np.arange(len(corners) // 3, dtype=np.uint8) % 2,
+                material_color=np.array([[200, 40, 30, 255], [30, 60, 210, 255]], np.uint8),
+                material_texture=np.full(2, -1, np.int16),
+            )
+            file.writestr(f"{entry['id']}.npz", buffer.getvalue())
+        file.writestr("index.json", json.dumps(index))
+    return path
+
+
+@pytest.fixture(scope="module")
+def stage(archive, tmp_path_factory):
+    """Runs a stage in one work folder, at 32²; there the views are drawn, a variant's and two procedural shapes' too."""
+    work = tmp_path_factory.mktemp("work")
+
+    def run(name, *words):
+        with pytest.MonkeyPatch.context() as patch:
+            common = ["--objects", archive, "--work", work, "--size", 32, "--processes", 1, "--no-compile"]
+            patch.setattr(sys, "argv", ["training", name, *map(str, [*common, *words])])
+            command.main()
+        return work
+
+    run("draw")
+    run("draw", "--procedural", 2)
+    run("draw", "--split", "train", "--variant", 1)
+    return run
+
+
+@pytest.fixture(scope="module")
+def views(stage, archive):
+    return Views.from_files([(stage("draw", "--split", "val") / "train.npy", ["a", "b"])], "cpu")
+
+
+# The VAE's decoder alone
+
+
+def test_a_decoder_trained_alone_leaves_the_latents(views, tmp_path):
+    first = train_vae(views, tmp_path / "first", steps=3, batch=2, config=SMALL, compile=False)
+    before = load_safetensors(tmp_path / "first" / "diffusion_pytorch_model.safetensors")
+    again = train_vae(
+        views, tmp_path / "again", steps=3, batch=2, init=tmp_path / "first", decoder_only=True, compile=False
+    )
+    after = load_safetensors(tmp_path / "again" / "diffusion_pytorch_model.safetensors")
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert {name for name in before if name.startswith(("encoder.", "quant_conv."))} <= same
+    assert not {"decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_conv.weight"} & same
+    assert again.config.scaling_factor == first.config.scaling_factor
+
+
+def test_without_it_the_encoder_learns_too(views, tmp_path):
+    train_vae(views, tmp_path / "first", steps=3, batch=2, config=SMALL, compile=False)
+    before = load_safetensors(tmp_path / "first" / "diffusion_pytorch_model.safetensors")
+    train_vae(views, tmp_path / "again", steps=3, batch=2, init=tmp_path / "first", compile=False)
+    after = load_safetensors(tmp_path / "again" / "diffusion_pytorch_model.safetensors")
+    assert not torch.equal(before["encoder.conv_in.weight"], after["encoder.conv_in.weight"])
+
+
+@pytest.mark.parametrize(("decoder_only", "share"), [(True, 0.25), (False, 1.0)])
+def test_how_noisy_the_latents_are_that_the_decoder_sees(views, decoder_only, share):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    trip = RoundTrip(AutoencoderKL(**SMALL), decoder_only)
+    seen = []
+    trip.vae.decode = lambda latents: seen.append(latents) or type("Out", (), {"sample": latents})
+    pictures = torch.rand(8, 3, 32, 32) * 2 - 1
+    _, posterior = trip(pictures, torch.Generator().manual_seed(0))
+    assert ((seen[0] - posterior.mean) / posterior.std).std().item() == pytest.approx(share, rel=0.1)
+
+
+def test_colours_count_beyond_their_brightness(views, tmp_path, monkeypatch):
+    """With the chroma loss colours come sooner."""
+    monkeypatch.setattr(schedule, "LOG_EVERY", 20)
+    last = {}
+    for weight in (0.0, 10.0):
+        folder = tmp_path / str(weight)
+        train_vae(views, folder, steps=60, batch=4, rate=2e-3, config=SMALL, compile=False, chroma_weight=weight)
+        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        last[weight] = log[-1]["chroma"]
+    assert last[10.0] < 0.9 * last[0.0]
+
+
+# The command
+
+
+def test_encode_does_what_multiview_would_do_first(stage, capsys):
+    work = stage("encode", "--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6)
+    assert capsys.readouterr().out.count("samples in") == 3  # the one --every is for all of them
+    made = {
+        name: Samples.load(work / f"samples-{name}.safetensors", "cpu") for name in ("train", "train-1", "procedural")
+    }
+    # Captions: a, b, c, "shape"; then the same again for objects in other colours.
+    assert set(made["train"].captions.tolist()) == {0, 1}
+    assert set(made["train-1"].captions.tolist()) == {4, 5}
+    assert set(made["procedural"].captions.tolist()) == {3}
+    assert made["train"].fronts.any()
+    assert not made["procedural"].fronts.any()
+    assert not (work / "multiview").exists()
+    times = {path: path.stat().st_mtime_ns for path in work.glob("samples-*.safetensors")}
+    words = ["--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6]
+    stage("multiview", *words, "--steps", 1, "--batch", 2)
+    assert times.items() <= {path: path.stat().st_mtime_ns for path in work.glob("samples-*.safetensors")}.items()
+    assert (work / "multiview" / "multiview.safetensors").exists()
+    shutil.rmtree(work / "multiview")
+
+
+def test_a_preset_gets_a_decoder_trained_further_and_nothing_else(stage, tmp_path):
+    preset = tmp_path / "preset"
+    shutil.copytree(PRESET, preset)
+    work = stage("vae", "--init", PRESET / "multiview", "--decoder-only", "--steps", 2, "--batch", 2)
+    bundle(work, preset)
+    changed = {
+        str(path.relative_to(preset)): path
+        for path in preset.rglob("*")
+        if path.is_file() and path.read_bytes() != (PRESET / path.relative_to(preset)).read_bytes()
+    }
+    file = "multiview/vae/diffusion_pytorch_model.safetensors"
+    assert file in changed
+    assert set(changed) <= {file, "multiview/vae/config.json", "preset.json"}
+    before, after = quantization.load_file(PRESET / file), quantization.load_file(preset / file)
+    assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+    for name in before:
+        if name.startswith("encoder."):
+            torch.testing.assert_close(before[name], after[name])
+    known = json.loads((preset / "preset.json").read_text())["files"][file]
+    assert known["size"] == (preset / file).stat().st_size

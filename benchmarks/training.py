@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 20  # steps
+SIZE = 256  # of the views, as mini takes them
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     start = find_start("mini", "mini")
-    views, _ = load_data(options.data, options.work, options.size, PartialState().device, print, limit=options.objects)
+    views, _ = load_data(options.data, options.work, SIZE, PartialState().device, print, limit=options.objects)
     train_lgm(
         views,
         options.work / f"run-{PartialState().num_processes}",
@@ -55,7 +56,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="objects a step and process")
     parser.add_argument("--blocks", type=int, default=12, help=f"of {BLOCK} steps")
     parser.add_argument("--objects", type=int, default=64)
-    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

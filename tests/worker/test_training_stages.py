@@ -31,7 +31,7 @@ def archive(tmp_path_factory):
     path = tmp_path_factory.mktemp("objects") / "objects.zip"
     index = [
         {"id": name, "split": split, "caption": f"thing {name}"}
-        for name, split in zip("abc", ("train", "train", "val"))
+        for name, split in zip("abc", ("train", "train", "val"), strict=True)
     ]
     with zipfile.ZipFile(path, "w") as file:
         for entry in index:
@@ -53,7 +53,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stage(archive, tmp_path_factory):
-    """Runs a stage in one work folder, at 32²; there the views are drawn, a variant's and two procedural shapes' too."""
+    """Runs a stage in one work folder, at 32², where all sets are drawn: objects, a variant, two procedural shapes."""
     work = tmp_path_factory.mktemp("work")
 
     def run(name, *words):

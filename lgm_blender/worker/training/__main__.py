@@ -1,8 +1,8 @@
 """Train the bundled models: python -m lgm_blender.worker.training STAGE --work DIR ...
 
 `draw` draws the training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `encode` does
-ahead what `multiview` does first with each set, `generate` lets a preset's multi-view model draw the views of a set, for
-`lgm --generated`, and `bundle` writes the preset's folder. Each reads what the ones before it left in --work.
+ahead what `multiview` does first with each set, `generate` lets a preset's multi-view model draw the views of a set,
+for `lgm --generated`, and `bundle` writes the preset's folder. Each reads what the ones before it left in --work.
 benchmarks/train_mini.sh runs them all.
 """
 

@@ -114,6 +114,8 @@ class Preset:
         scheduler: A class of diffusers, one of SCHEDULERS' values.
         negative_prompt: Default.
         match_colors: Whether views of an image get its colours (multiview.colors); for models whose own drift.
+        keep_image: Whether the view from the image's side is the image itself, and the others are drawn to go with it;
+            for models that were trained with the image as that view, recentred as here.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Preset:
     scheduler: str
     negative_prompt: str = ""
     match_colors: bool = False
+    keep_image: bool = False
 
     def mode(self, image: bool) -> Mode:
         """Which multi-view model serves a request.
@@ -253,7 +256,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
 
         {"name": "mini", "label": "Mini (bundled)", "version": "1", "modes": ["image"],
          "steps": {"image": 20}, "guidance": {"image": 4.0}, "scheduler": "unipc", "negative_prompt": "",
-         "match_colors": true,
+         "match_colors": true, "keep_image": true,
          "files": {"lgm/model.safetensors": {"size": 123, "sha256": "..."}, ...}}
 
     and in place of a folder multiview may name the preset whose multi-view model it shares: "multiview": "lgm".
@@ -290,6 +293,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
             scheduler=SCHEDULERS.get(values["scheduler"], values["scheduler"]),
             negative_prompt=str(values.get("negative_prompt", "")),
             match_colors=bool(values.get("match_colors", False)),
+            keep_image=bool(values.get("keep_image", False)),
         )
         if preset.scheduler not in SCHEDULERS.values() or not all(w.files for w in preset.weights.values()):
             raise ValueError("scheduler or files")
@@ -337,6 +341,7 @@ def write_preset(folder: Path, name: str, label: str, base: str) -> None:
         "scheduler": preset.scheduler,
         "negative_prompt": preset.negative_prompt,
         "match_colors": preset.match_colors,
+        "keep_image": preset.keep_image,
         "multiview": base,
         "files": file_table(folder),
     }

@@ -192,13 +192,13 @@ class Pipeline:
                 guidance=request.guidance,
                 elevation=request.elevation,
                 seed=request.seed,
+                keep_image=preset.keep_image,
                 on_step=self._on_step(job),
             )
-            views = frames[list(FRAMES_TO_LGM)]
-            if picture is not None and preset.match_colors:
-                from .multiview.colors import match_colors
+            from .multiview.colors import finish_views
 
-                views = match_colors(views, picture)
+            views = frames[list(FRAMES_TO_LGM)]
+            views = finish_views(views, picture, match=preset.match_colors, keep=preset.keep_image)
 
         with job.stage("gaussians"):
             from .lgm import gaussians_from_views

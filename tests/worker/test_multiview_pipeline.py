@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from lgm_blender.core.cameras import multiview_cameras
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.worker.multiview.loading import SCHEDULERS, CLIPImageProcessor
-from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
+from lgm_blender.worker.multiview.pipeline import IMAGE_VIEW, MultiViewPipeline
 from lgm_blender.worker.multiview.unet import MultiViewUNet
 
 
@@ -189,6 +189,31 @@ def converged(pipeline, picture) -> np.ndarray:
 def test_every_scheduler_ends_near_the_same_views(folder, picture, converged, scheduler):
     views = MultiViewPipeline.from_folder(folder, scheduler=scheduler)(image=picture, steps=12, guidance=1.0)
     assert np.abs(views - converged).mean() < 0.02  # another seed: 0.25
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_image_can_be_kept(folder, picture, scheduler, guidance, prediction):
+    """Its view is then what the VAE makes of it, with any scheduler, and the others follow."""
+    pipeline = MultiViewPipeline.from_folder(folder, scheduler=scheduler)
+    pipeline.scheduler.register_to_config(prediction_type=prediction)
+    kept = pipeline(image=picture, steps=5, guidance=guidance, keep_image=True)
+    size = kept.shape[1]
+    restored = pipeline.decode(pipeline.encode_image(picture, size)[1])[0]
+    free = pipeline(image=picture, steps=5, guidance=guidance)
+    off = np.abs(kept[IMAGE_VIEW] - restored)
+    if scheduler == "DDIMScheduler":  # ends with 3% of the noise left, of which this VAE makes much
+        assert off.mean() < 0.5 * np.abs(free[IMAGE_VIEW] - restored).mean()
+    else:
+        assert off.max() < 0.01
+    for frame in range(4):
+        assert np.abs(kept[frame] - free[frame]).max() > 1e-3
+
+
+def test_without_an_image_there_is_none_to_keep(pipeline):
+    expected = pipeline("a red ball", steps=2)
+    assert np.array_equal(pipeline("a red ball", steps=2, keep_image=True), expected)
 
 
 def test_other_sizes(pipeline, picture):

@@ -24,11 +24,28 @@ from . import loading
 from .unet import MultiViewUNet
 
 VIEWS = len(VIEW_AZIMUTHS)
+IMAGE_VIEW = 1  # which of them the image shows
 PREVIEW_SIZE = 128
 SMALL_GPU = 8 * 2**30  # bytes; below, the encoders wait in the computer's memory
 
 Decode = Callable[[], np.ndarray]
 OnStep = Callable[[int, int, Decode], None]
+
+
+def predicted(scheduler: SchedulerMixin, latents: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+    """What a model must predict of noisy `latents` at timestep t that they are `clean` below the noise.
+
+    The inverse of DDIM's equation 12 (arXiv 2010.02502) and of velocity's definition (arXiv 2202.00512).
+    """
+    alpha = scheduler.alphas_cumprod[int(t)].item()
+    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return (latents - signal * clean) / noise
+        case "v_prediction":
+            return (signal * latents - clean) / noise
+        case _:
+            return clean
 
 
 def is_small(device: torch.device) -> bool:
@@ -147,6 +164,7 @@ class MultiViewPipeline:
         elevation: float = 0.0,
         seed: int = 0,
         size: int | None = None,
+        keep_image: bool = False,
         on_step: OnStep | None = None,
     ) -> np.ndarray:
         """Four views, [4, size, size, 3] float32 in 0..1, on white, at azimuth 0, 90, 180, 270 of the model's frame.
@@ -164,6 +182,8 @@ class MultiViewPipeline:
             elevation: Degrees of the input view above the object.
             seed: 0 to 2**64 - 1.
             size: Side of the views, or None for the one it was trained for.
+            keep_image: The view from the image's side is the image, as the VAE restores it, and the others are drawn
+                to go with it (Preset.keep_image).
             on_step: Called after each step with its number from 1, the number of steps, and a function that draws the
                 views as they are expected to become, [4, h, w, 3] of about 128 pixels. What it raises ends the job.
 
@@ -180,7 +200,9 @@ class MultiViewPipeline:
         noise = torch.randn(VIEWS, self.unet.in_channels, side, side, generator=torch.Generator().manual_seed(seed)).to(
             self.device
         )
-        latents = self.denoise(noise, text, embeds, image_latent, steps, guidance, elevation, on_step)
+        latents = self.denoise(
+            noise, text, embeds, image_latent, steps, guidance, elevation, on_step, keep_image and image is not None
+        )
         if not torch.isfinite(latents).all():  # fp16 ends at 65504
             raise LGMError(
                 "The views' numbers went out of range. Choose the CPU, or weights made for this precision.", "internal"
@@ -230,12 +252,17 @@ class MultiViewPipeline:
         guidance: float = 5.0,
         elevation: float = 0.0,
         on_step: OnStep | None = None,
+        keep_image: bool = False,
     ) -> Tensor:  # [4, C, h, w]
         """Noise to the four views' latents, under what `encode_text` and `encode_image` give.
 
         The image is a fifth frame that the U-Net sees at every step. It is neither stepped nor decoded: the published
         code does both and puts the clean latent back before the next step.
+
+        With `keep_image` what is predicted of the image's side is always that it becomes the image, so at each step the
+        U-Net sees it there under just the noise of that step, as in training.
         """
+        kept = image_latent[0] if keep_image else None
         guided = guidance != 1
         rows = 2 if guided else 1  # the unconditional half, and the conditional one
         with_image = self.unet.ip_dim > 0
@@ -258,6 +285,8 @@ class MultiViewPipeline:
                 x = torch.cat([x, image_latent[:, None]], dim=1)
             noise = self.unet.denoise(x, on_device[i].expand(rows), condition)[:, :VIEWS].float()
             noise = noise[0] + guidance * (noise[1] - noise[0]) if guided else noise[0]
+            if keep_image:
+                noise[IMAGE_VIEW] = predicted(self.scheduler, latents[IMAGE_VIEW], kept, t)
             before, latents = latents, self.scheduler.step(noise, t, latents).prev_sample
             if on_step is not None:
                 on_step(i + 1, steps, lambda x=before, noise=noise, t=t: self._preview(self._clean(x, noise, t)))

@@ -154,6 +154,8 @@ def main() -> None:
                 orbits=args.orbits,
                 steps=preset.steps["image"],
                 guidance=preset.guidance["image"],
+                match=preset.match_colors,
+                keep=preset.keep_image,
                 seed=args.seed,
                 **({"batch": args.batch} if args.batch else {}),
             )

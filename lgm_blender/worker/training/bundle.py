@@ -42,6 +42,7 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "5") -> dict[
         "scheduler": "DPMSolverMultistepScheduler",
         "negative_prompt": "",
         "match_colors": True,
+        "keep_image": True,
         "files": {
             p.relative_to(output).as_posix(): {
                 "size": p.stat().st_size,

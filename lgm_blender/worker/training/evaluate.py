@@ -38,7 +38,7 @@ from ..devices import device_name, explain_out_of_memory, resolve_device
 from ..lgm import gaussians_from_views
 from ..matting import matte, recenter
 from ..models import CheckedFiles, Preset, find_preset
-from ..multiview.colors import match_colors
+from ..multiview.colors import finish_views
 from ..multiview.pipeline import MultiViewPipeline
 from ..pipeline import FRAMES_TO_LGM, check_output, load_preset_lgm, side_by_side, versions
 from ..rendering import render
@@ -429,6 +429,7 @@ class ViewGenerator:
             "scheduler": preset.scheduler,
             "negative_prompt": preset.negative_prompt,
             "match_colors": preset.match_colors,
+            "keep_image": preset.keep_image,
         }
         folder = preset.locate(mode)
         preset.verify(mode, options.checked)
@@ -454,11 +455,11 @@ class ViewGenerator:
             guidance=self.settings["guidance"],
             elevation=elevation,
             seed=zlib.crc32(name.encode()),
+            keep_image=self.settings["keep_image"],
         )
         seconds = time.perf_counter() - began
         views = frames[list(FRAMES_TO_LGM)]
-        if image is not None and self.settings["match_colors"]:
-            views = match_colors(views, image)
+        views = finish_views(views, image, match=self.settings["match_colors"], keep=self.settings["keep_image"])
         pixels = np.uint8(views * 255 + 0.5)
         if path is not None:
             buffer = io.BytesIO()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.files import replacing
-from ..multiview.colors import match_colors
-from ..multiview.pipeline import VIEWS, MultiViewPipeline
+from ..multiview.colors import finish_views
+from ..multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted
 from ..pipeline import FRAMES_TO_LGM
 from .multiview import cameras, clip_pixels, encode
 from .views import Views, back_from, front_zoom, recentered, warped
@@ -66,6 +67,8 @@ def generate(
     batch: int = 128,
     steps: int = 16,
     guidance: float = 2.5,
+    match: bool = True,
+    keep: bool = True,
     seed: int = 0,
     threads: int = 8,
 ) -> int:
@@ -78,6 +81,7 @@ def generate(
         orbits: Of each object: from its own front, and from random other sides.
         batch: Orbits at once.
         steps, guidance: See MultiViewPipeline.
+        match, keep: See finish_views.
         seed: Of the noise and the sides.
         threads: Of the colours' matching.
 
@@ -94,10 +98,11 @@ def generate(
         for rows in inputs.split(batch):
             color, alpha = views.pictures(rows)
             images, moves = recentered(color[:, 0], alpha[:, 0]), front_zoom(alpha)
-            pictures = draw(pipeline, images, views.angles[rows[:, 0], 0], generator, steps, guidance)
+            pictures = draw(pipeline, images, views.angles[rows[:, 0], 0], generator, steps, guidance, keep)
             photos = list(images.movedim(1, -1).cpu().numpy())
             frames = list(pictures.movedim(2, -1).cpu().numpy())
-            matched = torch.from_numpy(np.stack(list(pool.map(match_colors, frames, photos)))).movedim(-1, 2)
+            finished = pool.map(partial(finish_views, match=match, keep=keep), frames, photos)
+            matched = torch.from_numpy(np.stack(list(finished))).movedim(-1, 2)
             # Back to where the object stands in the true views; what comes in at the edges is white.
             back = 1 - warped(1 - matched.to(device), back_from(moves))
             made.append((back.movedim(2, -1) * 255).round().to(torch.uint8).cpu().numpy())
@@ -114,6 +119,7 @@ def draw(
     generator: torch.Generator,
     steps: int,
     guidance: float,
+    keep_image: bool = False,
 ) -> Tensor:
     """Four views of each of many images at once, [B, 4, 3, S, S] in 0 to 1, the images' sides first.
 
@@ -122,7 +128,7 @@ def draw(
         images: [B, 3, S, S], recentred, on white, 0 to 1.
         elevations: [B], degrees.
         generator: Of the noise, on the images' device.
-        steps, guidance: See MultiViewPipeline.
+        steps, guidance, keep_image: See MultiViewPipeline.
     """
     number, device, unet = len(images), images.device, pipeline.unet
     side = pipeline.image_encoder.config.image_size
@@ -130,7 +136,7 @@ def draw(
     encoder = pipeline.image_encoder
     pixels = clip_pixels((small * 255).to(torch.uint8)).to(next(encoder.parameters()))
     embeds = encoder(pixels, output_hidden_states=True).hidden_states[-2].float()
-    image_latents = encode(pipeline.vae, images).float()
+    image_latents = kept = encode(pipeline.vae, images).float()
     text = pipeline.encode_text("")[:1].expand(2 * number, -1, -1)
     camera = cameras(elevations).repeat(2, 1, 1)
     condition = unet.prepare(text, camera, torch.cat([torch.zeros_like(embeds), embeds]))
@@ -142,6 +148,9 @@ def draw(
     for t in scheduler.timesteps:
         x = torch.cat([scheduler.scale_model_input(latents, t).repeat(2, 1, 1, 1, 1), image_latents], 1)
         without, with_image = unet.denoise(x, t.to(device).expand(2 * number), condition)[:, :VIEWS].float().chunk(2)
-        latents = scheduler.step(without + guidance * (with_image - without), t, latents).prev_sample
+        prediction = without + guidance * (with_image - without)
+        if keep_image:
+            prediction[:, IMAGE_VIEW] = predicted(scheduler, latents[:, IMAGE_VIEW], kept, t)
+        latents = scheduler.step(prediction, t, latents).prev_sample
     frames = [pipeline.vae.decode(part / pipeline.vae.config.scaling_factor).sample for part in latents.unbind(1)]
     return torch.stack([frames[i] for i in FRAMES_TO_LGM], 1).div(2).add(0.5).clamp(0, 1)

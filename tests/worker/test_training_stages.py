@@ -1,4 +1,4 @@
-"""The stages that make the bundled models, as the command runs them; and a VAE whose decoder is trained further."""
+"""The stages that make the bundled models, as the command runs them."""
 
 import io
 import json
@@ -15,10 +15,9 @@ from safetensors.torch import load_file as load_safetensors
 from lgm_blender.worker import quantization
 from lgm_blender.worker.training import __main__ as command
 from lgm_blender.worker.training import schedule
-from lgm_blender.worker.training.bundle import bundle
 from lgm_blender.worker.training.multiview import Samples
 from lgm_blender.worker.training.procedural import procedural
-from lgm_blender.worker.training.vae import MINI, RoundTrip, train_vae
+from lgm_blender.worker.training.vae import MINI, train_vae
 from lgm_blender.worker.training.views import Views
 
 PRESET = Path(command.__file__).parents[2] / "weights" / "mini"
@@ -74,41 +73,7 @@ def views(stage, archive):
     return Views.from_files([(stage("draw", "--split", "val") / "train.npy", ["a", "b"])], "cpu")
 
 
-# The VAE's decoder alone
-
-
-def test_a_decoder_trained_alone_leaves_the_latents(views, tmp_path):
-    first = train_vae(views, tmp_path / "first", steps=3, batch=2, config=SMALL, compile=False)
-    before = load_safetensors(tmp_path / "first" / "diffusion_pytorch_model.safetensors")
-    again = train_vae(
-        views, tmp_path / "again", steps=3, batch=2, init=tmp_path / "first", decoder_only=True, compile=False
-    )
-    after = load_safetensors(tmp_path / "again" / "diffusion_pytorch_model.safetensors")
-    same = {name for name, value in before.items() if torch.equal(value, after[name])}
-    assert {name for name in before if name.startswith(("encoder.", "quant_conv."))} <= same
-    assert not {"decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_conv.weight"} & same
-    assert again.config.scaling_factor == first.config.scaling_factor
-
-
-def test_without_it_the_encoder_learns_too(views, tmp_path):
-    train_vae(views, tmp_path / "first", steps=3, batch=2, config=SMALL, compile=False)
-    before = load_safetensors(tmp_path / "first" / "diffusion_pytorch_model.safetensors")
-    train_vae(views, tmp_path / "again", steps=3, batch=2, init=tmp_path / "first", compile=False)
-    after = load_safetensors(tmp_path / "again" / "diffusion_pytorch_model.safetensors")
-    assert not torch.equal(before["encoder.conv_in.weight"], after["encoder.conv_in.weight"])
-
-
-@pytest.mark.parametrize(("decoder_only", "share"), [(True, 0.25), (False, 1.0)])
-def test_how_noisy_the_latents_are_that_the_decoder_sees(views, decoder_only, share):
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    trip = RoundTrip(AutoencoderKL(**SMALL), decoder_only)
-    seen = []
-    trip.vae.decode = lambda latents: seen.append(latents) or type("Out", (), {"sample": latents})
-    pictures = torch.rand(8, 3, 32, 32) * 2 - 1
-    _, posterior = trip(pictures, torch.Generator().manual_seed(0))
-    assert ((seen[0] - posterior.mean) / posterior.std).std().item() == pytest.approx(share, rel=0.1)
+# The VAE
 
 
 def test_colours_count_beyond_their_brightness(views, tmp_path, monkeypatch):
@@ -147,23 +112,10 @@ def test_encode_does_what_multiview_would_do_first(stage, capsys):
     shutil.rmtree(work / "multiview")
 
 
-def test_a_preset_gets_a_decoder_trained_further_and_nothing_else(stage, tmp_path):
-    preset = tmp_path / "preset"
-    shutil.copytree(PRESET, preset)
-    work = stage("vae", "--init", PRESET / "multiview", "--decoder-only", "--steps", 2, "--batch", 2)
-    bundle(work, preset)
-    changed = {
-        str(path.relative_to(preset)): path
-        for path in preset.rglob("*")
-        if path.is_file() and path.read_bytes() != (PRESET / path.relative_to(preset)).read_bytes()
-    }
-    file = "multiview/vae/diffusion_pytorch_model.safetensors"
-    assert file in changed
-    assert set(changed) <= {file, "multiview/vae/config.json", "preset.json"}
-    before, after = quantization.load_file(PRESET / file), quantization.load_file(preset / file)
-    assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
-    for name in before:
-        if name.startswith("encoder."):
-            torch.testing.assert_close(before[name], after[name])
-    known = json.loads((preset / "preset.json").read_text())["files"][file]
-    assert known["size"] == (preset / file).stat().st_size
+def test_a_vae_goes_on_from_a_preset(stage):
+    work = stage("vae", "--init", PRESET / "multiview", "--steps", 1, "--batch", 2, "--rate", 1e-9)
+    state = load_safetensors(work / "vae" / "diffusion_pytorch_model.safetensors")
+    before = quantization.load_file(PRESET / "multiview" / "vae" / "diffusion_pytorch_model.safetensors")
+    assert state.keys() == before.keys()
+    for name, value in state.items():  # one step so small changes nothing to speak of
+        torch.testing.assert_close(value, before[name].float(), atol=1e-5, rtol=1e-4)

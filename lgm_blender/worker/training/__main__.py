@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--init", type=Path, help="weights to go on from; vae, multiview: a preset's multiview/")
-    parser.add_argument("--decoder-only", action="store_true", help="vae: with --init; latents stay what they are")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     look = parser.add_mutually_exclusive_group()
     look.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
@@ -165,13 +164,14 @@ def main() -> None:
         from .vae import train_vae
 
         if args.init:
-            unpack_multiview(args.init, args.work)
+            if PartialState().is_main_process:
+                unpack_multiview(args.init, args.work)
+            PartialState().wait_for_everyone()
             common["init"] = args.work / "vae"
         train_vae(
             views(*args.sets),
             args.work / "vae",
             lpips=lpips,
-            decoder_only=args.decoder_only,
             optimizer=args.optimizer,
             **common,
         )
@@ -182,7 +182,10 @@ def main() -> None:
         from .multiview import Samples, make_tokenizer, train_multiview, unpack_multiview
 
         if args.init and args.init.is_dir():
-            common["init"] = unpack_multiview(args.init, args.work)
+            if PartialState().is_main_process:
+                unpack_multiview(args.init, args.work)
+            PartialState().wait_for_everyone()
+            common["init"] = args.work / "start.safetensors"
         captions = [*(o["caption"] for split in ("train", "val") for o in index[split]), "shape"]
         folder = args.work / "tokenizer"
         # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.

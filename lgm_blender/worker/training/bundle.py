@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..lgm.model import PRESETS
 from ..quantization import load_file, save_file
-from .multiview import MultiViewModel, save_multiview, save_vae
+from .multiview import MultiViewModel, save_multiview
 
 
 def bundle(work: Path, output: Path, bits: int = 8, version: str = "5") -> dict[str, float]:
@@ -28,8 +28,6 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "5") -> dict[
         model = MultiViewModel(CLIPTokenizer.from_pretrained(work / "tokenizer"))
         model.load_state_dict(load_file(work / "multiview" / "multiview.safetensors"))
         save_multiview(model, work / "vae", work / "tokenizer", output / "multiview", bits)
-    elif (work / "vae" / "checkpoint.pt").exists() and (output / "multiview" / "vae").is_dir():
-        save_vae(work / "vae", output / "multiview", bits)
     files = sorted(p for p in output.rglob("*") if p.is_file() and p.suffix in (".json", ".txt", ".safetensors"))
     files = [p for p in files if p.name != "preset.json"]
     preset = {

@@ -401,10 +401,17 @@ def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Pa
         "unet": (model.unet.state_dict(), MINI_UNET, "diffusion_pytorch_model"),
         "text_encoder": (model.text_encoder.state_dict(), model.text_encoder.config.to_dict(), "model"),
         "image_encoder": (model.image_encoder.state_dict(), model.image_encoder.config.to_dict(), "model"),
+        "vae": (
+            load_file(vae / "diffusion_pytorch_model.safetensors"),
+            json.loads((vae / "config.json").read_text()),
+            "diffusion_pytorch_model",
+        ),
     }
     for name, (state, config, stem) in parts.items():
-        _save_part(folder / name, state, config, stem, bits)
-    save_vae(vae, folder, bits)
+        part = folder / name
+        part.mkdir(parents=True, exist_ok=True)
+        (part / "config.json").write_text(json.dumps(config, indent=1))
+        save_weights({k: v.float().cpu() for k, v in state.items()}, part / f"{stem}.safetensors", bits=bits)
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **SCHEDULER}
@@ -412,21 +419,3 @@ def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Pa
     size = MINI_VISION["image_size"]
     processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     processor.save_pretrained(folder / "feature_extractor")
-
-
-def save_vae(vae: Path, folder: Path, bits: int = 8) -> None:
-    """Save a VAE alone into a folder that `save_multiview` has made, as one whose decoder was trained further.
-
-    Args:
-        vae: A folder that `train_vae` saved.
-        folder: A preset's multiview/.
-        bits: 8 or 16, of each weight.
-    """
-    state = load_file(vae / "diffusion_pytorch_model.safetensors")
-    _save_part(folder / "vae", state, json.loads((vae / "config.json").read_text()), "diffusion_pytorch_model", bits)
-
-
-def _save_part(folder: Path, state: dict[str, Tensor], config: dict, stem: str, bits: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    save_weights({k: v.float().cpu() for k, v in state.items()}, folder / f"{stem}.safetensors", bits=bits)

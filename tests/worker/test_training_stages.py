@@ -103,6 +103,7 @@ def test_encode_does_what_multiview_would_do_first(stage, capsys):
     assert set(made["procedural"].captions.tolist()) == {3}
     assert made["train"].fronts.any()
     assert not made["procedural"].fronts.any()
+    assert not (made["train-1"].fronts & (made["train-1"].colors == 0)).any()
     assert not (work / "multiview").exists()
     times = {path: path.stat().st_mtime_ns for path in work.glob("samples-*.safetensors")}
     words = ["--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6]

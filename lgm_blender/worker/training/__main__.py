@@ -208,6 +208,8 @@ def main() -> None:
                 if split_of(name) == "procedural":  # no words are about them, so they are nothing to learn words from
                     result.fronts[:] = False
                     result.captions[:] = len(captions) - 1
+                elif "-" in name:  # nor from colours of chance that no word stands for
+                    result.fronts &= result.colors > 0
                 result.save(path)
             print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
             return result

@@ -322,7 +322,9 @@ def train_multiview(
         keep_image = (~(text_only | (random() < 0.08))).float()
         # Where the image is kept, half the captions go: at use, an image usually comes without words.
         keep_text = text_only | (random() < 0.4)
-        color = torch.where(random() < 0.6, samples.colors[rows], 0)
+        # A varied object's colour is always named, so that without a name things learn the colours they mostly have.
+        varied = samples.captions[rows] >= len(captions)
+        color = torch.where((random() < 0.6) | varied, samples.colors[rows], 0)
         color = torch.where((color == BROWN) & (random() < 0.4), WOODEN, color)
         way = (random() * ids.shape[1]).long()
         tokens = torch.where(keep_text[:, None], ids[samples.captions[rows], way, color], empty)

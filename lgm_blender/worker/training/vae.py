@@ -66,7 +66,7 @@ def train_vae(
 
     The loss is L1 + MSE, LPIPS and a faint KL term (Rombach et al. 2022, arXiv 2112.10752, without its discriminator),
     and L1 once more of the colours less their brightness: without it a grey wall is nearly as good as a blue one. At a
-    hundred times this KL weight two of eight channels carried nothing, and orange became red and blue became grey.
+    hundred times this KL weight two of eight channels carried nothing (docs/training.md).
     The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved.
     """
     device = views.pixels.device

@@ -184,6 +184,8 @@ class Pipeline:
         )
 
         with job.stage("views", request.steps):
+            from .multiview.colors import finish_views
+
             frames = multiview(
                 prompt,
                 picture,
@@ -195,8 +197,6 @@ class Pipeline:
                 keep_image=preset.keep_image,
                 on_step=self._on_step(job),
             )
-            from .multiview.colors import finish_views
-
             views = frames[list(FRAMES_TO_LGM)]
             views = finish_views(views, picture, match=preset.match_colors, keep=preset.keep_image)
 

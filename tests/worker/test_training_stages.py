@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file as load_safetensors
 
+from lgm_blender.core.errors import LGMError
 from lgm_blender.worker import quantization
 from lgm_blender.worker.training import __main__ as command
 from lgm_blender.worker.training import schedule
@@ -51,16 +52,19 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stage(archive, tmp_path_factory):
-    """Runs a stage in one work folder, at 32², where all sets are drawn: objects, a variant, two procedural shapes."""
-    work = tmp_path_factory.mktemp("work")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def stage(archive, work):
+    """Runs a stage in the work folder, at 32², where all sets are drawn: objects, a variant, two procedural shapes."""
 
     def run(name, *words):
         with pytest.MonkeyPatch.context() as patch:
             common = ["--objects", archive, "--work", work, "--size", 32, "--processes", 1, "--no-compile"]
             patch.setattr(sys, "argv", ["training", name, *map(str, [*common, *words])])
             command.main()
-        return work
 
     run("draw")
     run("draw", "--procedural", 2)
@@ -69,8 +73,8 @@ def stage(archive, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def views(stage, archive):
-    return Views.from_files([(stage("draw", "--split", "val") / "train.npy", ["a", "b"])], "cpu")
+def views(stage, work):
+    return Views.from_files([(work / "train.npy", ["a", "b"])], "cpu")
 
 
 # The VAE
@@ -91,8 +95,8 @@ def test_colours_count_beyond_their_brightness(views, tmp_path, monkeypatch):
 # The command
 
 
-def test_encode_does_what_multiview_would_do_first(stage, capsys):
-    work = stage("encode", "--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6)
+def test_encode_does_what_multiview_would_do_first(stage, work, capsys):
+    stage("encode", "--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6)
     assert capsys.readouterr().out.count("samples in") == 3  # the one --every is for all of them
     made = {
         name: Samples.load(work / f"samples-{name}.safetensors", "cpu") for name in ("train", "train-1", "procedural")
@@ -113,8 +117,15 @@ def test_encode_does_what_multiview_would_do_first(stage, capsys):
     shutil.rmtree(work / "multiview")
 
 
-def test_a_vae_goes_on_from_a_preset(stage):
-    work = stage("vae", "--init", PRESET / "multiview", "--steps", 1, "--batch", 2, "--rate", 1e-9)
+def test_without_a_vae_there_is_a_sentence(archive, tmp_path, monkeypatch):
+    words = ["encode", "--objects", archive, "--work", tmp_path, "--sets", "train"]
+    monkeypatch.setattr(sys, "argv", ["training", *map(str, words)])
+    with pytest.raises(LGMError, match=r"has no VAE\. Train one"):
+        command.main()
+
+
+def test_a_vae_goes_on_from_a_preset(stage, work):
+    stage("vae", "--init", PRESET / "multiview", "--steps", 1, "--batch", 2, "--rate", 1e-9)
     state = load_safetensors(work / "vae" / "diffusion_pytorch_model.safetensors")
     before = quantization.load_file(PRESET / "multiview" / "vae" / "diffusion_pytorch_model.safetensors")
     assert state.keys() == before.keys()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,27 @@ Decode = Callable[[], np.ndarray]
 OnStep = Callable[[int, int, Decode], None]
 
 
-def predicted(scheduler: SchedulerMixin, latents: Tensor, clean: Tensor, t: Tensor) -> Tensor:
-    """What a model must predict of noisy `latents` at timestep t that they are `clean` below the noise.
-
-    The inverse of DDIM's equation 12 (arXiv 2010.02502) and of velocity's definition (arXiv 2202.00512).
-    """
+def signal_and_noise(scheduler: SchedulerMixin, t: Tensor) -> tuple[float, float]:
+    """How much of each latents hold at timestep t."""
     alpha = scheduler.alphas_cumprod[int(t)].item()
-    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+    return alpha**0.5, (1 - alpha) ** 0.5
+
+
+def cleaned(scheduler: SchedulerMixin, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+    """The latents without the predicted noise (DDIM, arXiv 2010.02502, eq. 12; velocity: arXiv 2202.00512)."""
+    signal, noise = signal_and_noise(scheduler, t)
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return (latents - noise * prediction) / signal
+        case "v_prediction":
+            return signal * latents - noise * prediction
+        case _:
+            return prediction
+
+
+def predicted(scheduler: SchedulerMixin, latents: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+    """The prediction of which `cleaned` makes `clean`."""
+    signal, noise = signal_and_noise(scheduler, t)
     match scheduler.config.prediction_type:
         case "epsilon":
             return (latents - signal * clean) / noise
@@ -201,7 +216,15 @@ class MultiViewPipeline:
             self.device
         )
         latents = self.denoise(
-            noise, text, embeds, image_latent, steps, guidance, elevation, on_step, keep_image and image is not None
+            noise,
+            text,
+            embeds,
+            image_latent,
+            steps,
+            guidance,
+            elevation,
+            on_step,
+            keep_image=keep_image and image is not None,
         )
         if not torch.isfinite(latents).all():  # fp16 ends at 65504
             raise LGMError(
@@ -289,7 +312,8 @@ class MultiViewPipeline:
                 noise[IMAGE_VIEW] = predicted(self.scheduler, latents[IMAGE_VIEW], kept, t)
             before, latents = latents, self.scheduler.step(noise, t, latents).prev_sample
             if on_step is not None:
-                on_step(i + 1, steps, lambda x=before, noise=noise, t=t: self._preview(self._clean(x, noise, t)))
+                clean = partial(cleaned, self.scheduler, before, noise, t)
+                on_step(i + 1, steps, lambda clean=clean: self._preview(clean()))
         return latents
 
     @torch.inference_mode()
@@ -297,18 +321,6 @@ class MultiViewPipeline:
         """Latents [N, C, h, w] to pictures [N, size, size, 3] float32 in 0..1."""
         pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-
-    def _clean(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-        """The latents without the predicted noise (DDIM, arXiv 2010.02502, eq. 12)."""
-        alpha = self.scheduler.alphas_cumprod[int(t)].item()
-        signal, noise = alpha**0.5, (1 - alpha) ** 0.5
-        match self.scheduler.config.prediction_type:
-            case "epsilon":
-                return (latents - noise * prediction) / signal
-            case "v_prediction":
-                return signal * latents - noise * prediction
-            case _:
-                return prediction
 
     @torch.inference_mode()
     def _preview(self, latents: Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
+from ...core.errors import LGMError
 from .lpips import LPIPS
 from .objects import draw_objects, evaluation_poses, read_index, read_object, view_poses
 from .procedural import procedural
@@ -92,6 +94,13 @@ def main() -> None:
         print(f"{', '.join(names)}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
         return result
 
+    def unpack() -> None:
+        from .multiview import unpack_multiview
+
+        if PartialState().is_main_process:
+            unpack_multiview(args.init, args.work)
+        PartialState().wait_for_everyone()
+
     lpips = LPIPS.from_file(args.lpips).to(device) if args.lpips else None
     common = {
         "seconds": args.seconds,
@@ -160,13 +169,10 @@ def main() -> None:
             )
             print(f"{name}: {number} orbits generated in {time.monotonic() - start:.0f} s", flush=True)
     elif args.stage == "vae":
-        from .multiview import unpack_multiview
         from .vae import train_vae
 
         if args.init:
-            if PartialState().is_main_process:
-                unpack_multiview(args.init, args.work)
-            PartialState().wait_for_everyone()
+            unpack()
             common["init"] = args.work / "vae"
         train_vae(
             views(*args.sets),
@@ -179,13 +185,13 @@ def main() -> None:
         from diffusers import AutoencoderKL
         from transformers import CLIPTokenizer
 
-        from .multiview import Samples, make_tokenizer, train_multiview, unpack_multiview
+        from .multiview import Samples, make_tokenizer, train_multiview
 
         if args.init and args.init.is_dir():
-            if PartialState().is_main_process:
-                unpack_multiview(args.init, args.work)
-            PartialState().wait_for_everyone()
+            unpack()
             common["init"] = args.work / "start.safetensors"
+        if not (args.work / "vae" / "config.json").exists():  # diffusers would look for it in the internet
+            raise LGMError(f"{args.work} has no VAE. Train one (stage vae), or give a preset's multiview/ as --init.")
         captions = [*(o["caption"] for split in ("train", "val") for o in index[split]), "shape"]
         folder = args.work / "tokenizer"
         # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
@@ -238,4 +244,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LGMError as error:
+        sys.exit(str(error))

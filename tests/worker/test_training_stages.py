@@ -92,6 +92,17 @@ def test_colours_count_beyond_their_brightness(views, tmp_path, monkeypatch):
     assert last[10.0] < 0.9 * last[0.0]
 
 
+def test_the_decoder_alone_leaves_the_latents(views, tmp_path):
+    first = train_vae(views, tmp_path / "first", steps=1, batch=2, config=SMALL, compile=False)
+    again = train_vae(
+        views, tmp_path / "again", steps=2, batch=2, init=tmp_path / "first", decoder_only=True, compile=False
+    )
+    assert again.config.scaling_factor == first.config.scaling_factor
+    state = again.state_dict()
+    changed = {name for name, tensor in first.state_dict().items() if not torch.equal(tensor, state[name])}
+    assert {name.split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+
+
 # The command
 
 

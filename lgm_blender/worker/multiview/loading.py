@@ -34,6 +34,7 @@ except ImportError:
 from ...core.errors import LGMError
 from ..quantization import load_file
 from .unet import MultiViewUNet
+from .vae import vae_class
 
 SCHEDULERS = ("DDIMScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
 
@@ -129,8 +130,8 @@ def _build_unet(config: dict[str, Any]) -> MultiViewUNet:
 
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
-    """diffusers' VAE, from files of any of its versions."""
-    model = _build(folder, AutoencoderKL.from_config)
+    """diffusers' VAE, from files of any of its versions, or this project's."""
+    model = _build(folder, lambda config: vae_class(config.get("_class_name")).from_config(config))
     path = folder / "diffusion_pytorch_model.safetensors"
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state = {}

@@ -39,7 +39,9 @@ def main() -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, default=600)
     length.add_argument("--until", type=float, help="lgm, multiview: seconds since 1970 when it ends; on lent machines")
-    length.add_argument("--steps", type=int, help="instead of seconds; such a run gives the same numbers each time")
+    length.add_argument(
+        "--steps", type=int, help="instead of seconds, with the same numbers each time; generate: of denoising"
+    )
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--init", type=Path, help="weights to go on from; vae, multiview: a preset's multiview/")
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
     parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--decoder-only", action="store_true", help="vae: go on with the latents as they are")
     parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview, vae")
     parser.add_argument("--generated", help="lgm: a set that `generate` has drawn, as input in half of the steps")
@@ -160,7 +163,7 @@ def main() -> None:
                 pipeline,
                 args.work / f"{name}.generated.npz",
                 orbits=args.orbits,
-                steps=preset.steps["image"],
+                steps=args.steps or preset.steps["image"],
                 guidance=preset.guidance["image"],
                 match=preset.match_colors,
                 keep=preset.keep_image,
@@ -179,12 +182,13 @@ def main() -> None:
             args.work / "vae",
             lpips=lpips,
             optimizer=args.optimizer,
+            decoder_only=args.decoder_only,
             **common,
         )
     elif args.stage in ("encode", "multiview"):
-        from diffusers import AutoencoderKL
         from transformers import CLIPTokenizer
 
+        from ..multiview.loading import load_vae
         from .multiview import Samples, make_tokenizer, train_multiview
 
         if args.init and args.init.is_dir():
@@ -199,7 +203,7 @@ def main() -> None:
         tokenizer = (
             CLIPTokenizer.from_pretrained(folder) if exists else make_tokenizer(captions[: len(ids("train"))], folder)
         )
-        vae = AutoencoderKL.from_pretrained(args.work / "vae").to(device, memory_format=torch.channels_last).eval()
+        vae = load_vae(args.work / "vae", torch.device(device), torch.float32).to(memory_format=torch.channels_last)
         weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
 
         def samples(name: str, every: int) -> Samples:

@@ -29,6 +29,7 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...core.cameras import multiview_cameras
+from ..multiview.loading import load_vae
 from ..multiview.unet import MultiViewUNet
 from ..quantization import load_file
 from ..quantization import save_file as save_weights
@@ -382,8 +383,7 @@ def unpack_multiview(folder: Path, work: Path) -> Path:
     if not (work / "tokenizer").exists():
         shutil.copytree(folder / "tokenizer", work / "tokenizer")
     if not (work / "vae" / "config.json").exists():
-        vae = AutoencoderKL.from_config(json.loads((folder / "vae" / "config.json").read_text()))
-        vae.load_state_dict(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"))
+        vae = load_vae(folder / "vae", torch.device("cpu"), torch.float32)
         vae.save_pretrained(work / "vae")
     save_file(state, work / "start.safetensors")
     return work / "start.safetensors"

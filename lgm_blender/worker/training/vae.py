@@ -1,4 +1,4 @@
-"""Train the small VAE of the bundled multi-view model: diffusers' AutoencoderKL, eightfold, eight channels."""
+"""Train the small VAE of the bundled multi-view model: ChromaVAE, eightfold, eight channels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
+from ..multiview.vae import ChromaVAE
 from .lgm import random_quarter, save_pairs
 from .lpips import LPIPS
 from .schedule import Trainer
@@ -33,14 +33,22 @@ MINI = {
 class RoundTrip(nn.Module):
     """A VAE as it is trained: there and back in one call, so that several GPUs can share it."""
 
-    def __init__(self, vae: AutoencoderKL):
+    def __init__(self, vae: ChromaVAE, decoder_only: bool = False):
         super().__init__()
-        self.vae = vae
+        self.vae, self.decoder_only = vae, decoder_only
+        if decoder_only:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
 
     def forward(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
-        """Pictures [B, 3, H, W] in -1 to 1, restored from drawn latents, and the latents' distribution."""
-        posterior = self.vae.encode(pictures).latent_dist
-        return self.vae.decode(posterior.sample(generator)).sample, posterior
+        """Pictures [B, 3, H, W] in -1 to 1, restored from drawn latents, and the latents' distribution.
+
+        The decoder alone learns from the distribution's mean, which is what the multi-view model learns to draw.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            posterior = self.vae.encode(pictures).latent_dist
+            latents = posterior.mode() if self.decoder_only else posterior.sample(generator)
+        return self.vae.decode(latents).sample, posterior
 
 
 def train_vae(
@@ -58,21 +66,23 @@ def train_vae(
     seed: int = 0,
     config: dict = MINI,
     init: Path | None = None,
+    decoder_only: bool = False,
     resume: bool = False,
     compile: bool = True,
     optimizer: Literal["adamw", "muon"] = "adamw",
-) -> AutoencoderKL:
+) -> ChromaVAE:
     """Train on views on white for a number of seconds or steps, and save as a diffusers folder.
 
     The loss is L1 + MSE, LPIPS and a faint KL term (Rombach et al. 2022, arXiv 2112.10752, without its discriminator),
     and L1 once more of the colours less their brightness: without it a grey wall is nearly as good as a blue one. At a
     hundred times this KL weight two of eight channels carried nothing (docs/training.md).
-    The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved.
+    The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved;
+    with `decoder_only` its latents stay what they are, and a multi-view model that draws them stays of use.
     """
     device = views.pixels.device
     torch.manual_seed(seed)
-    vae = AutoencoderKL(**config) if init is None else AutoencoderKL.from_pretrained(init)
-    model = RoundTrip(vae).to(device)
+    vae = ChromaVAE(**config) if init is None else ChromaVAE.from_pretrained(init)
+    model = RoundTrip(vae, decoder_only).to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     trainer = Trainer(
@@ -120,8 +130,9 @@ def train_vae(
     trainer.finish()
     model = trainer.average.model.vae
     if trainer.main:
-        with torch.no_grad():
-            std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
-        model.register_to_config(scaling_factor=round(1 / std, 5))
+        if not decoder_only:
+            with torch.no_grad():
+                std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
+            model.register_to_config(scaling_factor=round(1 / std, 5))
         model.save_pretrained(output)
     return model

@@ -533,6 +533,20 @@ def test_a_muon_step_that_is_not_finite_changes_nothing(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in trainer.bare.state_dict().items())
 
 
+def test_a_single_spike_changes_nothing_and_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "LOG_EVERY", 20)
+    trainer = Trainer(Net(), tmp_path, rate=1e-4, warmup=5, steps=40, optimizer="muon")
+    for _ in trainer:
+        spikes = trainer.steps_done in (25, 30)
+        before = {name: value.clone() for name, value in trainer.bare.state_dict().items()}
+        trainer.step(trainer.model.loss(trainer) * (1e4 if spikes else 1.0))
+        assert spikes == all(torch.equal(before[name], value) for name, value in trainer.bare.state_dict().items())
+    first, second = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert "bad_steps" not in first
+    assert second["bad_steps"] == 2
+    assert second["norm"] < 10 * first["norm"]  # the mean is of the steps that count
+
+
 def test_a_run_can_end_at_an_hour():
     clock = Clock(until=time.time() + 3600)
     assert clock.tick() < 0.01
@@ -642,9 +656,14 @@ def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, drawn_p
     assert set(more.captions.tolist()) == {2, 3}
     both = Samples.join([samples, more])
     tokenizer = make_tokenizer(captions, tmp_path / "tokenizer")
+    learning = []
+    finish = schedule.Trainer.finish
+    monkeypatch.setattr(schedule.Trainer, "finish", lambda self: (learning.append(self.bare), finish(self)))
     model = train_multiview(
         both, captions, tokenizer, tmp_path / "multiview", steps=3, batch=3, compile=False, validation=samples
     )
+    # Several processes would wait for a gradient that never comes.
+    assert all(p.grad is not None for p in learning[-1].parameters() if p.requires_grad)
     log = [json.loads(line) for line in (tmp_path / "multiview" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "velocity_mse" in line] == [1, 2, 3]
     save_multiview(model, tmp_path / "vae", tmp_path / "tokenizer", tmp_path / "saved")

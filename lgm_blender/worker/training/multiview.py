@@ -140,6 +140,10 @@ class MultiViewModel(nn.Module):
         text = CLIPTextConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **special, **MINI_TEXT)
         self.text_encoder = CLIPTextModel(text)
         self.image_encoder = CLIPVisionModel(CLIPVisionConfig(**MINI_VISION))
+        # What comes after the tokens that are used learns nothing; several processes would wait for its gradients.
+        vision = getattr(self.image_encoder, "vision_model", self.image_encoder)
+        for module in (vision.encoder.layers[-1], vision.post_layernorm):
+            module.requires_grad_(False)
 
     def forward(self, latents, timesteps, tokens, camera, pixels, image_latents, keep_image):
         """Predicted velocity of the four views [B, 4, C, h, w]; `keep_image` [B] of 0 and 1 drops the image."""

@@ -22,6 +22,7 @@ from .plot import plot_log
 
 LOG_EVERY = 200  # steps
 MUON_FASTER = 5  # a good learning rate of Muon's, in units of AdamW's
+SPIKE = 10.0  # times the usual gradient: a step is left out
 
 
 class Clock:
@@ -182,6 +183,7 @@ class Trainer:
         self.save_every, self.saved = save_every, time.monotonic()
         self.sums: dict[str, list[Tensor]] = {}
         self.calmest = math.inf  # the smallest mean gradient norm so far
+        self.usual = torch.full((), math.inf, device=self.device)  # the gradient norm of late; on the device
         self.checkpoint = self.output / "checkpoint.pt"
         if self.checkpoint.exists():
             if not resume:
@@ -221,7 +223,10 @@ class Trainer:
         return progress
 
     def step(self, loss: Tensor, **values: Tensor) -> bool:
-        """Backward pass, gradient clipped to 1, one step; a step whose gradient is not finite changes nothing.
+        """Backward pass, gradient clipped to 1, one step.
+
+        A step changes nothing if its gradient is not finite or, after the warm-up, over SPIKE times that of late:
+        clipping leaves such a gradient's direction, and Muon knows nothing else of it.
 
         Args:
             loss: A number.
@@ -237,13 +242,17 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0)
-        bad = (~torch.isfinite(norm)).float()
+        finite = torch.isfinite(norm)
+        spiked = finite & (norm > SPIKE * self.usual) & (self.steps_done > self.warmup)
+        bad = (~finite | spiked).float()
+        of_late = torch.where(torch.isfinite(self.usual), self.usual.lerp(norm.detach(), 0.02), norm.detach())
+        self.usual = torch.where(bad > 0, self.usual, of_late)
         for optimizer in self.optimizers:
             optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
             optimizer.step()
         self.average.update(self.bare, self.steps_done)
         self.steps_done += 1
-        for name, value in {**values, "loss": loss, "norm": norm, "bad": bad}.items():
+        for name, value in {**values, "loss": loss, "norm": norm, "bad": bad, "spiked": spiked}.items():
             self.sums.setdefault(name, []).append(value.detach())
         if self.steps_done % LOG_EVERY == 0:
             self._report()
@@ -256,16 +265,16 @@ class Trainer:
         means = {name: torch.stack(values).float() for name, values in self.sums.items()}
         self.sums = {}
         good = means.pop("bad") == 0
-        share = good.float().mean().item()
+        share, spiked = good.float().mean().item(), means.pop("spiked").mean().item()
         # A loss that came in on the way has fewer values.
         means = {name: v[good[-len(v) :]].mean().item() for name, v in means.items()} if share else {}
         if self.log:
             extra = {"bad_steps": round((1 - share) * LOG_EVERY)} if share < 1 else {}
             self.log.write(step=self.steps_done, progress=self.progress, **means, **extra)
         advice = "Start again from the last good checkpoint or from nothing, with a lower --rate."
-        if share < 0.5:
+        if share + spiked < 0.5:
             raise LGMError(f"Training collapsed by step {self.steps_done}: the loss is not finite. {advice}")
-        if self.steps_done > self.warmup and means["norm"] > 100 * self.calmest:
+        if spiked >= 0.5 or (self.steps_done > self.warmup and means["norm"] > 100 * self.calmest):
             raise LGMError(f"Training collapsed by step {self.steps_done}: the gradient exploded. {advice}")
         if self.steps_done > self.warmup:
             self.calmest = min(self.calmest, means["norm"])
@@ -284,6 +293,7 @@ class Trainer:
             "step": self.steps_done,
             "seconds": self.clock.elapsed,
             "calmest": self.calmest,
+            "usual": self.usual,
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
@@ -308,6 +318,7 @@ class Trainer:
         self.steps_done = self.clock.steps_before = state["step"]
         self.clock.seconds_before = state["seconds"]
         self.calmest = state["calmest"]
+        self.usual = state.get("usual", self.usual)
 
     def finish(self) -> None:
         """Save the checkpoint of the run's end; resumed, it ends at once."""

@@ -26,7 +26,6 @@ SIZE = 256  # of the views, as mini takes them
 def run(options: argparse.Namespace) -> None:
     """One process of a training."""
     import torch
-    from accelerate import PartialState
 
     from lgm_blender.worker.training import schedule
     from lgm_blender.worker.training.lgm import train_lgm
@@ -36,10 +35,10 @@ def run(options: argparse.Namespace) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     start = find_start("mini", "mini")
-    views, _ = load_data(options.data, options.work, SIZE, PartialState().device, print, limit=options.objects)
+    views, _ = load_data(options.data, options.work, SIZE, schedule.processes().device, print, limit=options.objects)
     train_lgm(
         views,
-        options.work / f"run-{PartialState().num_processes}",
+        options.work / f"run-{schedule.processes().num_processes}",
         start.config,
         steps=options.blocks * BLOCK,
         batch=options.batch,

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -142,3 +144,25 @@ def test_a_vae_goes_on_from_a_preset(stage, work):
     assert state.keys() == before.keys()
     for name, value in state.items():  # one step so small changes nothing to speak of
         torch.testing.assert_close(value, before[name].float(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["multiview", "vae"])
+def test_two_processes_learn_together(stage, archive, work, tmp_path, name):
+    """A model of which a part gets no gradient stops at the second step, and only where there are several processes."""
+    for path in work.glob("train*"):
+        (tmp_path / path.name).symlink_to(path)
+    for path in work.glob("val*"):
+        (tmp_path / path.name).symlink_to(path)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    stage = ["-m", "lgm_blender.worker.training", name, "--objects", archive, "--work", tmp_path, "--size", 32]
+    words = ["--sets", "train", "--every", 6, "--init", PRESET / "multiview", "--steps", 3, "--batch", 2]
+    result = subprocess.run(
+        [str(word) for word in (*launch, *stage, *words, "--no-compile")],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=Path(command.__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert torch.load(tmp_path / name / "checkpoint.pt", map_location="cpu", weights_only=True)["step"] == 3

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from ...core.errors import LGMError
 from .lpips import LPIPS
 from .objects import draw_objects, evaluation_poses, read_index, read_object, view_poses
 from .procedural import procedural
-from .schedule import Log
+from .schedule import Log, process_device, processes
 from .varied import read_varied
 from .views import Views
 
@@ -71,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    device = PartialState().device
+    device = process_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     index = {split: [o for o in read_index(args.objects) if o["split"] == split] for split in ("train", "val")}
@@ -100,9 +99,9 @@ def main() -> None:
     def unpack() -> None:
         from .multiview import unpack_multiview
 
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             unpack_multiview(args.init, args.work)
-        PartialState().wait_for_everyone()
+        processes().wait_for_everyone()
 
     lpips = LPIPS.from_file(args.lpips).to(device) if args.lpips else None
     common = {
@@ -199,10 +198,13 @@ def main() -> None:
         captions = [*(o["caption"] for split in ("train", "val") for o in index[split]), "shape"]
         folder = args.work / "tokenizer"
         # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
-        exists = (folder / "vocab.json").exists()
-        tokenizer = (
-            CLIPTokenizer.from_pretrained(folder) if exists else make_tokenizer(captions[: len(ids("train"))], folder)
-        )
+        with processes().main_process_first():
+            exists = (folder / "vocab.json").exists()
+            tokenizer = (
+                CLIPTokenizer.from_pretrained(folder)
+                if exists
+                else make_tokenizer(captions[: len(ids("train"))], folder)
+            )
         vae = load_vae(args.work / "vae", torch.device(device), torch.float32).to(memory_format=torch.channels_last)
         weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
 
@@ -225,10 +227,11 @@ def main() -> None:
             return result
 
         every = [*args.every, *args.every[-1:] * len(args.sets)]
-        parts = [samples(name, n) for name, n in zip(args.sets, every, strict=False)]
-        if args.stage == "encode":
-            return
-        validation = samples("val", 4)
+        with processes().main_process_first():  # the others find its files
+            parts = [samples(name, n) for name, n in zip(args.sets, every, strict=False)]
+            if args.stage == "encode":
+                return
+            validation = samples("val", 4)
         train_multiview(
             Samples.join(parts),
             captions,

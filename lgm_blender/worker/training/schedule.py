@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
 
 from ...core.errors import LGMError
@@ -106,6 +106,20 @@ class Log:
         print(line, flush=True)
         with self.path.open("a") as file:
             file.write(line + "\n")
+
+
+def processes() -> PartialState:
+    """The processes of `accelerate launch` and their devices; to be asked before any other state of accelerate's.
+
+    PartialState alone leaves `--cpu` to Accelerator, which then finds two main processes.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def process_device() -> torch.device:
+    """This process's device; "cpu" on a CPU, for safetensors doesn't know accelerate's "cpu:0"."""
+    device = processes().device
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 class Trainer:

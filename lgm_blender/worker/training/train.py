@@ -22,7 +22,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -36,6 +35,7 @@ from .lgm import evaluate_lgm, train_lgm
 from .lpips import LPIPS
 from .lpips import default_file as default_lpips
 from .objects import distance_path, draw_objects, evaluation_poses, read_index, read_object, view_poses
+from .schedule import process_device, processes
 from .views import Views, find_orbits, orbit_angles
 
 
@@ -182,9 +182,9 @@ def _drawn(data: Path, folder: Path, size: int, device: torch.device, tell, limi
         if not ids:
             raise LGMError(f"{data} has no objects of the split '{split}'.")
         path = folder / f"{split}-{size}.npy"
-        with PartialState().main_process_first():
+        with processes().main_process_first():
             whole = path.exists() and len(np.load(path, mmap_mode="r")) == len(ids)
-            if not whole and PartialState().is_main_process:
+            if not whole and processes().is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
                 tell(f"Drawing {len(ids)} objects ({split})")
                 part = path.with_name(f"part-{path.name}")
@@ -265,7 +265,7 @@ def train(
         raise LGMError(f"{output} holds other files. Choose an empty folder.")
     if (output / "checkpoint.pt").exists() and not resume:
         raise LGMError(f"{output} already holds a training. Add --resume to go on with it, or choose another folder.")
-    state = PartialState()
+    state, device = processes(), process_device()
     tell = tell if state.is_main_process else lambda line: None
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -274,11 +274,11 @@ def train(
         raise output_error(output, error) from error
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    views, validation = load_data(data, output, chosen.size, state.device, tell, limit)
-    tell(f"{len(views)} objects to train on, {len(validation) if validation else 'none'} to judge on, {state.device}")
+    views, validation = load_data(data, output, chosen.size, device, tell, limit)
+    tell(f"{len(views)} objects to train on, {len(validation) if validation else 'none'} to judge on, {device}")
     network = None
     if lpips or default_lpips().is_file():
-        network = LPIPS.from_file(lpips or default_lpips()).to(state.device)
+        network = LPIPS.from_file(lpips or default_lpips()).to(device)
     else:
         tell("Without the LPIPS loss, whose weights are not here: 'evaluate --fetch-lpips' gets them.")
     batch = batch or chosen.batch
@@ -304,14 +304,12 @@ def train(
         init=start.weights,
         seed=seed,
         resume=resume,
-        compile=state.device.type == "cuda" if compile is None else compile,
+        compile=device.type == "cuda" if compile is None else compile,
     )
     if state.is_main_process:
         if validation is not None:
             if start.weights is not None:
-                before, _ = evaluate_lgm(
-                    lgm_from_file(start.config, start.weights, state.device, torch.float32), validation
-                )
+                before, _ = evaluate_lgm(lgm_from_file(start.config, start.weights, device, torch.float32), validation)
                 tell(f"Before, on objects not trained on: {before['val_psnr']:.2f} dB")
             after, _ = evaluate_lgm(model, validation)
             tell(f"Now, on objects not trained on: {after['val_psnr']:.2f} dB")

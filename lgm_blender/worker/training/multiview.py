@@ -409,7 +409,8 @@ def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Pa
         "image_encoder": (model.image_encoder.state_dict(), model.image_encoder.config.to_dict(), "model"),
         "vae": (
             load_file(vae / "diffusion_pytorch_model.safetensors"),
-            json.loads((vae / "config.json").read_text()),
+            # Without the folder that it was read from.
+            {k: v for k, v in json.loads((vae / "config.json").read_text()).items() if k != "_name_or_path"},
             "diffusion_pytorch_model",
         ),
     }

@@ -35,7 +35,7 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "6") -> dict[
         "label": "Mini (bundled)",
         "version": version,
         "modes": ["image", "text"],
-        "steps": {"image": 16, "text": 20},
+        "steps": {"image": 10, "text": 20},
         "guidance": {"image": 2.5, "text": 4.0},
         "scheduler": "DPMSolverMultistepScheduler",
         "negative_prompt": "",

@@ -93,7 +93,7 @@ def measure(pipeline: MultiViewPipeline, steps: int, guidance: float, repeats: i
     text = torch.randn(2, 77, unet.context_dim, device=device)
     embeds = torch.randn(1, 257, unet.image_embed_dim, device=device) if unet.ip_dim else None
     image_latent = torch.randn(1, unet.in_channels, side, side, device=device)
-    latents = torch.randn(4, unet.in_channels, side, side, device=device)
+    latents = torch.randn(1, 4, unet.in_channels, side, side, device=device)
     camera = torch.randn(2, 5 if unet.ip_dim else 4, 16, device=device)
     both = None if embeds is None else embeds.expand(2, -1, -1)
 
@@ -109,7 +109,7 @@ def measure(pipeline: MultiViewPipeline, steps: int, guidance: float, repeats: i
     return {
         "condition": median_seconds(lambda: unet.prepare(text, camera, both), device, repeats),
         "step": statistics.median(after - before for before, after in itertools.pairwise(moments)),
-        "decode": median_seconds(lambda: pipeline.decode(latents), device, repeats),
+        "decode": median_seconds(lambda: pipeline.decode(latents[0]), device, repeats),
     }
 
 

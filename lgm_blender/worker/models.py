@@ -116,6 +116,7 @@ class Preset:
         match_colors: Whether views of an image get its colours (multiview.colors); for models whose own drift.
         keep_image: Whether the view from the image's side is the image itself, and the others are drawn to go with it;
             for models that were trained with the image as that view, recentred as here.
+        samples: In each mode, how many samples of the views are averaged (MultiViewPipeline); 1 where none is given.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Preset:
     negative_prompt: str = ""
     match_colors: bool = False
     keep_image: bool = False
+    samples: dict[Mode, int] = field(default_factory=dict)
 
     def mode(self, image: bool) -> Mode:
         """Which multi-view model serves a request.
@@ -256,7 +258,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
 
         {"name": "mini", "label": "Mini (bundled)", "version": "1", "modes": ["image"],
          "steps": {"image": 20}, "guidance": {"image": 4.0}, "scheduler": "unipc", "negative_prompt": "",
-         "match_colors": true, "keep_image": true,
+         "match_colors": true, "keep_image": true, "samples": {"image": 4},
          "files": {"lgm/model.safetensors": {"size": 123, "sha256": "..."}, ...}}
 
     and in place of a folder multiview may name the preset whose multi-view model it shares: "multiview": "lgm".
@@ -294,7 +296,10 @@ def read_preset(folder: Path, name: str = "") -> Preset:
             negative_prompt=str(values.get("negative_prompt", "")),
             match_colors=bool(values.get("match_colors", False)),
             keep_image=bool(values.get("keep_image", False)),
+            samples={mode: int(count) for mode, count in values.get("samples", {}).items()},
         )
+        if min(preset.samples.values(), default=1) < 1:
+            raise ValueError("samples")
         if preset.scheduler not in SCHEDULERS.values() or not all(w.files for w in preset.weights.values()):
             raise ValueError("scheduler or files")
     except OSError as error:
@@ -342,6 +347,7 @@ def write_preset(folder: Path, name: str, label: str, base: str) -> None:
         "negative_prompt": preset.negative_prompt,
         "match_colors": preset.match_colors,
         "keep_image": preset.keep_image,
+        "samples": preset.samples,
         "multiview": base,
         "files": file_table(folder),
     }

@@ -195,6 +195,7 @@ class Pipeline:
                 elevation=request.elevation,
                 seed=request.seed,
                 keep_image=preset.keep_image,
+                samples=preset.samples.get(mode, 1),
                 on_step=self._on_step(job),
             )
             views = frames[list(FRAMES_TO_LGM)]

@@ -513,6 +513,7 @@ def test_results_are_whole(judged):
         "negative_prompt": "ugly",
         "match_colors": False,
         "keep_image": False,
+        "samples": 1,
     }
     for mode in ("reconstruct", "image"):
         section = results["modes"][mode]

@@ -67,7 +67,7 @@ def faithful(views, monkeypatch):
         known.append((recentered(color[:, 0], alpha[:, 0])[0], (zoomed + 1 - opaque)[0]))
     asked = []
 
-    def draw(pipeline, images, elevations, generator, steps, guidance, keep_image):
+    def draw(pipeline, images, elevations, generator, steps, guidance, keep_image, samples):
         asked.extend(elevations.tolist())
         nearest = [min(known, key=lambda pair: ((pair[0] - image) ** 2).sum()) for image in images]
         return torch.stack([pictures for _, pictures in nearest])
@@ -116,8 +116,8 @@ def test_drawn_batches_belong_together(views, tmp_path, monkeypatch):
         assert psnr(picture, color + 1 - alpha) > 21
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_many_at_once_are_what_each_is_alone(mini, keep):
+@pytest.mark.parametrize(("keep", "guidance", "samples"), [(False, 2.5, 1), (True, 2.5, 1), (True, 1.0, 2)])
+def test_many_at_once_are_what_each_is_alone(mini, keep, guidance, samples):
     """The same noise gives what a user's request gives, but for how the image is made small."""
     cut, _ = matte(next(SAMPLE.glob("*.png")))
     photo = recenter(cut)
@@ -125,9 +125,10 @@ def test_many_at_once_are_what_each_is_alone(mini, keep):
     other = torch.from_numpy(np.asarray(Image.fromarray(np.uint8(photo * 255)).rotate(180), np.float32) / 255)
     images = torch.stack([picture, other.movedim(-1, 0)])
     elevations = torch.tensor([0.0, 20.0])
-    made = generated.draw(mini, images, elevations, torch.Generator().manual_seed(5), 3, 2.5, keep)
+    made = generated.draw(mini, images, elevations, torch.Generator().manual_seed(5), 3, guidance, keep, samples)
     assert made.shape == (2, 4, 3, 256, 256)
-    alone = mini(image=photo, steps=3, guidance=2.5, seed=5, keep_image=keep)[list(FRAMES_TO_LGM)]
+    settings = {"steps": 3, "guidance": guidance, "keep_image": keep, "samples": samples}
+    alone = mini(image=photo, seed=5, **settings)[list(FRAMES_TO_LGM)]
     assert psnr(made[0].movedim(1, -1), alone) > 35
     assert psnr(made[0], made[1]) < 25
 

@@ -100,6 +100,8 @@ def test_the_bundled_preset_missing(monkeypatch, tmp_path):
         {"files": []},
         {"steps": {}},
         {"guidance": None},
+        {"samples": 4},
+        {"samples": {"image": 0}},
     ],
 )
 def test_a_damaged_preset_json(tiny, change):

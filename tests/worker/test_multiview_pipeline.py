@@ -45,7 +45,7 @@ def test_the_pipeline_agrees_with_the_published_code(golden):
     text = torch.cat([normal("negative", 1, 77, width), normal("positive", 1, 77, width)])
     embeds, image_latent = pipeline.encode_image(tensors["image"].numpy())
     latents = pipeline.denoise(
-        normal("latents", 5, 4, 32, 32)[:4],  # the fifth is the image's frame, which needs no noise here
+        normal("latents", 5, 4, 32, 32)[None, :4],  # the fifth is the image's frame, which needs no noise here
         text,
         embeds,
         image_latent,
@@ -53,7 +53,7 @@ def test_the_pipeline_agrees_with_the_published_code(golden):
         settings["guidance_scale"],
         settings["elevation_above"],
     )
-    views = pipeline.decode(latents)[:, ::2, ::2]
+    views = pipeline.decode(latents[0])[:, ::2, ::2]
     expected = tensors["views"][:4].numpy()
     assert np.abs(views - expected).max() <= 1e-3 * np.abs(expected).max()
 
@@ -216,6 +216,34 @@ def test_without_an_image_there_is_none_to_keep(pipeline):
     assert np.array_equal(pipeline("a red ball", steps=2, keep_image=True), expected)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("keep", [False, True])
+def test_samples_are_averaged(pipeline, picture, guidance, keep, monkeypatch):
+    """The mean is that of what each of them alone comes to, the first of them is the only one of one sample."""
+    made = []
+    denoise = pipeline.denoise
+
+    def spy(*args, **settings):
+        made.append((args, settings, denoise(*args, **settings)))
+        return made[-1][-1]
+
+    monkeypatch.setattr(pipeline, "denoise", spy)
+    settings = {"image": picture, "prompt": "a red ball", "steps": 3, "guidance": guidance, "keep_image": keep}
+    told = []
+    mean = pipeline(**settings, samples=3, on_step=lambda step, steps, decode: told.append(decode()))
+    (noise, *others, _), options, together = made[0]
+    assert len(noise) == len(together) == 3
+    assert (noise[0] - noise[1]).abs().max() > 1
+    for sample, alone in zip(together, noise, strict=True):
+        expected = denoise(alone[None], *others, **options)
+        np.testing.assert_allclose(sample, expected[0], atol=1e-4)
+    np.testing.assert_allclose(mean, pipeline.decode(together.mean(0)), atol=1e-6)
+    assert len(told) == 3
+    assert told[0].shape == mean.shape
+    pipeline(**settings)
+    np.testing.assert_allclose(made[1][2][0], together[0], atol=1e-4)
+
+
 def test_other_sizes(pipeline, picture):
     assert pipeline(image=picture, steps=1, size=24).shape == (4, 24, 24, 3)
     with pytest.raises(LGMError, match="multiple of 4"):
@@ -231,6 +259,7 @@ def test_other_sizes(pipeline, picture):
         ({"prompt": "a", "steps": 1001}, "Steps"),
         ({"prompt": "a", "guidance": float("nan")}, "Guidance"),
         ({"prompt": "a", "guidance": -1}, "Guidance"),
+        ({"prompt": "a", "samples": 0}, "Samples"),
         ({"image": np.ones((8, 8, 4), np.float32)}, "3 colours"),
     ],
 )

@@ -166,6 +166,7 @@ def main() -> None:
                 guidance=preset.guidance["image"],
                 match=preset.match_colors,
                 keep=preset.keep_image,
+                samples=preset.samples.get("image", 1),
                 seed=args.seed,
                 **({"batch": args.batch} if args.batch else {}),
             )

@@ -430,6 +430,7 @@ class ViewGenerator:
             "negative_prompt": preset.negative_prompt,
             "match_colors": preset.match_colors,
             "keep_image": preset.keep_image,
+            "samples": preset.samples.get(mode, 1),
         }
         folder = preset.locate(mode)
         preset.verify(mode, options.checked)
@@ -456,6 +457,7 @@ class ViewGenerator:
             elevation=elevation,
             seed=zlib.crc32(name.encode()),
             keep_image=self.settings["keep_image"],
+            samples=self.settings["samples"],
         )
         seconds = time.perf_counter() - began
         views = frames[list(FRAMES_TO_LGM)]

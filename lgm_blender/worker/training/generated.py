@@ -69,6 +69,7 @@ def generate(
     guidance: float = 2.5,
     match: bool = True,
     keep: bool = True,
+    samples: int = 1,
     seed: int = 0,
     threads: int = 8,
 ) -> int:
@@ -80,7 +81,7 @@ def generate(
         path: A .npz file.
         orbits: Of each object: from its own front, and from random other sides.
         batch: Orbits at once.
-        steps, guidance: See MultiViewPipeline.
+        steps, guidance, samples: See MultiViewPipeline.
         match, keep: See finish_views.
         seed: Of the noise and the sides.
         threads: Of the colours' matching.
@@ -98,7 +99,7 @@ def generate(
         for rows in inputs.split(batch):
             color, alpha = views.pictures(rows)
             images, moves = recentered(color[:, 0], alpha[:, 0]), front_zoom(alpha)
-            pictures = draw(pipeline, images, views.angles[rows[:, 0], 0], generator, steps, guidance, keep)
+            pictures = draw(pipeline, images, views.angles[rows[:, 0], 0], generator, steps, guidance, keep, samples)
             photos = list(images.movedim(1, -1).cpu().numpy())
             frames = list(pictures.movedim(2, -1).cpu().numpy())
             finished = pool.map(partial(finish_views, match=match, keep=keep), frames, photos)
@@ -120,6 +121,7 @@ def draw(
     steps: int,
     guidance: float,
     keep_image: bool = False,
+    samples: int = 1,
 ) -> Tensor:
     """Four views of each of many images at once, [B, 4, 3, S, S] in 0 to 1, the images' sides first.
 
@@ -128,7 +130,7 @@ def draw(
         images: [B, 3, S, S], recentred, on white, 0 to 1.
         elevations: [B], degrees.
         generator: Of the noise, on the images' device.
-        steps, guidance, keep_image: See MultiViewPipeline.
+        steps, guidance, keep_image, samples: See MultiViewPipeline.
     """
     number, device, unet = len(images), images.device, pipeline.unet
     side = pipeline.image_encoder.config.image_size
@@ -136,21 +138,30 @@ def draw(
     encoder = pipeline.image_encoder
     pixels = clip_pixels((small * 255).to(torch.uint8)).to(next(encoder.parameters()))
     embeds = encoder(pixels, output_hidden_states=True).hidden_states[-2].float()
-    image_latents = kept = encode(pipeline.vae, images).float()
-    text = pipeline.encode_text("")[:1].expand(2 * number, -1, -1)
-    camera = cameras(elevations).repeat(2, 1, 1)
-    condition = unet.prepare(text, camera, torch.cat([torch.zeros_like(embeds), embeds]))
-    image_latents = torch.cat([torch.zeros_like(image_latents), image_latents])[:, None]
+    image_latents = encode(pipeline.vae, images).float()
+    # Of each image its samples, one after the other; and all that once more without the image, to guide.
+    rows = number * samples
+    embeds, image_latents, elevations = (x.repeat_interleave(samples, 0) for x in (embeds, image_latents, elevations))
+    kept = image_latents
+    halves = 2 if guidance != 1 else 1
+    if halves == 2:
+        embeds, image_latents = (torch.cat([torch.zeros_like(x), x]) for x in (embeds, image_latents))
+    text = pipeline.encode_text("")[:1].expand(halves * rows, -1, -1)
+    condition = unet.prepare(text, cameras(elevations).repeat(halves, 1, 1), embeds)
     scheduler = copy.deepcopy(pipeline.scheduler)
     scheduler.set_timesteps(steps)
-    shape = (number, VIEWS, *image_latents.shape[2:])
+    shape = (rows, VIEWS, *image_latents.shape[1:])
     latents = torch.randn(shape, generator=generator, device=device) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
-        x = torch.cat([scheduler.scale_model_input(latents, t).repeat(2, 1, 1, 1, 1), image_latents], 1)
-        without, with_image = unet.denoise(x, t.to(device).expand(2 * number), condition)[:, :VIEWS].float().chunk(2)
-        prediction = without + guidance * (with_image - without)
+        x = scheduler.scale_model_input(latents, t).repeat(halves, 1, 1, 1, 1)
+        x = torch.cat([x, image_latents[:, None]], 1)
+        prediction = unet.denoise(x, t.to(device).expand(halves * rows), condition)[:, :VIEWS].float()
+        if halves == 2:
+            without, with_image = prediction.chunk(2)
+            prediction = without + guidance * (with_image - without)
         if keep_image:
             prediction[:, IMAGE_VIEW] = predicted(scheduler, latents[:, IMAGE_VIEW], kept, t)
         latents = scheduler.step(prediction, t, latents).prev_sample
+    latents = latents.unflatten(0, (number, samples)).mean(1)
     frames = [pipeline.vae.decode(part / pipeline.vae.config.scaling_factor).sample for part in latents.unbind(1)]
     return torch.stack([frames[i] for i in FRAMES_TO_LGM], 1).div(2).add(0.5).clamp(0, 1)

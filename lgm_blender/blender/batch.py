@@ -80,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=integer(0, 2**32 - 1), default=0, help="0 to 4294967295 (default: %(default)s)")
     add("--steps", type=integer(1, 500), default=None, help="denoising steps (default: the preset's)")
     add("--guidance", type=float, default=None, help="guidance scale, 1 is none (default: the preset's)")
+    add("--view-samples", type=integer(1, 16), default=None, help="average so many samples of the views; 1 is crispest")
     add("--elevation", type=float, default=0.0, help="degrees that the image's camera is above the object")
     add("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, NAME.glb or both")
     add("--faces", type=integer(100, 1_000_000), default=FACES, help="triangles at most (default: %(default)s)")
@@ -247,6 +248,7 @@ def _make_item(
             seed=options.seed,
             steps=options.steps,
             guidance=options.guidance,
+            view_samples=options.view_samples,
             elevation=options.elevation,
             device=options.device or preferences.value("device"),
             previews=False,

@@ -87,6 +87,7 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
     seed: bpy.props.IntProperty(name="Seed", min=0, options={"SKIP_SAVE"})
     steps: bpy.props.IntProperty(name="Steps", min=0, max=500, options={"SKIP_SAVE"})
     guidance: bpy.props.FloatProperty(name="Guidance", min=0.0, options={"SKIP_SAVE"})
+    view_samples: bpy.props.IntProperty(name="View Samples", min=0, max=16, options={"SKIP_SAVE"})
     elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
     output_kind: bpy.props.StringProperty(name="Output", options={"SKIP_SAVE"})
     size: bpy.props.FloatProperty(name="Size", subtype="DISTANCE", min=0.0, options={"SKIP_SAVE"})
@@ -119,6 +120,7 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             seed=given("seed"),
             steps=given("steps") or None,
             guidance=given("guidance") or None,
+            view_samples=given("view_samples") or None,
             elevation=given("elevation"),
             device=self.device or preferences.value("device"),
             previews=not bpy.app.background,

@@ -92,7 +92,7 @@ class LGM_PT_advanced(_Panel, bpy.types.Panel):
         column = self.layout.column()
         column.use_property_split = True
         column.use_property_decorate = False
-        for name in ("negative_prompt", "steps", "guidance", "output"):
+        for name in ("negative_prompt", "steps", "guidance", "view_samples", "output"):
             column.prop(settings, name)
 
 

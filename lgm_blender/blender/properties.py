@@ -83,6 +83,13 @@ class LGM_Settings(bpy.types.PropertyGroup):
         min=0.0,
         soft_max=15.0,
     )
+    view_samples: bpy.props.IntProperty(
+        name="View Samples",
+        description="How many samples of the views are averaged. One is crisp; the mean of more is mostly nearer to "
+        "the truth, and softer where they differ. 0: the preset's own",
+        min=0,
+        max=16,
+    )
     elevation: bpy.props.FloatProperty(
         name="Elevation",
         description="Degrees that the image's camera is above the object; negative if it looks up at it",

@@ -64,6 +64,8 @@ class GenerateRequest:
         seed: 0 to 2**32 - 1.
         steps: Denoising steps, or None for the preset's.
         guidance: Classifier-free guidance scale (1 is none), or None for the preset's.
+        view_samples: How many samples of the views are averaged, 1 to 16, or None for the preset's. One is crisp; the
+            mean of more is nearer to the truth, and softer where they differ.
         elevation: Degrees of the input view above the object, -90 to 90.
         device: 'auto', 'cpu' or 'cuda'.
         previews: Whether progress messages carry a picture of the views so far.
@@ -83,6 +85,7 @@ class GenerateRequest:
     seed: int = 0
     steps: int | None = None
     guidance: float | None = None
+    view_samples: int | None = None
     elevation: float = 0.0
     device: str = "auto"
     previews: bool = True

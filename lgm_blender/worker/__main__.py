@@ -75,6 +75,12 @@ def _add_generate(commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: 0)")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
     parser.add_argument("--guidance", type=float, help="how closely to follow; 1 is none (default: the preset's)")
+    parser.add_argument(
+        "--view-samples",
+        type=int,
+        metavar="N",
+        help="average N samples of the views; 1 is crispest (default: the preset's)",
+    )
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to show (default: the preset's)")
     parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the camera above the object")
     parser.add_argument("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, .glb or both")
@@ -99,6 +105,7 @@ def _generate(options: argparse.Namespace) -> int:
         seed=options.seed,
         steps=options.steps,
         guidance=options.guidance,
+        view_samples=options.view_samples,
         elevation=options.elevation,
         device=options.device,
         previews=False,

@@ -52,6 +52,7 @@ FRAMES_TO_LGM = (1, 2, 3, 0)
 # Of the 1000 steps of training, the published "leading" spacing takes every (1000 // steps)th: with more
 # than 500 steps it would start from the middle of the noise, and with 1000 outside of it.
 MAX_STEPS = 500
+MAX_SAMPLES = 16  # they are drawn at once, so they need so many times the memory of one
 WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 
 PREVIEW_SHARE = 0.1  # of the time, at most, goes into previews
@@ -180,6 +181,7 @@ class Pipeline:
             negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
             steps=preset.steps[mode] if request.steps is None else request.steps,
             guidance=preset.guidance[mode] if request.guidance is None else request.guidance,
+            view_samples=preset.samples.get(mode, 1) if request.view_samples is None else request.view_samples,
             device=device,
         )
 
@@ -195,7 +197,7 @@ class Pipeline:
                 elevation=request.elevation,
                 seed=request.seed,
                 keep_image=preset.keep_image,
-                samples=preset.samples.get(mode, 1),
+                samples=request.view_samples,
                 on_step=self._on_step(job),
             )
             views = frames[list(FRAMES_TO_LGM)]
@@ -431,6 +433,7 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
         ("number of steps", request.steps, 1, MAX_STEPS),
         ("guidance", request.guidance, 0, 100),
         ("elevation", request.elevation, -90, 90),
+        ("number of view samples", request.view_samples, 1, MAX_SAMPLES),
     ):
         if value is not None and not low <= value <= high:
             raise LGMError(f"The {name} must be from {low} to {high}, not {value}.")

@@ -53,7 +53,8 @@ QUICK = ("--no-blend", "--no-render")
 
 
 def test_folder(worker, pictures, tmp_path, capsys):
-    code, records = run("--input", pictures, "--output", tmp_path / "out", "--seed", 7, "--steps", 3, *QUICK)
+    options = ("--seed", 7, "--steps", 3, "--view-samples", 2)
+    code, records = run("--input", pictures, "--output", tmp_path / "out", *options, *QUICK)
     assert code == 1
     assert [(Path(record["input"]).name, record["ok"]) for record in records] == [
         ("bad.png", False), ("cup.PNG", True), ("Äpfel 1.png", True)
@@ -61,6 +62,8 @@ def test_folder(worker, pictures, tmp_path, capsys):
     assert records[0]["error"] == "The image is empty. Choose another one."
     assert records[0]["kind"] == "bad_input"
     assert records[2]["seed"] == 7
+    settings = json.loads(Path(records[2]["json"]).read_text(encoding="utf-8"))["settings"]
+    assert settings["view_samples"] == 2
     assert Path(records[2]["ply"]) == tmp_path / "out" / "Äpfel 1.ply"
     lines = capsys.readouterr().err.splitlines()
     assert [line[:9] for line in lines] == ["[1/3] bad", "[2/3] cup", "[3/3] Äpf", "1 of 3 fa"]

@@ -72,11 +72,11 @@ def test_scene_settings_are_used(worker, tmp_path, picture):
     settings = bpy.context.scene.lgm
     settings.image = bpy.data.images.load(str(picture))
     settings.prompt, settings.seed, settings.steps, settings.elevation = "a thing", 3, 9, -10.0
-    settings.preset, settings.output = "lgm", str(tmp_path / "out")
+    settings.preset, settings.output, settings.view_samples = "lgm", str(tmp_path / "out"), 2
     assert bpy.ops.lgm.generate() == {"FINISHED"}
     asked = session.current().outcome.result.settings
-    assert {k: asked[k] for k in ("prompt", "seed", "elevation", "preset", "image")} == {
-        "prompt": "a thing", "seed": 3, "elevation": -10.0, "preset": "lgm", "image": str(picture)
+    assert {k: asked[k] for k in ("prompt", "seed", "elevation", "preset", "image", "view_samples")} == {
+        "prompt": "a thing", "seed": 3, "elevation": -10.0, "preset": "lgm", "image": str(picture), "view_samples": 2
     }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_given_prompt_replaces_the_scenes_image(worker, tmp_path, picture):
     bpy.context.scene.lgm.image = bpy.data.images.load(str(picture))
     generate(tmp_path, prompt="a red apple")
     asked = session.current().outcome.result.settings
-    assert (asked["image"], asked["prompt"]) == (None, "a red apple")
+    assert (asked["image"], asked["prompt"], asked["view_samples"]) == (None, "a red apple", None)
 
 
 def test_image_datablock_without_a_file(worker, tmp_path):

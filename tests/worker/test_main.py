@@ -87,11 +87,14 @@ def test_generate_prints_json_and_takes_every_option(preset, tmp_path, capsys):
         "2",
         "--guidance",
         "1",
+        "--view-samples",
+        "2",
     ]
     options += ["--elevation", "-10", "--device", "cpu", "--json"]
     assert main(["generate", "--output", str(tmp_path / "out"), "--preset", str(preset), *options]) == 0
     result = json.loads(capsys.readouterr().out)
     wanted = {"prompt": "a red ball", "negative_prompt": "blue", "steps": 2, "guidance": 1.0, "elevation": -10.0}
+    wanted["view_samples"] = 2
     assert wanted.items() <= result["settings"].items()
     assert Path(result["ply"]).name == "ball.ply"
 

@@ -73,6 +73,7 @@ def test_an_image_becomes_files(worker, request_, image):
     assert json.loads(Path(result.json).read_text(encoding="utf-8")) == json.loads(json.dumps(result.__dict__))
     assert result.settings["steps"] == 3
     assert result.settings["guidance"] == 2.0
+    assert result.settings["view_samples"] == 1
     assert result.settings["negative_prompt"] == "ugly"
     assert result.settings["device"] in ("cpu", "cuda")
     assert result.settings["matting"] == "border"
@@ -104,7 +105,7 @@ def test_the_same_request_gives_the_same_bytes(worker, request_):
 
 
 def test_the_result_can_be_made_again_from_its_settings(worker, request_):
-    first = worker.generate(replace(request_, seed=5, steps=2, guidance=1.0, elevation=20))
+    first = worker.generate(replace(request_, seed=5, steps=2, guidance=1.0, view_samples=2, elevation=20))
     settings = json.loads(Path(first.json).read_text(encoding="utf-8"))["settings"]
     for name in ("mode", "matting", "scheduler"):
         settings.pop(name)
@@ -287,6 +288,8 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, str, str]]:
         "no steps": ({"steps": 0}, "bad_input", "number of steps must be"),
         "many steps": ({"steps": 501}, "bad_input", "number of steps must be"),
         "guidance": ({"guidance": float("nan")}, "bad_input", "guidance must be"),
+        "no samples": ({"view_samples": 0}, "bad_input", "number of view samples must be from 1 to 16"),
+        "many samples": ({"view_samples": 17}, "bad_input", "number of view samples must be"),
         "elevation": ({"elevation": 91.0}, "bad_input", "elevation must be"),
         "device": ({"device": "tpu"}, "bad_input", "no device 'tpu'"),
         "output kind": ({"output_kind": "cubes"}, "bad_input", "no output kind 'cubes'"),

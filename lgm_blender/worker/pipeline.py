@@ -184,6 +184,8 @@ class Pipeline:
             view_samples=preset.samples.get(mode, 1) if request.view_samples is None else request.view_samples,
             device=device,
         )
+        if request.guidance == 1 and request.negative_prompt not in ("", preset.negative_prompt):
+            job.warnings.append("The negative prompt has no effect without guidance: set a guidance above 1.")
 
         with job.stage("views", request.steps):
             from .multiview.colors import finish_views

@@ -114,6 +114,14 @@ def test_the_result_can_be_made_again_from_its_settings(worker, request_):
     assert Path(first.ply).read_bytes() == Path(again.ply).read_bytes()
 
 
+def test_a_negative_prompt_without_guidance_is_warned_of(worker, request_):
+    request = replace(request_, negative_prompt="blue", steps=2)
+    (warning,) = worker.generate(replace(request, guidance=1.0)).warnings
+    assert "guidance above 1" in warning
+    assert worker.generate(replace(request, guidance=2.0)).warnings == []
+    assert worker.generate(replace(request, negative_prompt=None, guidance=1.0)).warnings == []
+
+
 def test_text_alone(worker, request_):
     told = []
     request = replace(request_, image=None, prompt='a "red" ball: on/off, and more words')

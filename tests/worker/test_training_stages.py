@@ -108,6 +108,25 @@ def test_the_decoder_alone_leaves_the_latents(views, tmp_path):
 # The command
 
 
+@pytest.mark.parametrize("words", [(), ("--variant", 1)])
+def test_objects_are_drawn_as_large_as_in_use(stage, work, words):
+    """Their front fills 80% of the frame, or one of the four views from their front's height nearly all of it."""
+    stage("draw", "--split", "train", "--placed", *words)
+    name = "train-1" if words else "train"
+
+    def longest(name):
+        views = Views.from_files([(work / f"{name}.npy", ["a", "b"])], "cpu")
+        front = views.orbits[:, 0]
+        assert (views.angles[front[:, 0]].abs() < 1e-3).all()
+        seen = views.pictures(front)[1][:, :, 0] > 0.5  # [2, 4, S, S]
+        return torch.maximum(seen.any(2).sum(-1), seen.any(3).sum(-1))
+
+    stored, placed = longest(name), longest(f"{name}-placed")
+    for before, sides in zip(stored, placed, strict=True):
+        assert abs(sides[0] - 0.8 * 32) <= 2 or abs(sides.max() - 0.97 * 32) <= 2
+        assert not torch.equal(before, sides)
+
+
 def test_encode_does_what_multiview_would_do_first(stage, work, capsys):
     stage("encode", "--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6)
     assert capsys.readouterr().out.count("samples in") == 3  # the one --every is for all of them

@@ -23,7 +23,7 @@ from .lpips import LPIPS
 from .objects import draw_objects, evaluation_poses, read_index, read_object, view_poses
 from .procedural import procedural
 from .schedule import Log, process_device, processes
-from .varied import read_varied
+from .varied import read_placed, read_varied
 from .views import Views
 
 
@@ -48,6 +48,9 @@ def main() -> None:
     look = parser.add_mutually_exclusive_group()
     look.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
     look.add_argument("--procedural", type=int, help="draw: so many procedural shapes, as the set 'procedural'")
+    parser.add_argument(
+        "--placed", action="store_true", help="draw: as large as a user's image shows them, as the set NAME-placed"
+    )
     parser.add_argument("--sets", nargs="*", default=["train"], help="of train, train-1 (a variant), procedural")
     parser.add_argument(
         "--every", type=int, nargs="+", default=[2, 4], help="encode, multiview: every n-th orbit of each set"
@@ -120,6 +123,8 @@ def main() -> None:
                 read = procedural
             elif args.variant:
                 name, read = f"{split}-{args.variant}", partial(read_varied, args.objects, args.variant)
+            if args.placed:
+                name, read = f"{name}-placed", partial(read_placed, read)
             empty = draw_objects(read, ids(split), args.size, args.work / f"{name}.npy", args.processes, cameras[split])
             print(f"{name}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
     elif args.stage == "lgm":

@@ -106,6 +106,8 @@ def generate(
             matched = torch.from_numpy(np.stack(list(finished))).movedim(-1, 2)
             # Back to where the object stands in the true views; what comes in at the edges is white.
             back = 1 - warped(1 - matched.to(device), back_from(moves))
+            if keep:  # in use that view is the image itself, which no resampling has blurred
+                back[:, 0] = color[:, 0] + 1 - alpha[:, 0]
             made.append((back.movedim(2, -1) * 255).round().to(torch.uint8).cpu().numpy())
     with replacing(path) as file:
         np.savez(file, inputs=inputs.cpu().numpy(), pixels=np.concatenate(made))

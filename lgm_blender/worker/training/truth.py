@@ -200,6 +200,12 @@ def nearest_to_fixed(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 # -------
 
 
+def placed(mesh: TexturedMesh) -> TexturedMesh:
+    """A mesh as large, and where, as a model is to make it of a picture of its front, without drawing it."""
+    points = mesh.corners[:, :3]
+    return moved(mesh, place(points, box_alphas(points, orbit_camera(0, 0))))
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where an object goes: p becomes scale · (p - center)."""
@@ -321,24 +327,28 @@ def visual_hull(alphas: np.ndarray, poses: np.ndarray, side: int = 128) -> np.nd
     return points
 
 
-def box_alphas(points: np.ndarray, pose: np.ndarray, alpha: np.ndarray) -> Callable[[Placement], np.ndarray]:
+def box_alphas(
+    points: np.ndarray, pose: np.ndarray, alpha: np.ndarray | None = None
+) -> Callable[[Placement], np.ndarray]:
     """What `place` asks for: the box around an object that is placed, filled, in place of the object's picture.
 
     Args:
-        points: [N, 3], of its hull, which is a little larger than the object.
+        points: [N, 3], its own, or of its hull, which is a little larger than the object.
         pose: Of the camera.
-        alpha: [S, S] uint8, the object as it is, from there. It says how much larger the hull is.
+        alpha: [S, S] uint8, the object as it is, from there. It says how much larger the hull is; None: not at all.
     """
-    size = len(alpha)
+    size = SIZE if alpha is None else len(alpha)
 
     def box(placement: Placement) -> np.ndarray:
         pixels = _projected(placement(points), pose, size)
         return np.concatenate([pixels.min(0), pixels.max(0)])
 
-    found = alpha_box(alpha)
-    if found is None:
-        raise LeftOut("its front view shows nothing")
-    excess = np.array(found) - box(Placement(1.0, np.zeros(3)))
+    excess = np.zeros(4)
+    if alpha is not None:
+        found = alpha_box(alpha)
+        if found is None:
+            raise LeftOut("its front view shows nothing")
+        excess = np.array(found) - box(Placement(1.0, np.zeros(3)))
     edges = np.arange(size)
 
     def draw(placement: Placement) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_faultless_views_are_the_true_ones(views, tmp_path, monkeypatch):
     """What is generated for a recentred input image stands where the object does in the true views."""
     asked = faithful(views, monkeypatch)
     assert generate(views, None, tmp_path / "a.npz", orbits=2, batch=4) == 6
-    made = Generated.load(tmp_path / "a.npz", views)
+    made = Generated.load([(tmp_path / "a.npz", 3)], views)
     assert made.objects.tolist() == [0, 0, 1, 1, 2, 2]
     assert made.inputs[::2].tolist() == views.orbits[:, 0].tolist()  # from the objects' own fronts
     torch.testing.assert_close(torch.tensor(asked), views.angles[made.inputs[:, 0], 0])
@@ -107,13 +108,25 @@ def test_faultless_views_are_the_true_ones(views, tmp_path, monkeypatch):
 def test_drawn_batches_belong_together(views, tmp_path, monkeypatch):
     faithful(views, monkeypatch)
     generate(views, None, tmp_path / "a.npz", orbits=2)
-    made = Generated.load(tmp_path / "a.npz", views)
+    made = Generated.load([(tmp_path / "a.npz", 3)], views)
     objects, inputs, pictures = made.draw(16, torch.Generator().manual_seed(0))
     assert len(set(objects.tolist())) == 3
     for number, rows, picture in zip(objects, inputs, pictures, strict=True):
         assert ((rows >= views.first[number]) & (rows < views.first[number] + views.counts[number])).all()
         color, alpha = views.pictures(rows)
         assert psnr(picture, color + 1 - alpha) > 21
+
+
+def test_several_files_are_of_one_set_after_the_other(views, tmp_path, monkeypatch):
+    faithful(views, monkeypatch)
+    generate(views, None, tmp_path / "a.npz")
+    twice = Views.from_rows(
+        torch.cat([views.pixels] * 2), torch.cat([views.poses] * 2).numpy(), views.counts.tolist() * 2
+    )
+    made = Generated.load([(tmp_path / "a.npz", 3)] * 2, twice)
+    assert made.objects.tolist() == [0, 1, 2, 3, 4, 5]
+    torch.testing.assert_close(made.inputs[3:], twice.orbits[3:, 0])
+    torch.testing.assert_close(made.pixels[3:], made.pixels[:3])
 
 
 @pytest.mark.parametrize(("keep", "guidance", "samples"), [(False, 2.5, 1), (True, 2.5, 1), (True, 1.0, 2)])
@@ -139,7 +152,7 @@ def test_lgm_trains_on_them(views, tmp_path, monkeypatch, share):
     monkeypatch.setattr(schedule, "LOG_EVERY", 1)
     faithful(views, monkeypatch)
     generate(views, None, tmp_path / "a.npz")
-    made = Generated.load(tmp_path / "a.npz", views)
+    made = Generated.load([(tmp_path / "a.npz", 3)], views)
     calls = {"true": 0, "made": 0}
 
     def counted(name, function):
@@ -168,6 +181,19 @@ def test_lgm_trains_on_them(views, tmp_path, monkeypatch, share):
     assert all(np.isfinite(line["off"]) for line in log)
 
 
+def test_true_views_are_of_both_sets(views, tmp_path, monkeypatch):
+    faithful(views, monkeypatch)
+    generate(views, None, tmp_path / "a.npz")
+    other = replace(views)
+    made = Generated.load([(tmp_path / "a.npz", 3)], other)
+    seen = []
+    for name, source in (("first", views), ("generated's", other)):
+        orbit = source.orbit
+        monkeypatch.setattr(source, "orbit", lambda *a, name=name, orbit=orbit: (seen.append(name), orbit(*a))[1])
+    train_lgm(views, tmp_path / "lgm", TOY, steps=8, batch=1, compile=False, generated=made, generated_share=0.0)
+    assert set(seen) == {"first", "generated's"}
+
+
 def test_the_command(views, tmp_path, monkeypatch, capsys):
     """`generate` writes what `lgm --generated` reads."""
     with zipfile.ZipFile(tmp_path / "objects.zip", "w") as file:
@@ -180,7 +206,7 @@ def test_the_command(views, tmp_path, monkeypatch, capsys):
     command.main()
     assert "procedural: 1 orbits generated" in capsys.readouterr().out
     whole = Views.from_files([(tmp_path / "procedural.npy", ["procedural-00000"])], "cpu")
-    made = Generated.load(tmp_path / "procedural.generated.npz", whole)
+    made = Generated.load([(tmp_path / "procedural.generated.npz", 1)], whole)
     assert made.pixels.shape == (1, 4, 256, 256, 3)
     front = view_poses("procedural-00000")[0][0]
     np.testing.assert_allclose(whole.poses[made.inputs[0, 0]].numpy(), front, atol=1e-5)

@@ -66,7 +66,9 @@ def main() -> None:
     parser.add_argument("--decoder-only", action="store_true", help="vae: go on with the latents as they are")
     parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview, vae")
-    parser.add_argument("--generated", help="lgm: a set that `generate` has drawn, as input in half of the steps")
+    parser.add_argument(
+        "--generated", nargs="+", help="lgm: sets that `generate` has drawn, as input in half of the steps"
+    )
     parser.add_argument("--orbits", type=int, default=2, help="generate: of each object")
     parser.add_argument("--preset", default="mini", help="generate: the preset whose multi-view model draws")
     parser.add_argument("--no-compile", action="store_true")
@@ -145,7 +147,10 @@ def main() -> None:
             optimizer=args.optimizer,
             until=args.until,
             generated=(
-                Generated.load(args.work / f"{args.generated}.generated.npz", views(args.generated))
+                Generated.load(
+                    [(args.work / f"{name}.generated.npz", len(ids(split_of(name)))) for name in args.generated],
+                    views(*args.generated),
+                )
                 if args.generated
                 else None
             ),

@@ -7,6 +7,7 @@ multi-view model has not seen: a variant (varied.py) that it was not trained on.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -44,11 +45,20 @@ class Generated:
         self.objects = torch.searchsorted(self.views.first, self.inputs[:, 0].contiguous(), right=True) - 1
 
     @classmethod
-    def load(cls, path: Path, views: Views) -> Generated:
-        """What `generate` wrote of these views."""
-        with np.load(path) as data:
-            inputs, pixels = (torch.from_numpy(data[name]).to(views.pixels.device) for name in ("inputs", "pixels"))
-        return cls(views, inputs, pixels)
+    def load(cls, files: Sequence[tuple[Path, int]], views: Views) -> Generated:
+        """What `generate` wrote of these views, in one file or several.
+
+        Args:
+            files: The files, each with how many of the views' objects it is about, one after the other.
+            views: The true views of all of them.
+        """
+        device, inputs, pixels, objects = views.pixels.device, [], [], 0
+        for path, number in files:
+            with np.load(path) as data:
+                inputs.append(torch.from_numpy(data["inputs"]).to(device) + views.first[objects])
+                pixels.append(torch.from_numpy(data["pixels"]).to(device))
+            objects += number
+        return cls(views, torch.cat(inputs), torch.cat(pixels))
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Random objects [count], the rows [count, 4] of an orbit of each, its generated views [count, 4, 3, S, S]."""

@@ -104,7 +104,8 @@ def train_lgm(
         surface_weight: How much a Gaussian's distance from the point that its pixel sees counts, where the views say
             how far away that is; falls to a tenth. Colours alone take very long to say where a surface is.
         augmented: Whether the input views are distorted and jittered (augment.py).
-        generated: Views by the multi-view model, that go in in place of true ones.
+        generated: Views by the multi-view model, that go in in place of true ones. In half of the other steps the true
+            views of the same objects do, which may be of another size.
         generated_share: Of the steps.
         init: Weights to start from.
         seed: Of everything random.
@@ -153,6 +154,8 @@ def train_lgm(
             objects, inputs, made = generated.draw(batch, generator)
         else:
             source = views
+            if generated is not None and torch.rand((), generator=chance) < 0.5:
+                source = generated.views
             objects, inputs = source.orbit(batch, generator)
         others = source.others(objects, inputs, others_judged, generator)
         color, alpha = source.pictures(torch.cat([others, inputs], 1))

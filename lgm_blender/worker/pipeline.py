@@ -208,7 +208,8 @@ class Pipeline:
         with job.stage("gaussians"):
             from .lgm import gaussians_from_views
 
-            gaussians = self._visible(gaussians_from_views(lgm, views, request.elevation), job)
+            guessed = guessed_views(request.view_samples, preset.keep_image and picture is not None)
+            gaussians = self._visible(gaussians_from_views(lgm, views, request.elevation, guessed=guessed), job)
 
         mesh = None
         if request.output_kind != "splats":
@@ -511,6 +512,11 @@ def free_name(folder: Path, stem: str, request: GenerateRequest) -> str:
 
 # Pieces
 # ------
+
+
+def guessed_views(samples: int, kept: bool) -> list[bool]:
+    """Which of the four views, in LGM's order, are means of several samples; the image, where kept, is not."""
+    return [samples > 1 and not (kept and i == 0) for i in range(len(FRAMES_TO_LGM))]
 
 
 def side_by_side(views: np.ndarray) -> np.ndarray:

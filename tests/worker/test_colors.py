@@ -111,3 +111,38 @@ def test_an_image_of_another_size_is_made_as_large_as_the_views(views):
     finished = finish_views(views, large, match=False, keep=True)
     assert finished.shape == views.shape
     assert np.abs(finished[0] - views[0]).mean() < 0.03
+
+
+def long_thing(scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Four views of a thing whose image shows it larger than its view from behind by 1 / `scale`, and the image."""
+    y, x = np.mgrid[-1:1:128j, -1:1:128j]
+
+    def drawn(size: float, mirror: int) -> np.ndarray:
+        inside = (np.abs(x) < 0.8 * size) & (np.abs(y) < 0.5 * size) & ~((mirror * x > 0.2 * size) & (y < 0))
+        return np.where(inside[..., None], (0.3, 0.5, 0.2), 1.0).astype(np.float32)
+
+    return np.stack([drawn(1, 1), drawn(scale, 1), drawn(scale, -1), drawn(scale, 1)]), drawn(1, 1)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 0.86])
+def test_an_image_is_as_large_among_the_views_as_the_one_from_behind(scale):
+    views, image = long_thing(scale)
+    finished = finish_views(views, image, match=False, keep=True)
+    meant, _ = long_thing(scale)
+    np.testing.assert_array_equal(finished[1:], views[1:])
+    wanted = meant[1]  # the image's side, that much smaller
+    assert np.abs(finished[0] - wanted).mean() < 0.02
+    assert finished[0, 0, 0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.98])
+def test_an_image_of_about_that_size_stays_as_it_is(scale):
+    views, image = long_thing(scale)
+    np.testing.assert_array_equal(finish_views(views, image, match=False, keep=True)[0], image)
+
+
+def test_a_back_that_is_nothing_like_it_says_nothing_of_its_size():
+    views, image = long_thing(1.0)
+    for back in (np.ones_like(views[2]), np.zeros_like(views[2])):
+        views[2] = back
+        np.testing.assert_array_equal(finish_views(views, image, match=False, keep=True)[0], image)

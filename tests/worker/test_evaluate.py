@@ -40,6 +40,7 @@ from lgm_blender.worker.training.contact_sheet import Row, contact_sheet, error_
 from lgm_blender.worker.training.evaluate import blank, evaluate, nearest, on_white, photo_input, read_prompts, table
 from lgm_blender.worker.training.lpips import LPIPS
 from lgm_blender.worker.training.metrics import Pictures, alpha_iou, psnr, scores, ssim
+from lgm_blender.worker.training.orbits import placed_mesh
 from lgm_blender.worker.training.text_scores import ClipScore, Retrieval
 
 ROOT = Path(__file__).parents[2]
@@ -231,7 +232,7 @@ def test_an_object_can_be_placed_by_its_corners_alone(source, number):
     """As near as a box of corners and one of drawn pixels are: a third of a pixel, a hundredth of the size."""
     name, _ = source.objects[number]
     mesh, placement = plainly_placed(source, name)
-    found = truth.placed(mesh)
+    found = placed_mesh(mesh)
     np.testing.assert_allclose(found.corners[:, :3], placement(mesh.corners[:, :3]), atol=0.01)
     np.testing.assert_array_equal(found.corners[:, 3:], mesh.corners[:, 3:])
     seen = source.renderer.draw(found, orbit_camera(0, 0)[None])[0][0, ..., 3]

@@ -101,7 +101,7 @@ def test_generate_prints_json_and_takes_every_option(preset, tmp_path, capsys):
 
 def test_generate_a_mesh(preset, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(meshing.EFFORT, "cpu", (12, 64, 64))
-    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: sphere(2000))
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_, **__: sphere(2000))
     options = [
         "--prompt",
         "ball",

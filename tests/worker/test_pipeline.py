@@ -170,15 +170,15 @@ def test_views_go_to_lgm_in_its_order(worker, request_, monkeypatch):
         def __call__(self, prompt, image, **settings):
             return frames
 
-    def gaussians_from_views(model, views, elevation):
-        seen.append((views[:, 0, 0, 0], elevation))
+    def gaussians_from_views(model, views, elevation, guessed):
+        seen.append((views[:, 0, 0, 0], elevation, guessed))
         return random_gaussians()
 
     monkeypatch.setattr(worker, "_multiview", (worker._multiview[0], Model()))
     monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", gaussians_from_views)
     result = worker.generate(replace(request_, elevation=-30))
     np.testing.assert_allclose(seen[0][0], [0.1, 0.2, 0.3, 0.0])
-    assert seen[0][1] == -30
+    assert seen[0][1:] == (-30, [False] * 4)
     row = np.asarray(Image.open(result.views))[0, ::16, 0]
     np.testing.assert_array_equal(row, np.uint8(np.float32([0.1, 0.2, 0.3, 0]) * 255 + 0.5))
 
@@ -198,7 +198,7 @@ def test_what_is_not_finite_or_not_visible_is_left_out(worker, request_, monkeyp
     gaussians = random_gaussians(5)
     gaussians.positions[1, 1] = np.nan
     gaussians.opacities[2] = 0.001
-    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: gaussians)
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_, **__: gaussians)
     result = worker.generate(request_)
     assert result.gaussians == 3
     assert result.warnings == ["1 Gaussians were left out: their values are not finite."]
@@ -402,7 +402,7 @@ def test_full_memory_is_told_and_given_back(worker, request_, monkeypatch):
         (MemoryError(), "computer's memory is full"),
     ):
 
-        def fail(*_, error=error):
+        def fail(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", fail)
@@ -413,7 +413,7 @@ def test_full_memory_is_told_and_given_back(worker, request_, monkeypatch):
 
 
 def test_other_errors_are_not_swallowed(worker, request_, monkeypatch):
-    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: 1 / 0)
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker.generate(request_)
 
@@ -435,7 +435,7 @@ def test_models_are_kept_and_exchanged(worker, request_, tmp_path):
 def of_a_ball(request_, monkeypatch) -> GenerateRequest:
     """A request whose Gaussians turn out to be a ball's, so that there is a surface, and whose mesh takes a second."""
     monkeypatch.setitem(meshing.EFFORT, "cpu", (12, 64, 64))
-    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: sphere(2000))
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_, **__: sphere(2000))
     return replace(request_, name="ball", device="cpu", faces=500, texture_size=512)
 
 
@@ -486,7 +486,7 @@ def test_cancel_while_a_mesh_is_made(worker, of_a_ball, stage):
 
 
 def test_nothing_to_make_a_mesh_of(worker, of_a_ball, monkeypatch):
-    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_: sphere(8))
+    monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_, **__: sphere(8))
     with pytest.raises(LGMError, match="too little to make a mesh of"):
         worker.generate(replace(of_a_ball, output_kind="mesh"))
     assert not Path(of_a_ball.output).exists()

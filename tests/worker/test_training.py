@@ -18,15 +18,15 @@ from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_matrices
 from lgm_blender.core.errors import LGMError
 from lgm_blender.worker.lgm import LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
-from lgm_blender.worker.matting import recenter
 from lgm_blender.worker.multiview.loading import load_vae
 from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
 from lgm_blender.worker.multiview.vae import ChromaVAE
 from lgm_blender.worker.quantization import load_file
-from lgm_blender.worker.training import augment, objects, schedule
+from lgm_blender.worker.training import augment, objects, orbits, schedule
 from lgm_blender.worker.training.lgm import evaluate_lgm, train_lgm
 from lgm_blender.worker.training.lpips import LPIPS
 from lgm_blender.worker.training.multiview import (
+    MINI_UNET,
     MultiViewModel,
     Samples,
     make_tokenizer,
@@ -43,8 +43,6 @@ from lgm_blender.worker.training.views import (
     find_orbits,
     opencv_matrices,
     orbit_angles,
-    recentered,
-    zoom_to_front,
 )
 
 TOY = LGMConfig(
@@ -126,6 +124,14 @@ def drawn(drawn_path):
 @pytest.fixture(scope="module")
 def views(drawn_path):
     return Views.from_files([(drawn_path, ["a", "b"])], "cpu")
+
+
+@pytest.fixture(scope="module")
+def orbits_of_cubes(archive, tmp_path_factory):
+    """The orbits of the two cubes at 32², and from where they start."""
+    path = tmp_path_factory.mktemp("orbits") / "train.orbits.npy"
+    assert orbits.draw_orbits(partial(objects.read_object, archive), ["a", "b"], 32, path, 1, "train") == []
+    return np.load(path), np.stack([orbits.orbit_starts(f"train/{name}") for name in "ab"])
 
 
 # Drawing
@@ -258,50 +264,6 @@ def test_orbit_angles_undo_orbit_cameras(elevation, azimuth):
 def test_opencv_matrices_are_the_cores():
     poses = np.stack([orbit_camera(e, a) for e, a in ((0, 0), (30, 200), (-20, 45))])
     np.testing.assert_allclose(opencv_matrices(torch.from_numpy(poses)), view_matrices(poses), atol=1e-6)
-
-
-def blob(size=64, box=(10, 30, 20, 34)) -> np.ndarray:
-    """A half-transparent-edged rectangle, straight alpha, uint8 [size, size, 4]."""
-    rgba = np.zeros((size, size, 4), np.uint8)
-    top, bottom, left, right = box
-    rgba[top:bottom, left:right] = (200, 40, 90, 255)
-    rgba[top + 3 : top + 6, left:right, 1] = 220
-    return rgba
-
-
-def test_recentred_training_images_are_what_a_user_gets():
-    rgba = blob()
-    premultiplied = torch.from_numpy(rgba.astype(np.float32) / 255).permute(2, 0, 1)[None]
-    mine = recentered(premultiplied[:, :3] * premultiplied[:, 3:], premultiplied[:, 3:])[0].permute(1, 2, 0).numpy()
-    users = recenter(rgba, size=64)
-    assert np.abs(mine - users).mean() < 0.02
-
-
-def test_zoom_fills_the_first_view_and_keeps_the_others_whole():
-    alpha = torch.zeros(2, 4, 1, 64, 64)
-    alpha[:, :, :, 22:42, 27:37] = 1  # 20 high, 10 wide
-    alpha[1, 2, :, 30:34, 4:60] = 1  # one side view nearly fills its frame
-    _, zoomed = zoom_to_front(alpha.expand(-1, -1, 3, -1, -1).clone(), alpha)
-    assert (zoomed[0, 0, 0] > 0.5).any(1).sum() == pytest.approx(0.8 * 64, abs=3)
-    assert (zoomed[1, 2, 0] > 0.5).any(0).sum() == pytest.approx(0.97 * 64, abs=3)
-    assert zoomed[1, 2, 0, :, 0].max() < 0.1  # what lies on the frame's edge is a trace of resampling
-
-
-def test_zoomed_fronts_are_the_recentred_input(views):
-    color, alpha = views.pictures(views.orbits[:, 0])
-    aside = (-3, 0, 3, 0)  # seen from the front 3 to the left, and from behind to the right
-    shifted = [torch.stack([part[:, i].roll((5, aside[i]), (-2, -1)) for i in range(4)], 1) for part in (color, alpha)]
-    zoomed, zoomed_alpha = zoom_to_front(*shifted)
-    front = (zoomed + 1 - zoomed_alpha)[:, 0]
-    user = recentered(shifted[0][:, 0], shifted[1][:, 0])
-    assert ((front - user) ** 2).mean() < 1e-3
-    for view in (1, 2, 3):  # and in the middle all round
-        rows = (zoomed_alpha[:, view, 0] > 0.5).any(2).float()
-        middle = (rows * torch.arange(32)).sum(1) / rows.sum(1)
-        torch.testing.assert_close(middle, torch.full_like(middle, 15.5), atol=1.01, rtol=0)
-    columns = (zoomed_alpha[:, 2, 0] > 0.5).any(1).float()
-    middle = (columns * torch.arange(32)).sum(1) / columns.sum(1)
-    torch.testing.assert_close(middle, torch.full_like(middle, 15.5), atol=1.01, rtol=0)
 
 
 # Augmentations
@@ -641,17 +603,18 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path, monkeypatch):
     assert last["val_psnr"] == pytest.approx(result["val_psnr"], abs=1e-4)
 
 
-def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, drawn_path, tmp_path, monkeypatch):
+def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, orbits_of_cubes, tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "LOG_EVERY", 1)
     small = MINI | {"block_out_channels": [16, 16, 16, 16], "norm_num_groups": 8, "sample_size": 32}
     vae = train_vae(views, tmp_path / "vae", steps=3, batch=4, config=small, compile=False, lpips=LPIPS())
-    samples = Samples.encode(views, vae, every=6)
-    assert len(samples) == sum(-(-count // 6) for count in views.orbit_counts.tolist()) * 2  # mirrored or not
+    device = torch.device("cpu")
+    samples = Samples.encode(*orbits_of_cubes, vae, device)
+    assert len(samples) == 2 * orbits.ORBITS * 2  # mirrored or not
     assert samples.latents.shape[1:] == (4, 8, 4, 4)
     assert samples.fronts.sum() == 4
     captions = ["red cube", "textured cube"]
-    Samples.encode(views, vae, every=12, first_caption=len(captions)).save(tmp_path / "more.safetensors")
-    more = Samples.load(tmp_path / "more.safetensors", torch.device("cpu"))
+    Samples.encode(*orbits_of_cubes, vae, device, len(captions)).save(tmp_path / "more.safetensors")
+    more = Samples.load(tmp_path / "more.safetensors", device)
     assert set(samples.captions.tolist()) == {0, 1}
     assert set(more.captions.tolist()) == {2, 3}
     both = Samples.join([samples, more])
@@ -683,25 +646,73 @@ def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, drawn_p
     ).read_bytes()
 
 
-def test_samples_put_the_front_where_the_pipeline_expects_it(views, tmp_path):
+class Colours:
+    """Stands in for a VAE: the mean colour of the middle."""
+
+    config = type("Config", (), {"scaling_factor": 1.0})()
+
+    def encode(self, pictures):
+        middle = pictures[:, :, 14:18, 14:18].mean((2, 3), keepdim=True)
+        return type("Output", (), {"latent_dist": type("Latents", (), {"mean": middle})()})()
+
+
+def test_samples_put_the_front_where_the_pipeline_expects_it(orbits_of_cubes):
     """The input's own side is frame 1, and the mirrored object's sides are swapped."""
-
-    class Colours:
-        """Stands in for a VAE: the mean colour of the middle."""
-
-        config = type("Config", (), {"scaling_factor": 1.0})()
-
-        def encode(self, pictures):
-            middle = pictures[:, :, 14:18, 14:18].mean((2, 3), keepdim=True)
-            return type("Output", (), {"latent_dist": type("Latents", (), {"mean": middle})()})()
-
-    samples = Samples.encode(views, Colours(), every=36)  # each object's front, as it is and mirrored
-    assert samples.fronts.all()
-    plain, mirrored = samples.latents[0].flatten(1), samples.latents[2].flatten(1)
+    pictures, starts = orbits_of_cubes
+    samples = Samples.encode(pictures[:1, :1], starts[:1, :1], Colours(), torch.device("cpu"))
+    assert samples.fronts.tolist() == [True, True]
+    plain, mirrored = samples.latents.flatten(2)
     torch.testing.assert_close(plain[1], samples.image_latents[0].flatten(), atol=0.05, rtol=0)
     torch.testing.assert_close(plain[[0, 2]], mirrored[[2, 0]], atol=0.05, rtol=0)  # right and left
     torch.testing.assert_close(plain[[1, 3]], mirrored[[1, 3]], atol=0.05, rtol=0)  # front and back
     assert (plain[0] - plain[2]).abs().max() > 0.3
+
+
+def test_orbits_that_show_nothing_are_left_out(orbits_of_cubes):
+    pictures, starts = (array.copy() for array in orbits_of_cubes)
+    pictures[1, 2] = 0
+    samples = Samples.encode(pictures, starts, Colours(), torch.device("cpu"))
+    assert len(samples) == 2 * (2 * orbits.ORBITS - 1)
+    assert samples.captions.bincount().tolist() == [2 * orbits.ORBITS, 2 * orbits.ORBITS - 2]
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_the_view_from_the_images_side_is_the_image_and_not_judged(orbits_of_cubes, tmp_path, monkeypatch, image):
+    """Where there is an image. What a model makes of that view then counts nothing; without an image it does."""
+    monkeypatch.setattr(schedule, "LOG_EVERY", 1)
+    samples = Samples.encode(*orbits_of_cubes, Colours(), torch.device("cpu"))
+    shape = samples.latents.shape[2:]
+    samples.latents[:] = 0.25
+    samples.image_latents[:] = 4.0
+    tokenizer = make_tokenizer(["red cube", "textured cube"], tmp_path / "tokenizer")
+    seen = []
+
+    def forward(self, latents, timesteps, tokens, camera, pixels, image_latents, keep_image):
+        kept = keep_image > 0
+        seen.append((latents[:, 1], kept, timesteps))
+        zero = sum(p.sum() for p in self.parameters() if p.requires_grad) * 0
+        wrong = torch.zeros(len(latents), 4, *shape)
+        wrong[kept if image else ~kept, 1] = 1e3
+        return wrong + zero
+
+    monkeypatch.setattr(MultiViewModel, "forward", forward)
+    small = {"model_channels": 32, "context_dim": 192, "image_embed_dim": 192, "in_channels": shape[0]}
+    unet = MINI_UNET | small | {"out_channels": shape[0]}
+    captions = ["red cube", "textured cube"]
+    common = {"steps": 4, "batch": 16, "compile": False, "unet": unet}
+    train_multiview(samples, captions, tokenizer, tmp_path / "multiview", **common)
+    losses = [
+        json.loads(line)["velocity_mse"] for line in (tmp_path / "multiview" / "log.jsonl").read_text().splitlines()
+    ]
+    if image:  # what is wrong of the image's side is not seen
+        assert max(losses) < 10
+    else:
+        assert min(losses) > 1e4
+    front, kept, timesteps = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    clear = timesteps < 150
+    level = front.flatten(1).mean(1)
+    assert (level[clear & kept] > 2).all()
+    assert (level[clear & ~kept] < 2).all()
 
 
 def test_distances_lead_to_the_surface(views):

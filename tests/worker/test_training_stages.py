@@ -60,7 +60,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stage(archive, work):
-    """Runs a stage in the work folder, at 32², where all sets are drawn: objects, a variant, two procedural shapes."""
+    """Runs a stage in the work folder, at 32², where views are drawn, and orbits of objects, a variant and shapes."""
 
     def run(name, *words):
         with pytest.MonkeyPatch.context() as patch:
@@ -69,8 +69,9 @@ def stage(archive, work):
             command.main()
 
     run("draw")
-    run("draw", "--procedural", 2)
-    run("draw", "--split", "train", "--variant", 1)
+    run("draw", "--kind", "orbits")
+    run("draw", "--kind", "orbits", "--procedural", 2)
+    run("draw", "--kind", "orbits", "--split", "train", "--variant", 1)
     return run
 
 
@@ -108,28 +109,9 @@ def test_the_decoder_alone_leaves_the_latents(views, tmp_path):
 # The command
 
 
-@pytest.mark.parametrize("words", [(), ("--variant", 1)])
-def test_objects_are_drawn_as_large_as_in_use(stage, work, words):
-    """Their front fills 80% of the frame, or one of the four views from their front's height nearly all of it."""
-    stage("draw", "--split", "train", "--placed", *words)
-    name = "train-1" if words else "train"
-
-    def longest(name):
-        views = Views.from_files([(work / f"{name}.npy", ["a", "b"])], "cpu")
-        front = views.orbits[:, 0]
-        assert (views.angles[front[:, 0]].abs() < 1e-3).all()
-        seen = views.pictures(front)[1][:, :, 0] > 0.5  # [2, 4, S, S]
-        return torch.maximum(seen.any(2).sum(-1), seen.any(3).sum(-1))
-
-    stored, placed = longest(name), longest(f"{name}-placed")
-    for before, sides in zip(stored, placed, strict=True):
-        assert abs(sides[0] - 0.8 * 32) <= 2 or abs(sides.max() - 0.97 * 32) <= 2
-        assert not torch.equal(before, sides)
-
-
 def test_encode_does_what_multiview_would_do_first(stage, work, capsys):
-    stage("encode", "--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6)
-    assert capsys.readouterr().out.count("samples in") == 3  # the one --every is for all of them
+    stage("encode", "--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural")
+    assert capsys.readouterr().out.count("samples in") == 3
     made = {
         name: Samples.load(work / f"samples-{name}.safetensors", "cpu") for name in ("train", "train-1", "procedural")
     }
@@ -142,7 +124,7 @@ def test_encode_does_what_multiview_would_do_first(stage, work, capsys):
     assert not (made["train-1"].fronts & (made["train-1"].colors == 0)).any()
     assert not (work / "multiview").exists()
     times = {path: path.stat().st_mtime_ns for path in work.glob("samples-*.safetensors")}
-    words = ["--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural", "--every", 6]
+    words = ["--init", PRESET / "multiview", "--sets", "train", "train-1", "procedural"]
     stage("multiview", *words, "--steps", 1, "--batch", 2)
     assert times.items() <= {path: path.stat().st_mtime_ns for path in work.glob("samples-*.safetensors")}.items()
     assert (work / "multiview" / "multiview.safetensors").exists()
@@ -174,7 +156,7 @@ def test_two_processes_learn_together(stage, archive, work, tmp_path, name):
         (tmp_path / path.name).symlink_to(path)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
     stage = ["-m", "lgm_blender.worker.training", name, "--objects", archive, "--work", tmp_path, "--size", 32]
-    words = ["--sets", "train", "--every", 6, "--init", PRESET / "multiview", "--steps", 3, "--batch", 2]
+    words = ["--sets", "train", "--init", PRESET / "multiview", "--steps", 3, "--batch", 2]
     result = subprocess.run(
         [str(word) for word in (*launch, *stage, *words, "--no-compile")],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,11 @@ def lgm_from_file(
 
 @torch.inference_mode()
 def gaussians_from_views(
-    model: LGM, views: np.ndarray, elevation: float = 0.0, poses: np.ndarray | None = None
+    model: LGM,
+    views: np.ndarray,
+    elevation: float = 0.0,
+    poses: np.ndarray | None = None,
+    guessed: Sequence[bool] | None = None,
 ) -> Gaussians:
     """Gaussians of four views.
 
@@ -90,6 +95,7 @@ def gaussians_from_views(
         views: [4, H, W, 3] float32, 0 to 1, on white, azimuth 0, 90, 180, 270; resized if not of the model's size.
         elevation: Of the four cameras above the object, in degrees.
         poses: [4, 4, 4] float32, camera-to-world, of views from other cameras.
+        guessed: Which of the four are means of several samples; none by default.
 
     Returns:
         All 4 · splat_size² Gaussians, in LGM's frame; those that cannot be seen are not yet pruned.
@@ -100,4 +106,5 @@ def gaussians_from_views(
     if images.shape[-2:] != (size, size):
         images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
     cameras = torch.from_numpy(orbit_cameras(elevation) if poses is None else poses).to(weight.device)
-    return Gaussians.from_array(model(images[None], cameras[None])[0].float().cpu().numpy())
+    known = None if guessed is None else torch.tensor([guessed], dtype=torch.float32, device=weight.device)
+    return Gaussians.from_array(model(images[None], cameras[None], known)[0].float().cpu().numpy())

@@ -1,6 +1,6 @@
 """Train the bundled models: python -m lgm_blender.worker.training STAGE --work DIR ...
 
-`draw` draws the training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `encode` does
+`draw` draws training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `encode` does
 ahead what `multiview` does first with each set, `generate` lets a preset's multi-view model draw the views of a set,
 for `lgm --generated`, and `bundle` writes the preset's folder. Each reads what the ones before it left in --work.
 benchmarks/train_mini.sh runs them all.
@@ -14,17 +14,22 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ...core.errors import LGMError
 from .lpips import LPIPS
-from .objects import draw_objects, evaluation_poses, read_index, read_object, view_poses
+from .objects import VIEWS, Cameras, draw_objects, evaluation_poses, read_index, read_object, view_poses
+from .orbits import draw_orbits, draw_placed, orbit_starts, photos_path, placed_poses
 from .procedural import procedural
 from .schedule import Log, process_device, processes
-from .varied import read_placed, read_varied
+from .varied import read_varied
 from .views import Views
+
+if TYPE_CHECKING:
+    from .generated import Generated
 
 
 def main() -> None:
@@ -49,12 +54,14 @@ def main() -> None:
     look.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
     look.add_argument("--procedural", type=int, help="draw: so many procedural shapes, as the set 'procedural'")
     parser.add_argument(
-        "--placed", action="store_true", help="draw: as large as a user's image shows them, as the set NAME-placed"
+        "--kind",
+        choices=("views", "orbits", "placed"),
+        default="views",
+        help="draw: views from all round, for vae and lgm; orbits of four views and their image, for encode and "
+        "multiview; or objects as large as in use, as the set NAME-placed, for generate",
     )
+    parser.add_argument("--views", type=int, default=VIEWS, help="how many an object has in sets of views")
     parser.add_argument("--sets", nargs="*", default=["train"], help="of train, train-1 (a variant), procedural")
-    parser.add_argument(
-        "--every", type=int, nargs="+", default=[2, 4], help="encode, multiview: every n-th orbit of each set"
-    )
     parser.add_argument("--inputs-judged", type=int, default=4, help="lgm: how many input views are judged")
     parser.add_argument("--others-judged", type=int, default=4, help="lgm: how many other views are")
     parser.add_argument("--surface-weight", type=float, default=0.3, help="lgm: of the distances' loss")
@@ -67,9 +74,11 @@ def main() -> None:
     parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview, vae")
     parser.add_argument(
-        "--generated", nargs="+", help="lgm: sets that `generate` has drawn, as input in half of the steps"
+        "--generated",
+        nargs="+",
+        help="lgm: sets that `generate` has drawn, train-3-placed for example, as further input",
     )
-    parser.add_argument("--orbits", type=int, default=2, help="generate: of each object")
+    parser.add_argument("--generated-share", type=float, default=0.5, help="lgm: of the steps")
     parser.add_argument("--preset", default="mini", help="generate: the preset whose multi-view model draws")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,25 +90,34 @@ def main() -> None:
     index = {split: [o for o in read_index(args.objects) if o["split"] == split] for split in ("train", "val")}
     index = {split: objects[: args.limit] for split, objects in index.items()}
 
-    made = args.work / "procedural.npy"
-    index["procedural"] = [
-        {"id": f"procedural-{i:05}"}
-        for i in range(args.procedural or (len(np.load(made, mmap_mode="r")) if made.exists() else 0))
-    ]
+    drawn = next(args.work.glob("procedural*.npy"), None)
+    shapes = args.procedural or (len(np.load(drawn, mmap_mode="r")) if drawn else 0)
+    index["procedural"] = [{"id": f"procedural-{i:05}"} for i in range(shapes)]
 
     def ids(split: str) -> list[str]:
         return [o["id"] for o in index[split]]
 
-    cameras = {"train": view_poses, "val": evaluation_poses, "procedural": view_poses}
-
     def split_of(name: str) -> str:  # "train-1" is the first variant of the training objects
         return name.split("-")[0]
 
+    def cameras(name: str) -> Cameras:
+        if split_of(name) == "val":
+            return evaluation_poses
+        return placed_poses if name.endswith("-placed") else partial(view_poses, count=args.views)
+
     def views(*names: str) -> Views:
         start, files = time.monotonic(), [(args.work / f"{name}.npy", ids(split_of(name))) for name in names]
-        result = Views.from_files(files, device, cameras[split_of(names[0])])
+        result = Views.from_files(files, device, cameras(names[0]))
         print(f"{', '.join(names)}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
         return result
+
+    def orbits_file(name: str) -> Path:
+        return args.work / f"{name}.orbits.npy"
+
+    def generated(*names: str) -> Generated:
+        from .generated import Generated
+
+        return Generated.load([args.work / f"{name}.generated.npz" for name in names], views(*names))
 
     def unpack() -> None:
         from .multiview import unpack_multiview
@@ -125,13 +143,20 @@ def main() -> None:
                 read = procedural
             elif args.variant:
                 name, read = f"{split}-{args.variant}", partial(read_varied, args.objects, args.variant)
-            if args.placed:
-                name, read = f"{name}-placed", partial(read_placed, read)
-            empty = draw_objects(read, ids(split), args.size, args.work / f"{name}.npy", args.processes, cameras[split])
-            print(f"{name}: {len(ids(split))} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
+            if args.kind == "placed":
+                name = f"{name}-placed"
+            path, those = args.work / f"{name}.npy", ids(split)
+            if args.kind == "orbits":
+                path = orbits_file(name)
+                empty = draw_orbits(read, those, args.size, path, args.processes, name)
+            elif args.kind == "placed":
+                turn = split != "val"
+                empty = draw_placed(read, those, args.size, path, args.processes, cameras(name), turn)
+            else:
+                empty = draw_objects(read, those, args.size, path, args.processes, cameras(name))
+            print(f"{path.stem}: {len(those)} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
     elif args.stage == "lgm":
         from ..lgm.model import PRESETS
-        from .generated import Generated
         from .lgm import train_lgm
 
         train_lgm(
@@ -146,13 +171,10 @@ def main() -> None:
             augmented=not args.no_augmentation,
             optimizer=args.optimizer,
             until=args.until,
-            generated=(
-                Generated.load(
-                    [(args.work / f"{name}.generated.npz", len(ids(split_of(name)))) for name in args.generated],
-                    views(*args.generated),
-                )
-                if args.generated
-                else None
+            generated=generated(*args.generated) if args.generated else None,
+            generated_share=args.generated_share,
+            generated_validation=(
+                generated("val-placed") if (args.work / "val-placed.generated.npz").exists() else None
             ),
             validation=views("val"),
             **common,
@@ -167,20 +189,23 @@ def main() -> None:
         pipeline = MultiViewPipeline.from_folder(folder, device, scheduler=preset.scheduler)
         for name in args.sets:
             start = time.monotonic()
+            elevations = np.array([cameras(name)(object_id)[1][0, 0] for object_id in ids(split_of(name))])
             number = generate(
-                views(name),
+                np.load(photos_path(args.work / f"{name}.npy"), mmap_mode="r")[: len(elevations)],
+                elevations,
                 pipeline,
                 args.work / f"{name}.generated.npz",
-                orbits=args.orbits,
                 steps=args.steps or preset.steps["image"],
                 guidance=preset.guidance["image"],
                 match=preset.match_colors,
                 keep=preset.keep_image,
                 samples=preset.samples.get("image", 1),
                 seed=args.seed,
+                threads=args.processes,
+                device=device,
                 **({"batch": args.batch} if args.batch else {}),
             )
-            print(f"{name}: {number} orbits generated in {time.monotonic() - start:.0f} s", flush=True)
+            print(f"{name}: {number} objects' views generated in {time.monotonic() - start:.0f} s", flush=True)
     elif args.stage == "vae":
         from .vae import train_vae
 
@@ -219,7 +244,7 @@ def main() -> None:
         vae = load_vae(args.work / "vae", torch.device(device), torch.float32).to(memory_format=torch.channels_last)
         weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
 
-        def samples(name: str, every: int) -> Samples:
+        def samples(name: str) -> Samples:
             # Varied objects have other colours than their captions say.
             first = len(ids("train")) * (split_of(name) == "val") + len(captions) * ("-" in name)
             start = time.monotonic()
@@ -227,7 +252,9 @@ def main() -> None:
             if path.exists() and path.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
                 result = Samples.load(path, device)
             else:
-                result = Samples.encode(views(name), vae, every, first)
+                starts = np.stack([orbit_starts(f"{name}/{object_id}") for object_id in ids(split_of(name))])
+                pictures = np.load(orbits_file(name), mmap_mode="r")[: len(starts)]
+                result = Samples.encode(pictures, starts, vae, device, first)
                 if split_of(name) == "procedural":  # no words are about them, so they are nothing to learn words from
                     result.fronts[:] = False
                     result.captions[:] = len(captions) - 1
@@ -237,12 +264,11 @@ def main() -> None:
             print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
             return result
 
-        every = [*args.every, *args.every[-1:] * len(args.sets)]
         with processes().main_process_first():  # the others find its files
-            parts = [samples(name, n) for name, n in zip(args.sets, every, strict=False)]
+            parts = [samples(name) for name in args.sets]
             if args.stage == "encode":
                 return
-            validation = samples("val", 4)
+            validation = samples("val")
         train_multiview(
             Samples.join(parts),
             captions,

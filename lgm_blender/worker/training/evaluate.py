@@ -40,7 +40,7 @@ from ..matting import matte, recenter
 from ..models import CheckedFiles, Preset, find_preset
 from ..multiview.colors import finish_views
 from ..multiview.pipeline import MultiViewPipeline
-from ..pipeline import FRAMES_TO_LGM, check_output, load_preset_lgm, side_by_side, versions
+from ..pipeline import FRAMES_TO_LGM, check_output, guessed_views, load_preset_lgm, side_by_side, versions
 from ..rendering import render
 from .contact_sheet import Row, contact_sheet, error_picture, four_in_one, tile
 from .lpips import LPIPS
@@ -281,7 +281,7 @@ def _image(
         picture = photo_input(truth)
         views, seconds = generator(entry["id"], image=picture, elevation=truth.elevation)
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, views, truth.elevation))
+        gaussians = _visible(gaussians_from_views(lgm, views, truth.elevation, guessed=generator.guessed))
         seconds["gaussians"] = time.perf_counter() - began
 
         rgb, alpha = on_white(truth.pixels, options.device)
@@ -349,7 +349,7 @@ def _text(
     for number, prompt in enumerate(texts):
         views, seconds = generator(prompt, prompt=prompt)
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, views))
+        gaussians = _visible(gaussians_from_views(lgm, views, guessed=generator.guessed))
         seconds["gaussians"] = time.perf_counter() - began
         drawn = draw(gaussians, poses, options.device)
         pictures = _tensor(views, options.device)
@@ -432,6 +432,7 @@ class ViewGenerator:
             "keep_image": preset.keep_image,
             "samples": preset.samples.get(mode, 1),
         }
+        self.guessed = guessed_views(self.settings["samples"], preset.keep_image and mode == "image")
         folder = preset.locate(mode)
         preset.verify(mode, options.checked)
         self.model = MultiViewPipeline.from_folder(folder, options.device, scheduler=preset.scheduler)

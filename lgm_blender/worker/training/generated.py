@@ -1,7 +1,7 @@
 """Views by the multi-view model as input for LGM's training, which then learns to make the best of its errors.
 
 LGM's two augmentations imitate such errors (augment.py); these are the errors themselves, of objects that the
-multi-view model has not seen: a variant (varied.py) that it was not trained on.
+multi-view model has not seen: variants (varied.py) that it was not trained on, as large as in use (orbits.draw_placed).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,107 +20,107 @@ from torch import Tensor
 from ...core.files import replacing
 from ..multiview.colors import finish_views
 from ..multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted
-from ..pipeline import FRAMES_TO_LGM
+from ..pipeline import FRAMES_TO_LGM, guessed_views
 from .multiview import cameras, clip_pixels, encode
-from .views import Views, back_from, front_zoom, recentered, warped
+from .views import Views
 
 
 @dataclass
 class Generated:
-    """What the multi-view model makes of views of objects, where the true ones are.
+    """What the multi-view model makes of placed objects, where the true views are.
 
     Attributes:
         views: The true views.
-        inputs: [N, 4] int64, the rows in `views` of the orbits that were generated, the input's side first.
-        pixels: [N, 4, S, S, 3] uint8, on white.
-        objects: [N] int64.
+        pixels: [O, 4, S, S, 3] uint8, on white: of each object its first orbit, the image's side first.
+        guessed: [4], which of them are means of several samples.
     """
 
     views: Views
-    inputs: Tensor
     pixels: Tensor
-
-    def __post_init__(self):
-        self.objects = torch.searchsorted(self.views.first, self.inputs[:, 0].contiguous(), right=True) - 1
+    guessed: Tensor
 
     @classmethod
-    def load(cls, files: Sequence[tuple[Path, int]], views: Views) -> Generated:
-        """What `generate` wrote of these views, in one file or several.
-
-        Args:
-            files: The files, each with how many of the views' objects it is about, one after the other.
-            views: The true views of all of them.
-        """
-        device, inputs, pixels, objects = views.pixels.device, [], [], 0
-        for path, number in files:
+    def load(cls, files: Sequence[Path], views: Views) -> Generated:
+        """What `generate` wrote of these views, in one file or several, one set of objects after the other."""
+        device, pixels = views.pixels.device, []
+        for path in files:
             with np.load(path) as data:
-                inputs.append(torch.from_numpy(data["inputs"]).to(device) + views.first[objects])
                 pixels.append(torch.from_numpy(data["pixels"]).to(device))
-            objects += number
-        return cls(views, torch.cat(inputs), torch.cat(pixels))
+                guessed = torch.from_numpy(data["guessed"]).to(device)
+        pixels = torch.cat(pixels)
+        if len(pixels) != len(views):
+            raise ValueError(f"views of {len(pixels)} objects were generated, of {len(views)} there are true ones")
+        return cls(views, pixels, guessed)
+
+    @property
+    def inputs(self) -> Tensor:
+        """[O, 4], the rows in `views` of what was generated."""
+        return self.views.orbits[:, 0]
+
+    def pictures(self, objects: Tensor) -> Tensor:
+        """Generated views [B, 4, 3, S, S] in 0 to 1 of objects [B]."""
+        return self.pixels[objects].movedim(-1, -3).float() / 255
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Random objects [count], the rows [count, 4] of an orbit of each, its generated views [count, 4, 3, S, S]."""
         device = self.pixels.device
-        chosen = torch.randint(len(self.inputs), (count,), generator=generator, device=device)
-        pictures = self.pixels[chosen].movedim(-1, -3).float() / 255
-        return self.objects[chosen], self.inputs[chosen], pictures
+        objects = torch.randint(len(self.pixels), (count,), generator=generator, device=device)
+        return objects, self.inputs[objects], self.pictures(objects)
 
 
 def generate(
-    views: Views,
+    photos: np.ndarray,
+    elevations: np.ndarray,
     pipeline: MultiViewPipeline,
     path: Path,
     *,
-    orbits: int = 1,
     batch: int = 128,
-    steps: int = 16,
-    guidance: float = 2.5,
+    steps: int = 5,
+    guidance: float = 1.0,
     match: bool = True,
     keep: bool = True,
-    samples: int = 1,
+    samples: int = 4,
     seed: int = 0,
     threads: int = 8,
+    device: torch.device | str = "cpu",
 ) -> int:
     """Generate views of every object as they come of a user's image, and write them with `numpy.savez`.
 
     Args:
-        views: The true views; the first of an orbit becomes the input image.
+        photos: [O, S, S, 4] uint8, premultiplied, as draw_placed draws them.
+        elevations: [O], degrees, of the photos.
         pipeline: The multi-view model, for images.
         path: A .npz file.
-        orbits: Of each object: from its own front, and from random other sides.
-        batch: Orbits at once.
+        batch: Objects at once.
         steps, guidance, samples: See MultiViewPipeline.
         match, keep: See finish_views.
-        seed: Of the noise and the sides.
-        threads: Of the colours' matching.
+        seed: Of the noise.
+        threads: Of what finish_views does.
+        device: The pipeline's.
 
     Returns:
-        How many orbits there are.
+        How many objects there are.
     """
-    device = views.pixels.device
     generator = torch.Generator(device).manual_seed(seed)
-    chosen = torch.rand(len(views), orbits, generator=generator, device=device) * views.orbit_counts[:, None]
-    chosen[:, 0] = 0
-    inputs = views.orbits.gather(1, chosen.long()[..., None].expand(-1, -1, VIEWS)).flatten(0, 1)
     made = []
     with ThreadPoolExecutor(threads) as pool:
-        for rows in inputs.split(batch):
-            color, alpha = views.pictures(rows)
-            images, moves = recentered(color[:, 0], alpha[:, 0]), front_zoom(alpha)
-            pictures = draw(pipeline, images, views.angles[rows[:, 0], 0], generator, steps, guidance, keep, samples)
-            photos = list(images.movedim(1, -1).cpu().numpy())
-            frames = list(pictures.movedim(2, -1).cpu().numpy())
-            finished = pool.map(partial(finish_views, match=match, keep=keep), frames, photos)
-            matched = torch.from_numpy(np.stack(list(finished))).movedim(-1, 2)
-            # Back to where the object stands in the true views; what comes in at the edges is white.
-            back = 1 - warped(1 - matched.to(device), back_from(moves))
-            if keep:  # in use that view is the image itself, which no resampling has blurred
-                back[:, 0] = color[:, 0] + 1 - alpha[:, 0]
-            made.append((back.movedim(2, -1) * 255).round().to(torch.uint8).cpu().numpy())
+        waiting = []  # the device draws the next ones while these are finished
+        for i in range(0, len(photos), batch):
+            part = torch.from_numpy(np.array(photos[i : i + batch])).to(device).float().div_(255).movedim(-1, 1)
+            images = part[:, :3] + 1 - part[:, 3:]
+            angles = torch.from_numpy(np.asarray(elevations[i : i + batch], np.float32)).to(device)
+            pictures = draw(pipeline, images, angles, generator, steps, guidance, keep, samples)
+            frames, inputs = (x.movedim(-3, -1).cpu().numpy() for x in (pictures, images))
+            made += waiting
+            waiting = [pool.submit(_finished, *pair, match, keep) for pair in zip(frames, inputs, strict=True)]
+        pixels = np.stack([each.result() for each in (*made, *waiting)])
     with replacing(path) as file:
-        np.savez(file, inputs=inputs.cpu().numpy(), pixels=np.concatenate(made))
-    return len(inputs)
+        np.savez(file, pixels=pixels, guessed=np.array(guessed_views(samples, keep)))
+    return len(photos)
+
+
+def _finished(frames: np.ndarray, image: np.ndarray, match: bool, keep: bool) -> np.ndarray:
+    return np.uint8(finish_views(frames, image, match=match, keep=keep) * 255 + 0.5)
 
 
 @torch.inference_mode()

@@ -79,6 +79,7 @@ def train_lgm(
     optimizer: Literal["adamw", "muon"] = "adamw",
     until: float | None = None,
     validation: Views | None = None,
+    generated_validation: Generated | None = None,
 ) -> LGM:
     """Train for a number of seconds or steps, and save the averaged weights as output/model.safetensors (fp32).
 
@@ -105,7 +106,8 @@ def train_lgm(
             how far away that is; falls to a tenth. Colours alone take very long to say where a surface is.
         augmented: Whether the input views are distorted and jittered (augment.py).
         generated: Views by the multi-view model, that go in in place of true ones. In half of the other steps the true
-            views of the same objects do, which may be of another size.
+            views of the same objects do, which may be of another size. All steps are then mirrored half of the time,
+            and have their colour channels in any order.
         generated_share: Of the steps.
         init: Weights to start from.
         seed: Of everything random.
@@ -113,6 +115,7 @@ def train_lgm(
         compile: Whether torch.compile makes the U-Net and LPIPS faster, after a minute or two.
         optimizer, until: See Trainer.
         validation: Views from evaluation_poses, judged at the end.
+        generated_validation: The same of generated views, judged at the start as well.
 
     Raises:
         LGMError: If the training collapses, or `output` holds one already.
@@ -140,11 +143,21 @@ def train_lgm(
         optimizer=optimizer,
         until=until,
     )
+
+    def judged_on_validation() -> dict[str, float]:
+        values = evaluate_lgm(trainer.average.model, validation, lpips)[0] if validation is not None else {}
+        if generated_validation is not None:
+            found, _ = evaluate_lgm(trainer.average.model, generated_validation.views, lpips, generated_validation)
+            values |= {name.replace("val", "val_generated"): value for name, value in found.items()}
+        return values
+
     perceived = lpips
     if compile:
         trainer.bare.unet.compile()
         perceived = torch.compile(lpips) if lpips is not None else None
     chance = torch.Generator()
+    if trainer.main and generated_validation is not None:
+        trainer.log.write(step=trainer.steps_done, **judged_on_validation())
     for progress in trainer:
         generator = trainer.generator
         chance.manual_seed(generator.initial_seed())  # on the CPU, so that the host need not wait
@@ -157,16 +170,28 @@ def train_lgm(
             if generated is not None and torch.rand((), generator=chance) < 0.5:
                 source = generated.views
             objects, inputs = source.orbit(batch, generator)
-        others = source.others(objects, inputs, others_judged, generator)
-        color, alpha = source.pictures(torch.cat([others, inputs], 1))
-        poses = source.relative_poses(torch.cat([others, inputs], 1), inputs[:, 0])
+        rows = torch.cat([source.others(objects, inputs, others_judged, generator), inputs], 1)
+        color, alpha = source.pictures(rows)
+        poses = source.relative_poses(rows, inputs[:, 0])
         images = (color + 1 - alpha)[:, others_judged:] if made is None else made
+        surface = None
+        if source.distances is not None:
+            surface = source.surface(inputs, poses[:, others_judged:])
+        if generated is not None:  # what is guessed is soon known by heart: more objects, all as true as they are
+            if torch.rand((), generator=chance) < 0.5:
+                color, alpha, images = color.flip(-1), alpha.flip(-1), images.flip(-1)
+                poses, surface = mirrored(poses, surface)
+            order = torch.randperm(3, generator=chance).tolist()
+            # Not by a list, which would be copied to the device and make the host wait.
+            color, images = (torch.stack([x[:, :, c] for c in order], 2) for x in (color, images))
         seen_from = poses[:, others_judged:]
         if source.size != config.input_size:
             images = resized(images, config.input_size)
         true = torch.ones(inputs.shape, dtype=torch.bool, device=device)
+        guessed = torch.zeros(inputs.shape, device=device)
         if made is not None:
             true[:, 1:] = False
+            guessed = guessed + generated.guessed
         elif augmented:
             images, seen_from, true = augment(images, seen_from, generator)
         judged = others_judged + inputs_judged  # which of the inputs does not matter: each comes first at times
@@ -175,14 +200,14 @@ def train_lgm(
         truth = color + background[..., None, None] * (1 - alpha)
 
         with trainer.autocast():
-            gaussians = trainer.model(images, seen_from)
+            gaussians = trainer.model(images, seen_from, guessed)
         rgb, opacity = draw(gaussians, poses[:, :judged], source.size, background)
         mse = F.mse_loss(rgb, truth)
         loss = mse + F.mse_loss(opacity, alpha)
         values = {"mse": mse, "iou": soft_iou(opacity, alpha), "opacity": opacity.mean() / alpha.mean()}
-        if source.distances is not None:
-            points, covered = source.surface(inputs, poses[:, others_judged:])
-            covered &= true[..., None, None]
+        if surface is not None:
+            points, covered = surface
+            covered = covered & true[..., None, None]
             off = (gaussians[..., :3].view_as(points) - points).norm(dim=-1)
             values["off"] = (off * covered).sum() / covered.sum().clamp_min(1)
             loss = loss + surface_weight * (1 - 0.9 * progress) * values["off"]
@@ -201,9 +226,21 @@ def train_lgm(
     if trainer.main:
         state = {name: tensor.contiguous().cpu() for name, tensor in trainer.average.model.state_dict().items()}
         save_file(state, output / "model.safetensors")
-        if validation is not None:
-            trainer.log.write(step=trainer.steps_done, **evaluate_lgm(trainer.average.model, validation, lpips)[0])
+        if validation is not None or generated_validation is not None:
+            trainer.log.write(step=trainer.steps_done, **judged_on_validation())
     return trainer.average.model
+
+
+def mirrored(
+    poses: Tensor, surface: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Poses [..., 4, 4] and Views.surface's points and coverage, for pictures that are flipped from left to right."""
+    sides = constant((-1.0, 1.0, 1.0, 1.0), poses.device, poses.dtype)
+    poses = sides[:, None] * poses * sides
+    if surface is not None:
+        points, covered = surface
+        surface = points.flip(-2) * sides[:3].to(points.dtype), covered.flip(-1)
+    return poses, surface
 
 
 def resized(pictures: Tensor, size: int) -> Tensor:
@@ -238,10 +275,18 @@ def save_pairs(rgb: Tensor, truth: Tensor, path: Path, objects: int = 8, size: i
 
 
 @torch.no_grad()
-def evaluate_lgm(model: LGM, views: Views, lpips: LPIPS | None = None) -> tuple[dict[str, float], np.ndarray]:
+def evaluate_lgm(
+    model: LGM, views: Views, lpips: LPIPS | None = None, generated: Generated | None = None
+) -> tuple[dict[str, float], np.ndarray]:
     """Reconstruction from the first orbit of true views of each object, judged on its other views, on white.
 
     Of objects.evaluation_poses that is four views at elevation 0, and eight others.
+
+    Args:
+        model: What is judged.
+        views: The objects.
+        lpips: The network.
+        generated: Views of them by the multi-view model, to go in instead.
 
     Returns:
         Mean PSNR in dB (of each object's mean, over objects), LPIPS and alpha IoU; and PSNR [O] of each object.
@@ -255,8 +300,12 @@ def evaluate_lgm(model: LGM, views: Views, lpips: LPIPS | None = None) -> tuple[
         color, alpha = views.pictures(seen)
         poses = views.poses[seen]
         images = color[:, :4] + 1 - alpha[:, :4]
+        guessed = None
+        if generated is not None:
+            images = generated.pictures(torch.tensor([len(psnrs)], device=device))
+            guessed = generated.guessed[None].float()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            gaussians = model(images, poses[:, :4])
+            gaussians = model(images, poses[:, :4], guessed)
         white = torch.ones(1, seen.shape[1] - 4, 3, device=device)
         rgb, opacity = draw(gaussians, poses[:, 4:], views.size, white)
         truth = color[:, 4:] + 1 - alpha[:, 4:]

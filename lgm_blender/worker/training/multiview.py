@@ -30,13 +30,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...core.cameras import multiview_cameras
 from ..multiview.loading import load_vae
+from ..multiview.pipeline import IMAGE_VIEW
 from ..multiview.unet import MultiViewUNet
 from ..quantization import load_file
 from ..quantization import save_file as save_weights
 from ..tensors import constant
 from .captions import BROWN, WOODEN, caption_tokens, color_prefixes
 from .schedule import Trainer
-from .views import Views, recentered, zoom_to_front
 
 MINI_UNET = {
     "image_size": 32,
@@ -160,7 +160,8 @@ class Samples:
     """Latents of four views and of the input image, of objects from several sides, mirrored or not, ready to train.
 
     Attributes:
-        latents: [N, 4, C, h, w] bf16, scaled, in the multi-view model's frame order.
+        latents: [N, 4, C, h, w] bf16, scaled, in the multi-view model's frame order; the image's side as large as the
+            other views show it, which may be smaller than the image.
         image_latents: [N, C, h, w] bf16, scaled, of the recentred input image.
         pixels: [N, 3, P, P] uint8, the recentred input image for the image encoder.
         captions: [N] int64, the index of each sample's caption; with the number of all captions added, that caption
@@ -177,39 +178,46 @@ class Samples:
             setattr(self, name, values[name])
 
     @classmethod
-    def encode(cls, views: Views, vae: AutoencoderKL, every: int = 2, first_caption: int = 0) -> Samples:
-        """Every n-th orbit of each object, as it is and mirrored. Object i has caption `first_caption` + i."""
-        device = views.pixels.device
+    def encode(
+        cls, pictures: np.ndarray, starts: np.ndarray, vae: AutoencoderKL, device: torch.device, first_caption: int = 0
+    ) -> Samples:
+        """Every orbit of each object, as it is and mirrored. Object i has caption `first_caption` + i.
+
+        Args:
+            pictures: [O, K, 5, S, S, 4] uint8, premultiplied: what orbits.draw_orbits draws.
+            starts: [O, K, 2], orbits.orbit_starts of each object.
+            vae: Encodes them.
+            device: Where they go.
+            first_caption: The first object's.
+        """
         size = MINI_VISION["image_size"]
         rows: dict[str, list[Tensor]] = {name: [] for name in cls.NAMES}
-        number = torch.arange(views.orbits.shape[1], device=device).expand(views.orbits.shape[:2])
-        objects, orbits = ((number < views.orbit_counts[:, None]) & (number % every == 0)).nonzero().T
-        for flip in (False, True):
-            for i in range(0, len(objects), ENCODED):
-                which = objects[i : i + ENCODED]
-                order = views.orbits[which, orbits[i : i + ENCODED]]
-                color, alpha = views.pictures(order)
-                if flip:  # the mirrored object, seen from the other side round
-                    color, alpha = color[:, [0, 3, 2, 1]].flip(-1), alpha[:, [0, 3, 2, 1]].flip(-1)
-                image = recentered(color[:, 0], alpha[:, 0])
-                named = color_prefixes(color[:, 0], alpha[:, 0])
-                color, alpha = zoom_to_front(color, alpha)
+        orbits, at_once = pictures.shape[1], max(1, ENCODED // pictures.shape[1])
+        for i in range(0, len(pictures), at_once):
+            part = torch.from_numpy(np.array(pictures[i : i + at_once])).to(device).flatten(0, 1)
+            part = part.float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
+            elevation, azimuth = torch.from_numpy(starts[i : i + at_once]).to(device).flatten(0, 1).unbind(1)
+            which = torch.arange(i, i + len(part) // orbits, device=device).repeat_interleave(orbits)
+            shown = part[:, :, 3].amax((2, 3)).amin(1) > 0.5
+            for flip in (False, True):
+                # The mirrored object is seen from the other side round.
+                seen = part[:, [0, 3, 2, 1, 4]].flip(-1) if flip else part
+                white = seen[:, :, :3] + 1 - seen[:, :, 3:]
                 # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
-                pictures = torch.cat([color + 1 - alpha, image[:, None]], 1)[:, [3, 0, 1, 2, 4]]
-                latents = encode(vae, pictures.flatten(0, 1)).unflatten(0, (len(which), 5))
+                latents = encode(vae, white[:, [3, 0, 1, 2, 4]].flatten(0, 1)).unflatten(0, (len(part), 5))
+                image = white[:, 4]
                 small = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-                elevation, azimuth = views.angles[order[:, 0]].unbind(1)
                 off = torch.hypot(elevation, (azimuth + 180) % 360 - 180)
                 for name, value in {
                     "latents": latents[:, :4],
                     "image_latents": latents[:, 4],
                     "pixels": (small * 255).round().to(torch.uint8),
                     "captions": which + first_caption,
-                    "colors": named,
+                    "colors": color_prefixes(seen[:, 0, :3], seen[:, 0, 3:]),
                     "elevations": elevation,
                     "fronts": off < 2,
                 }.items():
-                    rows[name].append(value)
+                    rows[name].append(value[shown])
         return cls(**{name: torch.cat(parts) for name, parts in rows.items()})
 
     @classmethod
@@ -276,6 +284,8 @@ def train_multiview(
     2305.08891): predicting noise learns next to nothing where the signal is weak, and there the object's shape is
     decided (Zero123++, arXiv 2310.15110, section 2.2, found the same). Noisy timesteps are drawn more often.
 
+    Where there is an image, the view from its side is the image, as in use (Preset.keep_image), and is not judged.
+
     The image is dropped from a quarter of the samples and the caption from about half, so that guidance and text alone
     work; captions.py says what the words are. The log has the mean loss, and apart that of noisy timesteps with an
     image, where the shape is guessed; both also of `validation`'s samples, if given.
@@ -333,7 +343,11 @@ def train_multiview(
         color = torch.where((color == BROWN) & (random() < 0.4), WOODEN, color)
         way = (random() * ids.shape[1]).long()
         tokens = torch.where(keep_text[:, None], ids[samples.captions[rows], way, color], empty)
-        latents = samples.latents[rows].float()
+        latents, image_latents = samples.latents[rows].float(), samples.image_latents[rows].float()
+        # In use that view is held to be the image. Were it as small here as long objects are in the other views, it
+        # would give away how long they are, and the held one would say that none is.
+        kept = keep_image[:, None, None, None] > 0
+        latents[:, IMAGE_VIEW] = torch.where(kept, image_latents, latents[:, IMAGE_VIEW])
         noise = torch.randn(latents.shape, generator=generator, device=device)
         timesteps = (random() ** 0.6 * len(alphas)).long().clamp_max(len(alphas) - 1)
         signal = alphas[timesteps].view(-1, 1, 1, 1, 1)
@@ -346,10 +360,13 @@ def train_multiview(
                 tokens,
                 every_camera[rows],
                 clip_pixels(samples.pixels[rows]),
-                samples.image_latents[rows].float(),
+                image_latents,
                 keep_image,
             )
-        errors = ((predicted - velocity) ** 2).mean((1, 2, 3, 4))
+        errors = ((predicted - velocity) ** 2).mean((2, 3, 4))
+        judged = torch.ones_like(errors)
+        judged[:, IMAGE_VIEW] = 1 - keep_image
+        errors = (errors * judged).sum(1) / judged.sum(1)
         noisy = (timesteps >= 0.7 * len(alphas)) * keep_image
         return {"velocity_mse": errors.mean(), "shape_mse": (errors * noisy).sum() / noisy.sum().clamp_min(1)}
 

@@ -99,17 +99,11 @@ class ObjectsZip:
         if not placed:
             return Truth(self._draw(mesh, poses), poses)
 
-        front = orbit_camera(0, 0)
         placement = place(mesh.corners[:, :3], lambda placement: self.front_alpha(mesh, placement))
         mesh = moved(mesh, placement)
         pixels = self._draw(mesh, poses)
-        photo, smaller = pixels[0], False
-        left, top, right, bottom = alpha_box(photo[..., 3])
-        if max(right - left, bottom - top) < FILL * SIZE - 1.5:
-            # A closer picture of it, from where the front view's camera is.
-            middle = (left + right - SIZE) / SIZE, (SIZE - top - bottom) / SIZE
-            lens = zoomed(front, FILL * SIZE / max(right - left, bottom - top), middle)
-            photo, smaller = self.renderer.draw(mesh, lens[None])[0][0], True
+        closer = close_up(self.renderer, mesh, pixels[0], orbit_camera(0, 0))
+        photo, smaller = (pixels[0], False) if closer is None else (closer, True)
         return Truth(pixels, poses, 0.0, photo, smaller)
 
     def front_alpha(self, mesh: TexturedMesh, placement: Placement) -> np.ndarray:
@@ -200,10 +194,27 @@ def nearest_to_fixed(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 # -------
 
 
-def placed(mesh: TexturedMesh) -> TexturedMesh:
-    """A mesh as large, and where, as a model is to make it of a picture of its front, without drawing it."""
-    points = mesh.corners[:, :3]
-    return moved(mesh, place(points, box_alphas(points, orbit_camera(0, 0))))
+def close_up(renderer: ViewRenderer, mesh: TexturedMesh, front: np.ndarray, pose: np.ndarray) -> np.ndarray | None:
+    """The picture that a user takes of a placed mesh, if it is placed smaller than that: by a longer lens.
+
+    Args:
+        renderer: Draws it.
+        mesh: Where it is placed.
+        front: [S, S, 4] uint8, what the camera at `pose` sees of it.
+        pose: [4, 4], camera-to-world.
+
+    Returns:
+        [S, S, 4] uint8, premultiplied; None if `front` is that picture.
+    """
+    size, box = len(front), alpha_box(front[..., 3])
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    longest = max(right - left, bottom - top)
+    if longest >= FILL * size - 1.5:
+        return None
+    middle = (left + right - size) / size, (size - top - bottom) / size
+    return renderer.draw(mesh, zoomed(pose, FILL * size / longest, middle)[None])[0][0]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from .objects import Part, TexturedMesh, centred, read_object
-from .truth import placed
 
 STRETCH = 0.35  # largest logarithm of an axis' factor: 0.70 to 1.42
 TAPER = 0.35  # largest share by which the width grows or shrinks from the middle to the top
@@ -23,11 +22,6 @@ GAMMA = 0.6  # largest logarithm of a channel's gamma: 0.55 to 1.82
 def read_varied(path: str | Path, variant: int, object_id: str) -> TexturedMesh:
     """An object of an objects.zip, varied."""
     return varied(read_object(path, object_id), object_id, variant)
-
-
-def read_placed(read: Callable[[str], TexturedMesh], object_id: str) -> TexturedMesh:
-    """What `read` reads, placed as an image of its front has it (truth.placed)."""
-    return placed(read(object_id))
 
 
 def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:

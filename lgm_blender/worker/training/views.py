@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..lgm.rays import pixel_rays
@@ -202,99 +201,3 @@ def opencv_matrices(poses: Tensor) -> Tensor:
     result[..., :3, 3] = -(rotation.mT @ poses[..., :3, 3:]).squeeze(-1)
     result[..., 3, 3] = 1
     return result
-
-
-def zoom_to_front(colors: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift an orbit's views so that the object lies in the first one as in a recentred input image.
-
-    A user's image is recentred to fill 80% of the frame (LGM's border ratio 0.2), so views trained like this match it
-    pixel by pixel.
-
-    Args:
-        colors: [B, 4, 3, S, S] premultiplied, each view a quarter turn after the one before.
-        alphas: [B, 4, 1, S, S].
-
-    Returns:
-        The moved colours and alphas.
-    """
-    pixels = warped(torch.cat([colors, alphas], 2), front_zoom(alphas))
-    return pixels[:, :, :3], pixels[:, :, 3:]
-
-
-def front_zoom(alphas: Tensor, fill: float = 0.8, margin: float = 0.97) -> Tensor:
-    """What `zoom_to_front` does, for `warped`: [B, 4, 3] of each view the factor 1 / zoom and the shifts in x and y.
-
-    The shifts are those of one shift of the object: up by the same in all views; to the side, in the first view to the
-    right as in the third to the left, along the line of sight in the other two (where it shows next to nothing). The
-    zoom is less where another view would leave the frame.
-
-    Args:
-        alphas: [B, 4, 1, S, S], each view a quarter turn after the one before.
-        fill: Part of the frame that the object fills in the first view.
-        margin: Part of the frame that it may fill in the others.
-    """
-    batch, views, _, size, _ = alphas.shape
-    mask = alphas[:, :, 0] > 0.05
-    position = torch.arange(size, device=alphas.device) + 0.5
-
-    def extent(along: Tensor) -> tuple[Tensor, Tensor]:
-        low = torch.where(along, position, math.inf).amin(-1)
-        high = torch.where(along, position, -math.inf).amax(-1)
-        return low, high
-
-    (left, right), (top, bottom) = extent(mask.any(2)), extent(mask.any(3))  # each [B, V]
-    longest = torch.maximum(right - left, bottom - top)[:, 0] + 1
-    side = (left + right)[:, :1] / 2 * right.new_tensor([1, 0, -1, 0])
-    middle_x = size / 2 + side - size / 2 * side.new_tensor([1, 0, -1, 0])  # [B, V], what comes to the middle
-    middle_y = ((top + bottom)[:, :1] / 2).expand(-1, views)
-    edges = torch.stack([middle_x - left, right - middle_x, middle_y - top, bottom - middle_y])
-    reach = edges.amax(0).amax(1) + 0.5
-    zoom = torch.minimum(fill * size / longest, margin * size / 2 / reach).clamp(0.5, 4)
-    moves = torch.stack(
-        [(1 / zoom)[:, None].expand(batch, views), 2 * middle_x / size - 1, 2 * middle_y / size - 1], -1
-    )
-    return torch.where(moves.isfinite().all(-1, keepdim=True), moves, moves.new_tensor([1.0, 0, 0]))
-
-
-def back_from(moves: Tensor) -> Tensor:
-    """The moves [..., 3] that undo `moves` in `warped`."""
-    factor, shifts = moves.split([1, 2], -1)
-    return torch.cat([1 / factor, -shifts / factor], -1)
-
-
-def warped(pixels: Tensor, moves: Tensor) -> Tensor:
-    """Pictures [B, V, C, S, S] whose pixel at p comes from factor · p + shift; nothing where that is outside.
-
-    Args:
-        pixels: The pictures.
-        moves: [B, V, 3], the factor and the shifts in x and y, in a frame from -1 to 1.
-    """
-    theta = torch.zeros(*moves.shape[:2], 2, 3, device=moves.device)
-    theta[..., 0, 0] = theta[..., 1, 1] = moves[..., 0]
-    theta[..., 2] = moves[..., 1:]
-    grid = F.affine_grid(theta.flatten(0, 1), pixels.flatten(0, 1).shape, align_corners=False)
-    return F.grid_sample(pixels.flatten(0, 1), grid, mode="bilinear", align_corners=False).view_as(pixels)
-
-
-def recentered(color: Tensor, alpha: Tensor, fill: float = 0.8) -> Tensor:
-    """Views [B, 3, S, S] on white, recentred as a user's image is (matting.recenter): bounding box centred, 80%."""
-    size = color.shape[-1]
-    mask = alpha[:, 0] > 0.05
-    position = torch.arange(size, device=color.device) + 0.5
-    boxes = []
-    for along in (mask.any(1), mask.any(2)):
-        low = torch.where(along, position, math.inf).amin(-1)
-        high = torch.where(along, position, -math.inf).amax(-1)
-        boxes.append((low, high))
-    (left, right), (top, bottom) = boxes
-    longest = torch.maximum(right - left, bottom - top) + 1
-    scale = longest / (fill * size)
-    theta = torch.zeros(len(color), 2, 3, device=color.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, 0, 2] = (left + right) / size - 1
-    theta[:, 1, 2] = (top + bottom) / size - 1
-    theta = torch.nan_to_num(theta, nan=0.0, posinf=1.0, neginf=-1.0)
-    pixels = torch.cat([color, alpha], 1)
-    grid = F.affine_grid(theta, pixels.shape, align_corners=False)
-    pixels = F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)
-    return pixels[:, :3] + 1 - pixels[:, 3:]

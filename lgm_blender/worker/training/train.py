@@ -143,7 +143,13 @@ def _config_of(path: Path) -> LGMConfig:
     last = shapes.get("unet.conv_out.weight", [0, 0])[1]
     for config in PRESETS.values():
         if (config.down_channels[0], config.up_channels[-1]) == (width, last):
-            return replace(config, hull_bins=max(0, channels - 11))
+            others = (
+                replace(config, hull_bins=bins, guess_channel=guess)
+                for bins in (config.hull_bins, 0)
+                for guess in (True, False)
+            )
+            plain = replace(config, hull_bins=max(0, channels - 11), guess_channel=False)
+            return next((other for other in others if other.in_channels == channels), plain)
     raise LGMError(f"{path} is not LGM of a known size. Put its config.json beside it.", "weights")
 
 

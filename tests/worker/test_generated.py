@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lgm_blender.core.cameras import orbit_camera
+from lgm_blender.core.errors import LGMError
 from lgm_blender.worker.lgm import LGM, LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
 from lgm_blender.worker.matting import matte, recenter
@@ -25,7 +26,8 @@ from lgm_blender.worker.training import generated, schedule
 from lgm_blender.worker.training import lgm as training
 from lgm_blender.worker.training.generated import Generated, generate
 from lgm_blender.worker.training.lgm import evaluate_lgm, mirrored, train_lgm
-from lgm_blender.worker.training.orbits import draw_placed, photos_path, placed_poses
+from lgm_blender.worker.training.objects import photos_path
+from lgm_blender.worker.training.orbits import draw_placed, placed_poses
 from lgm_blender.worker.training.procedural import procedural
 from lgm_blender.worker.training.views import Views
 
@@ -127,7 +129,7 @@ def test_several_files_are_of_one_set_after_the_other(made, views, tmp_path):
     again = Generated.load([tmp_path / "a.npz"] * 2, twice)
     torch.testing.assert_close(again.inputs[3:], twice.orbits[3:, 0])
     torch.testing.assert_close(again.pixels[3:], made.pixels)
-    with pytest.raises(ValueError, match="3 objects were generated, of 6 there are true ones"):
+    with pytest.raises(LGMError, match="3 objects were generated, of 6 there are true ones"):
         Generated.load([tmp_path / "a.npz"], twice)
 
 

@@ -10,7 +10,7 @@ import pytest
 from lgm_blender.core.cameras import evaluation_poses, orbit_camera
 from lgm_blender.worker.matting import recenter
 from lgm_blender.worker.training import orbits, truth
-from lgm_blender.worker.training.objects import Part, TexturedMesh, ViewRenderer
+from lgm_blender.worker.training.objects import Part, TexturedMesh, ViewRenderer, photos_path
 from lgm_blender.worker.training.views import Views, find_orbits, orbit_angles
 
 SIZE = 64
@@ -120,7 +120,7 @@ def test_placed_objects_with_their_images(renderer, tmp_path, cameras):
     turn = cameras is orbits.placed_poses
     assert orbits.draw_placed(box, names, SIZE, path, 1, cameras, turn) == []
     views = Views.from_files([(path, names)], "cpu", cameras)
-    photos = np.load(orbits.photos_path(path))
+    photos = np.load(photos_path(path))
     assert photos.shape == (3, SIZE, SIZE, 4)
     for number, name in enumerate(names):
         poses, angles = cameras(name)

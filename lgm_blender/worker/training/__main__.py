@@ -21,8 +21,17 @@ import torch
 
 from ...core.errors import LGMError
 from .lpips import LPIPS
-from .objects import VIEWS, Cameras, draw_objects, evaluation_poses, read_index, read_object, view_poses
-from .orbits import draw_orbits, draw_placed, orbit_starts, photos_path, placed_poses
+from .objects import (
+    VIEWS,
+    Cameras,
+    draw_objects,
+    evaluation_poses,
+    photos_path,
+    read_index,
+    read_object,
+    view_poses,
+)
+from .orbits import draw_orbits, draw_placed, orbit_starts, placed_poses
 from .procedural import procedural
 from .schedule import Log, process_device, processes
 from .varied import read_varied
@@ -189,6 +198,8 @@ def main() -> None:
         pipeline = MultiViewPipeline.from_folder(folder, device, scheduler=preset.scheduler)
         for name in args.sets:
             start = time.monotonic()
+            if not photos_path(args.work / f"{name}.npy").exists():
+                raise LGMError(f"{args.work} has no images of the set {name}. Draw it with --kind placed.")
             elevations = np.array([cameras(name)(object_id)[1][0, 0] for object_id in ids(split_of(name))])
             number = generate(
                 np.load(photos_path(args.work / f"{name}.npy"), mmap_mode="r")[: len(elevations)],

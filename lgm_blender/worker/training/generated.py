@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.errors import LGMError
 from ...core.files import replacing
 from ..multiview.colors import finish_views
 from ..multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted
@@ -49,7 +50,9 @@ class Generated:
                 guessed = torch.from_numpy(data["guessed"]).to(device)
         pixels = torch.cat(pixels)
         if len(pixels) != len(views):
-            raise ValueError(f"views of {len(pixels)} objects were generated, of {len(views)} there are true ones")
+            raise LGMError(
+                f"Views of {len(pixels)} objects were generated, of {len(views)} there are true ones. Generate anew."
+            )
         return cls(views, pixels, guessed)
 
     @property

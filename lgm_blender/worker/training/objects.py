@@ -287,17 +287,40 @@ Cameras = Callable[[str], tuple[np.ndarray, np.ndarray]]
 Reader = Callable[[str], TexturedMesh]  # an object's id to its mesh
 
 
-def _draw_part(read: Reader, ids: list[str], size: int, output: str, offset: int, cameras: Cameras) -> list[str]:
+Closer = Callable[["ViewRenderer", TexturedMesh, np.ndarray, np.ndarray], np.ndarray | None]  # truth.close_up
+
+
+def _draw_part(
+    ids: list[str], offset: int, read: Reader, size: int, output: str, cameras: Cameras, image: Closer | None
+) -> list[str]:
     views = np.lib.format.open_memmap(output, mode="r+")
     distances = np.lib.format.open_memmap(distance_path(output), mode="r+")
+    photos = np.lib.format.open_memmap(photos_path(output), mode="r+") if image else None
     renderer = ViewRenderer(size, distance_size=distances.shape[-1])
     empty = []
-    for i, object_id in enumerate(ids):
-        drawn, distances[offset + i] = renderer.draw(read(object_id), cameras(object_id)[0])
-        views[offset + i] = drawn
+    for i, object_id in enumerate(ids, offset):
+        mesh, poses = read(object_id), cameras(object_id)[0]
+        drawn, distances[i] = renderer.draw(mesh, poses)
+        views[i] = drawn
+        if image:
+            closer = image(renderer, mesh, drawn[0], poses[0])
+            photos[i] = drawn[0] if closer is None else closer
         if drawn[..., 3].any(axis=(1, 2)).mean() < 0.9:
             empty.append(object_id)
     return empty
+
+
+def in_parts(part: Callable[..., list[str]], ids: list[str], processes: int, *words) -> list[str]:
+    """What `part(some ids, the first one's number, *words)` returns of all ids, which go to several processes."""
+    step = max(1, -(-len(ids) // (processes * 4)))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        parts = [pool.submit(part, ids[i : i + step], i, *words) for i in range(0, len(ids), step)]
+        return [object_id for each in parts for object_id in each.result()]
+
+
+def photos_path(path: str | Path) -> Path:
+    """Where the images of the objects whose views lie at `path` are."""
+    return Path(path).with_suffix(".photos.npy")
 
 
 def distance_path(path: str | Path) -> Path:
@@ -312,6 +335,7 @@ def draw_objects(
     output: str | Path,
     processes: int = 4,
     cameras: Cameras = view_poses,
+    image: Closer | None = None,
 ) -> list[str]:
     """Draw objects into one .npy file [objects, views, size, size, 4] uint8, premultiplied, and their distances.
 
@@ -324,6 +348,8 @@ def draw_objects(
         output: The .npy file.
         processes: How many draw at once.
         cameras: An object's id to its poses and angles: `view_poses` or `evaluation_poses`.
+        image: Draws an image of the first view's side too, into `photos_path(output)` [objects, size, size, 4] uint8;
+            where it draws none the first view is the image.
 
     Returns:
         The ids of objects of which little or nothing can be seen.
@@ -332,10 +358,6 @@ def draw_objects(
     np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape).flush()
     halves = (*shape[:2], size // 2, size // 2)
     np.lib.format.open_memmap(distance_path(output), mode="w+", dtype=np.int16, shape=halves).flush()
-    step = max(1, -(-len(ids) // (processes * 4)))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        parts = [
-            pool.submit(_draw_part, read, ids[i : i + step], size, str(output), i, cameras)
-            for i in range(0, len(ids), step)
-        ]
-        return [object_id for part in parts for object_id in part.result()]
+    if image:
+        np.lib.format.open_memmap(photos_path(output), mode="w+", dtype=np.uint8, shape=(len(ids), *shape[2:])).flush()
+    return in_parts(_draw_part, ids, processes, read, size, str(output), cameras, image)

@@ -7,15 +7,14 @@ that: enlarged afterwards they would be blurred, as no user's image is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ...core.cameras import orbit_camera, orbit_cameras
-from .objects import Cameras, Reader, TexturedMesh, ViewRenderer, distance_path
+from .objects import Cameras, Reader, TexturedMesh, ViewRenderer, draw_objects, in_parts
 from .truth import INPUTS, LeftOut, box_alphas, close_up, moved, place
 
 ORBITS = 4  # of an object, for the multi-view model
@@ -111,25 +110,20 @@ def draw_orbits(
     """
     shape = (len(ids), ORBITS, INPUTS + 1, size, size, 4)
     np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape).flush()
-    return _by_parts(_draw_orbits_part, ids, processes, read, size, str(output), name)
+    return in_parts(_draw_orbits_part, ids, processes, read, size, str(output), name)
 
 
 def _draw_orbits_part(ids: list[str], offset: int, read: Reader, size: int, output: str, name: str) -> list[str]:
     pictures = np.lib.format.open_memmap(output, mode="r+")
     renderer = ViewRenderer(size, distance_size=0)
     empty = []
-    for i, object_id in enumerate(ids):
+    for i, object_id in enumerate(ids, offset):
         mesh = read(object_id)
         drawn = np.stack([draw_orbit(renderer, mesh, *start) for start in orbit_starts(f"{name}/{object_id}")])
-        pictures[offset + i] = drawn
+        pictures[i] = drawn
         if not drawn[..., 3].any(axis=(2, 3)).all():
             empty.append(object_id)
     return empty
-
-
-def photos_path(path: str | Path) -> Path:
-    """Where the images of the placed objects whose views lie at `path` are."""
-    return Path(path).with_suffix(".photos.npy")
 
 
 def draw_placed(
@@ -141,7 +135,7 @@ def draw_placed(
     cameras: Cameras = placed_poses,
     turn: bool = True,
 ) -> list[str]:
-    """Draw placed objects as `objects.draw_objects` does, and the image of each: [objects, size, size, 4] uint8.
+    """Draw placed objects, and the image of each (objects.draw_objects).
 
     Args:
         read, ids, size, output, processes, cameras: See draw_objects.
@@ -150,36 +144,15 @@ def draw_placed(
     Returns:
         The ids of objects of which little or nothing can be seen.
     """
-    shape = (len(ids), len(cameras(ids[0])[0]), size, size, 4)
-    np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape).flush()
-    np.lib.format.open_memmap(photos_path(output), mode="w+", dtype=np.uint8, shape=(len(ids), *shape[2:])).flush()
-    halves = (*shape[:2], size // 2, size // 2)
-    np.lib.format.open_memmap(distance_path(output), mode="w+", dtype=np.int16, shape=halves).flush()
-    return _by_parts(_draw_placed_part, ids, processes, read, size, str(output), cameras, turn)
+    return draw_objects(partial(_read_placed, read, cameras, turn), ids, size, output, processes, cameras, close_up)
 
 
-def _draw_placed_part(
-    ids: list[str], offset: int, read: Reader, size: int, output: str, cameras: Cameras, turn: bool
-) -> list[str]:
-    views, distances, photos = (
-        np.lib.format.open_memmap(path, mode="r+") for path in (output, distance_path(output), photos_path(output))
-    )
-    renderer = ViewRenderer(size, distance_size=distances.shape[-1])
-    empty = []
-    for i, object_id in enumerate(ids):
-        poses, angles = cameras(object_id)
-        try:
-            mesh = placed_mesh(read(object_id), float(angles[0, 0]), image_azimuth(object_id) if turn else 0.0)
-        except LeftOut:
-            empty.append(object_id)
-            continue
-        views[offset + i], distances[offset + i] = renderer.draw(mesh, poses)
-        front = views[offset + i, 0]
-        image = close_up(renderer, mesh, front, poses[0])
-        photos[offset + i] = front if image is None else image
-        if views[offset + i][..., 3].any(axis=(1, 2)).mean() < 0.9:
-            empty.append(object_id)
-    return empty
+def _read_placed(read: Reader, cameras: Cameras, turn: bool, object_id: str) -> TexturedMesh:
+    mesh = read(object_id)
+    try:
+        return placed_mesh(mesh, float(cameras(object_id)[1][0, 0]), image_azimuth(object_id) if turn else 0.0)
+    except LeftOut:
+        return mesh  # there is nothing to place it by: its image will be empty
 
 
 def image_azimuth(name: str) -> float:
@@ -192,13 +165,7 @@ def placed_mesh(mesh: TexturedMesh, elevation: float = 0.0, azimuth: float = 0.0
     """A mesh as large, and where, as a model is to make it of a picture from there, seen from azimuth 0."""
     corners = mesh.corners.copy()
     corners[:, :3] = turned(corners[:, :3], azimuth)
-    mesh = TexturedMesh(corners, mesh.parts)
     points = corners[:, :3]
-    return moved(mesh, place(points, box_alphas(points, orbit_camera(elevation, 0)), elevation))
-
-
-def _by_parts(part: Callable, ids: list[str], processes: int, *words) -> list[str]:
-    step = max(1, -(-len(ids) // (processes * 4)))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        parts = [pool.submit(part, ids[i : i + step], i, *words) for i in range(0, len(ids), step)]
-        return [object_id for each in parts for object_id in each.result()]
+    return moved(
+        replace(mesh, corners=corners), place(points, box_alphas(points, orbit_camera(elevation, 0)), elevation)
+    )

@@ -2,13 +2,14 @@
 # Trains the bundled models. Run again with the same arguments it goes on where it stopped, from checkpoints of each minute.
 # usage: train_mini.sh OBJECTS.zip LPIPS.safetensors WORK [VAE_SECONDS MULTIVIEW_SECONDS LGM_SECONDS LAST_SECONDS [PRESET]]
 # With a PRESET (lgm_blender/weights/mini) LGM and the multi-view model go on from it, its VAE is kept, and LGM sees views
-# that the preset's multi-view model draws; in its LAST_SECONDS those of the new one, of variants 11 to 13, which that
-# model has not seen. With two GPUs LGM trains on the first while the VAE and the multi-view model train on the second.
+# that the preset's multi-view model draws of variant 13; in its LAST_SECONDS those of the new one, of 11 and 12. That model
+# has not seen these variants. With two GPUs LGM trains on the first while the VAE and the multi-view model train on the
+# second, and at last on both.
 # The seconds do not count drawing (20 to 35 s a set with 30 processes), compiling (1 to 2 minutes each), encoding (40 s a
 # set) and generating (50 s a set).
 set -euo pipefail
 objects=$(realpath "$1") lpips=$(realpath "$2") work=$3
-vae=${4:-200} multiview=${5:-950} lgm=${6:-1050} last=${7:-300} preset=${8:+$(realpath "$8")}
+vae=${4:-200} multiview=${5:-950} lgm=${6:-1050} last=${7:-450} preset=${8:+$(realpath "$8")}
 mkdir -p "$work"
 work=$(realpath "$work")
 cd "$(dirname "$0")/.."
@@ -35,11 +36,12 @@ train_multiview() {
         --optimizer muon --batch 192 ${preset:+--init "$preset/multiview"}
 }
 train_lgm() {
-    [ -z "$preset" ] || once generated-before train generate --preset "$preset" --sets train-11-placed val-placed
+    [ -z "$preset" ] || once generated-before train generate --preset "$preset" --sets train-13-placed val-placed
     once lgm train lgm --resume --seconds "$lgm" --rate 4e-4 --surface-weight 0.4 "${lgm_options[@]}" \
-        ${preset:+--init "$preset/lgm/model.safetensors" --generated train-11-placed}
+        ${preset:+--init "$preset/lgm/model.safetensors" --generated train-13-placed}
 }
-if [ "$(nvidia-smi -L 2>/dev/null | wc -l)" -gt 1 ]; then
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c GPU || true)
+if [ "$gpus" -gt 1 ]; then
     (CUDA_VISIBLE_DEVICES=1 train_multiview >"$work/multiview.txt" 2>&1) &
     CUDA_VISIBLE_DEVICES=0 train_lgm
     wait $! || { tail "$work/multiview.txt"; exit 1; }
@@ -49,10 +51,11 @@ else
 fi
 # The last part with the views of the model that LGM will be used with.
 [ -e "$work/new/preset.json" ] || train bundle --output "$work/new"
-once generated train generate --preset "$work/new" --sets train-11-placed train-12-placed train-13-placed val-placed
-[ -e "$work/first.safetensors" ] || { mv "$work/lgm/model.safetensors" "$work/first.safetensors"; mv "$work/lgm" "$work/lgm-first"; }
-once last train lgm --resume --seconds "$last" --rate 3e-4 --surface-weight 0.1 "${lgm_options[@]}" \
-    --init "$work/first.safetensors" --generated train-11-placed train-12-placed train-13-placed --generated-share 0.65
+once generated train generate --preset "$work/new" --sets train-11-placed train-12-placed val-placed
+[ -e "$work/lgm-first" ] || mv "$work/lgm" "$work/lgm-first"
+on_all() { accelerate launch --num_processes "$((gpus > 1 ? gpus : 1))" -m lgm_blender.worker.training "$@"; }
+once last on_all lgm --objects "$objects" --work "$work" --resume --seconds "$last" --rate 3e-4 --surface-weight 0.1 \
+    "${lgm_options[@]}" --lpips-from 0 --init "$work/lgm-first/model.safetensors" --generated train-11-placed train-12-placed
 train bundle --output "$work/preset"
 python3 -m lgm_blender.worker evaluate --data "$objects" --preset "$work/preset" --lpips "$lpips" \
     --output "$work/evaluation" --overwrite

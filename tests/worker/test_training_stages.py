@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save_file as save_safetensors
 
 from lgm_blender.core.errors import LGMError
 from lgm_blender.worker import quantization
+from lgm_blender.worker.models import CheckedFiles, find_preset
 from lgm_blender.worker.training import __main__ as command
 from lgm_blender.worker.training import schedule
 from lgm_blender.worker.training.multiview import Samples
@@ -136,6 +138,34 @@ def test_without_a_vae_there_is_a_sentence(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["training", *map(str, words)])
     with pytest.raises(LGMError, match=r"has no VAE\. Train one"):
         command.main()
+
+
+def test_bundle_makes_a_preset_of_what_was_trained(work, tmp_path, monkeypatch):
+    """Of a new LGM; the rest of the preset stays as it was."""
+    output, lgm = tmp_path / "preset", tmp_path / "work" / "lgm"
+    shutil.copytree(PRESET, output)
+    lgm.mkdir(parents=True)
+    state = quantization.load_file(PRESET / "lgm" / "model.safetensors")
+    save_safetensors({name: tensor.float() * 1.01 for name, tensor in state.items()}, lgm / "model.safetensors")
+    monkeypatch.setattr(sys, "argv", ["training", "bundle", "--work", str(lgm.parent), "--output", str(output)])
+    command.main()
+    preset = find_preset(str(output))
+    for part in preset.weights:
+        preset.verify(part, CheckedFiles(tmp_path / "checked.json"))
+    before = json.loads((PRESET / "preset.json").read_text())["files"]
+    after = json.loads((output / "preset.json").read_text())["files"]
+    assert {name for name in after if after[name] != before[name]} == {"lgm/model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["bundle"], "bundle needs --output"), (["draw"], "draw needs --objects, an objects.zip")]
+)
+def test_what_a_stage_needs_is_said(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["training", *words, "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_vae_goes_on_from_a_preset(stage, work):

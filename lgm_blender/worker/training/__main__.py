@@ -45,7 +45,7 @@ def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker.training", description=__doc__)
     parser.add_argument("stage", choices=("draw", "vae", "encode", "multiview", "generate", "lgm", "bundle"))
-    parser.add_argument("--objects", type=Path, help="objects.zip")
+    parser.add_argument("--objects", type=Path, help="objects.zip; for all but bundle")
     parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
     parser.add_argument("--output", type=Path, help="bundle: the preset folder")
     parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
@@ -92,6 +92,15 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.stage == "bundle":
+        if not args.output:
+            parser.error("bundle needs --output, the preset's folder.")
+        from .bundle import bundle
+
+        Log(args.work / "bundle.jsonl").write(**bundle(args.work, args.output))
+        return
+    if not args.objects:
+        parser.error(f"{args.stage} needs --objects, an objects.zip.")
     args.work.mkdir(parents=True, exist_ok=True)
     device = process_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -290,10 +299,6 @@ def main() -> None:
             validation=validation,
             **common,
         )
-    elif args.stage == "bundle":
-        from .bundle import bundle
-
-        Log(args.work / "bundle.jsonl").write(**bundle(args.work, args.output))
     if device.type == "cuda":
         print(json.dumps({"peak_gb": torch.cuda.max_memory_allocated() / 1e9}))
 

@@ -11,7 +11,7 @@ from ..quantization import load_file, save_file
 from .multiview import MultiViewModel, save_multiview
 
 
-def bundle(work: Path, output: Path, bits: int = 8, version: str = "7") -> dict[str, float]:
+def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[str, float]:
     """Write the preset folder `output` from what the training stages left in `work`; stages not there are left as is.
 
     Returns:

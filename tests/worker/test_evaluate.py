@@ -528,6 +528,7 @@ def test_results_are_whole(judged):
         "match_colors": False,
         "keep_image": False,
         "samples": 1,
+        "clear_haze": False,
     }
     for mode in ("reconstruct", "image"):
         section = results["modes"][mode]

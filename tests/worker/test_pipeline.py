@@ -23,6 +23,7 @@ from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import STAGES, GenerateRequest, MeshRequest
 from lgm_blender.worker import devices, meshing, pipeline
+from lgm_blender.worker.haze import without_haze
 from lgm_blender.worker.models import CheckedFiles
 from lgm_blender.worker.pipeline import Pipeline
 
@@ -207,6 +208,14 @@ def test_what_is_not_finite_or_not_visible_is_left_out(worker, request_, monkeyp
     with pytest.raises(LGMError, match="Nothing visible"):
         worker.generate(replace(request_, name="none"))
     assert not any(name.startswith("none") for name in files(Path(request_.output)))
+
+
+def test_haze_is_cleared_where_the_preset_says_so(worker, request_, tmp_path):
+    hazy = read_ply(worker.generate(request_).ply)
+    clear = write_preset(tmp_path / "clear", clear_haze=True)
+    cleared = read_ply(worker.generate(replace(request_, preset=str(clear))).ply)
+    assert len(cleared) < len(hazy)
+    np.testing.assert_array_equal(cleared.to_array(), without_haze(hazy).to_array())
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])

@@ -143,8 +143,8 @@ def _fold(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width
 
 
 def _small_png(image: Image.Image) -> bytes:
-    """256 colours, chosen from the picture and spread by dithering, are a third of the size and look the same."""
+    """256 colours are a third of the size and look the same: the picture's means, which rare colours have a part in."""
     buffer = io.BytesIO()
-    palette = image.quantize(256, Image.Quantize.MEDIANCUT)
-    image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, "PNG", optimize=True)
+    palette = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

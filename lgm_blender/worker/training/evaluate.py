@@ -35,6 +35,7 @@ from ...core.errors import LGMError
 from ...core.files import output_error, replacing, write_together
 from ...core.gaussians import Gaussians
 from ..devices import device_name, explain_out_of_memory, resolve_device
+from ..haze import without_haze
 from ..lgm import gaussians_from_views
 from ..matting import matte, recenter
 from ..models import CheckedFiles, Preset, find_preset
@@ -281,7 +282,7 @@ def _image(
         picture = photo_input(truth)
         views, seconds = generator(entry["id"], image=picture, elevation=truth.elevation)
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, views, truth.elevation, guessed=generator.guessed))
+        gaussians = _visible(gaussians_from_views(lgm, views, truth.elevation, guessed=generator.guessed), preset)
         seconds["gaussians"] = time.perf_counter() - began
 
         rgb, alpha = on_white(truth.pixels, options.device)
@@ -311,7 +312,7 @@ def _image(
         rows.append(Row(entry["caption"], _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
     section = {
         "cameras": _cameras(),
-        "settings": generator.settings,
+        "settings": generator.settings | {"clear_haze": preset.clear_haze},
         **_summary(entries, left_out),
         "smaller": float(np.mean([entry["smaller"] for entry in entries])),
         "left_out": left_out,
@@ -349,7 +350,7 @@ def _text(
     for number, prompt in enumerate(texts):
         views, seconds = generator(prompt, prompt=prompt)
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, views, guessed=generator.guessed))
+        gaussians = _visible(gaussians_from_views(lgm, views, guessed=generator.guessed), preset)
         seconds["gaussians"] = time.perf_counter() - began
         drawn = draw(gaussians, poses, options.device)
         pictures = _tensor(views, options.device)
@@ -370,7 +371,7 @@ def _text(
         rows.append(Row(prompt, lines, tiles, -entry.get("rank", number)))
         options.progress("text", number + 1, len(texts), f"{prompt}: {', '.join(lines)}")
     section = {
-        "settings": generator.settings,
+        "settings": generator.settings | {"clear_haze": preset.clear_haze},
         "non_empty": float(np.mean([not entry["empty"] for entry in entries])),
         "consistency": float(np.mean([entry["consistency"] for entry in entries])),
         "clip": {"model": clip[0], "score": float(np.mean([entry["clip"] for entry in entries]))} if clip else None,
@@ -492,9 +493,10 @@ def photo_input(truth: Truth) -> np.ndarray:
     return recenter(matte(Image.fromarray(rgba))[0])
 
 
-def _visible(gaussians: Gaussians) -> Gaussians:
-    """As the pipeline saves them."""
-    return gaussians.select(gaussians.finite()).prune()
+def _visible(gaussians: Gaussians, preset: Preset | None = None) -> Gaussians:
+    """As the pipeline saves them: of generated views, of which a preset may have the haze cleared."""
+    gaussians = gaussians.select(gaussians.finite()).prune()
+    return without_haze(gaussians) if preset and preset.clear_haze else gaussians
 
 
 # Pictures

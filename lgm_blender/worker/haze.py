@@ -1,0 +1,58 @@
+"""Haze: what is left around an object where the guesses at its unseen sides differ.
+
+LGM does not know how far such a side reaches, and spreads faint Gaussians as far as some of the guesses do. They cost
+little in PSNR, which likes the mean of what may be; one sees them at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..core.cameras import FOV_Y, intrinsics, orbit_camera, view_matrices
+from ..core.gaussians import Gaussians
+from .rendering import render
+
+SIDES = 8  # cameras all round, at elevation 0
+SIZE = 128  # of their pictures
+COVERED = 0.5  # part of the object's usual alpha below which a place is beside it
+BESIDE = 3  # sides that must see a place as beside it: more than the two that see a thin part by its edge
+FAINT = 0.02  # opacity, in parts of the usual alpha: also close to the object such a Gaussian only blurs its outline
+
+
+@torch.no_grad()
+def without_haze(gaussians: Gaussians) -> Gaussians:
+    """The Gaussians that are not faint, and in the object's outline from nearly all sides.
+
+    Drawn from `SIDES` sides, a Gaussian's place has an alpha in each of these pictures. It stays where the third
+    smallest of them is at least half of what it usually is, the median over all Gaussians by their opacity. That is
+    about 1 for solid things, so that many faint Gaussians that cover each other stay, and less for a net or a cage.
+
+    Args:
+        gaussians: In LGM's frame, all values finite.
+
+    Returns:
+        Some of them, at least those with half of the opacity that are not faint; all if none would stay.
+    """
+    if not len(gaussians):
+        return gaussians
+    poses = np.stack([orbit_camera(0, 360 * i / SIDES) for i in range(SIDES)])
+    values = torch.from_numpy(gaussians.to_array())
+    alphas = render(values, view_matrices(poses), intrinsics(SIZE), SIZE, backend="torch").alpha[..., 0]
+    focal = 1 / math.tan(0.5 * math.radians(FOV_Y))
+    places = []
+    for pose in poses:
+        seen = (gaussians.positions - pose[:3, 3]) @ pose[:3, :3]
+        ahead = np.maximum(-seen[:, 2], 1e-3)
+        places.append(np.stack([seen[:, 0], -seen[:, 1]], 1) * focal / ahead[:, None])
+    grid = torch.from_numpy(np.stack(places).astype(np.float32))[:, None]
+    covers = F.grid_sample(alphas[:, None], grid, align_corners=False)[:, 0, 0].numpy()  # [SIDES, N]
+    cover = np.sort(covers, axis=0)[BESIDE - 1]
+    order = np.argsort(cover)
+    weight = np.cumsum(gaussians.opacities[order])
+    usual = cover[order[np.searchsorted(weight, weight[-1] / 2)]]
+    stays = (cover >= COVERED * usual) & (gaussians.opacities >= FAINT * usual)
+    return gaussians.select(stays) if stays.any() else gaussians

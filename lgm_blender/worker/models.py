@@ -117,6 +117,7 @@ class Preset:
         keep_image: Whether the view from the image's side is the image itself, and the others are drawn to go with it;
             for models that were trained with the image as that view, recentred as here.
         samples: In each mode, how many samples of the views are averaged (MultiViewPipeline); 1 where none is given.
+        redraw: Whether such a mean is made sharp again (MultiViewPipeline).
         clear_haze: Whether what is faint around the object is left out (haze.without_haze); for models that are unsure.
     """
 
@@ -132,6 +133,7 @@ class Preset:
     match_colors: bool = False
     keep_image: bool = False
     samples: dict[Mode, int] = field(default_factory=dict)
+    redraw: bool = False
     clear_haze: bool = False
 
     def mode(self, image: bool) -> Mode:
@@ -260,7 +262,8 @@ def read_preset(folder: Path, name: str = "") -> Preset:
 
         {"name": "mini", "label": "Mini (bundled)", "version": "1", "modes": ["image"],
          "steps": {"image": 20}, "guidance": {"image": 4.0}, "scheduler": "unipc", "negative_prompt": "",
-         "match_colors": true, "keep_image": true, "samples": {"image": 4}, "clear_haze": true,
+         "match_colors": true, "keep_image": true, "samples": {"image": 4}, "redraw": true,
+         "clear_haze": true,
          "files": {"lgm/model.safetensors": {"size": 123, "sha256": "..."}, ...}}
 
     and in place of a folder multiview may name the preset whose multi-view model it shares: "multiview": "lgm".
@@ -299,6 +302,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
             match_colors=bool(values.get("match_colors", False)),
             keep_image=bool(values.get("keep_image", False)),
             samples={mode: int(count) for mode, count in values.get("samples", {}).items()},
+            redraw=bool(values.get("redraw", False)),
             clear_haze=bool(values.get("clear_haze", False)),
         )
         if min(preset.samples.values(), default=1) < 1:
@@ -351,6 +355,7 @@ def write_preset(folder: Path, name: str, label: str, base: str) -> None:
         "match_colors": preset.match_colors,
         "keep_image": preset.keep_image,
         "samples": preset.samples,
+        "redraw": preset.redraw,
         "clear_haze": preset.clear_haze,
         "multiview": base,
         "files": file_table(folder),

@@ -200,6 +200,7 @@ class Pipeline:
                 seed=request.seed,
                 keep_image=preset.keep_image,
                 samples=request.view_samples,
+                redraw=preset.redraw,
                 on_step=self._on_step(job),
             )
             views = frames[list(FRAMES_TO_LGM)]
@@ -519,7 +520,7 @@ def free_name(folder: Path, stem: str, request: GenerateRequest) -> str:
 
 
 def guessed_views(samples: int, kept: bool) -> list[bool]:
-    """Which of the four views, in LGM's order, are means of several samples; the image, where kept, is not."""
+    """Which of the four views, in LGM's order, come of several samples; the image, where kept, does not."""
     return [samples > 1 and not (kept and i == 0) for i in range(len(FRAMES_TO_LGM))]
 
 

@@ -528,6 +528,7 @@ def test_results_are_whole(judged):
         "match_colors": False,
         "keep_image": False,
         "samples": 1,
+        "redraw": False,
         "clear_haze": False,
     }
     for mode in ("reconstruct", "image"):

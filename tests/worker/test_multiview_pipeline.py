@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from lgm_blender.core.cameras import multiview_cameras
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.worker.multiview.loading import SCHEDULERS, CLIPImageProcessor
-from lgm_blender.worker.multiview.pipeline import IMAGE_VIEW, MultiViewPipeline
+from lgm_blender.worker.multiview.pipeline import IMAGE_VIEW, MultiViewPipeline, signal_and_noise
 from lgm_blender.worker.multiview.unet import MultiViewUNet
 
 
@@ -242,6 +242,41 @@ def test_samples_are_averaged(pipeline, picture, guidance, keep, monkeypatch):
     assert told[0].shape == mean.shape
     pipeline(**settings)
     np.testing.assert_allclose(made[1][2][0], together[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_mean_is_drawn_once_more_from_where_it_still_shows(pipeline, picture, steps, monkeypatch):
+    """Under the noise of the step from which on it is drawn, by the steps that are left."""
+    seen, told = [], []
+    denoise = pipeline.unet.denoise
+
+    def spy(x, t, *others):
+        seen.append((t[0].item(), x[:, :4].clone()))
+        return denoise(x, t, *others)
+
+    settings = {"image": picture, "steps": steps, "guidance": 1.0, "samples": 3, "keep_image": True}
+    mean = pipeline.denoise
+    kept = []
+    monkeypatch.setattr(
+        pipeline, "denoise", lambda *args, **options: (kept.append(mean(*args, **options)), kept[-1])[1]
+    )
+    monkeypatch.setattr(pipeline.unet, "denoise", spy)
+    views = pipeline(**settings, redraw=True, on_step=lambda step, steps, decode: told.append(step))
+    again = [(t, x) for t, x in seen if len(x) == 1]
+    assert len(seen) - len(again) == steps
+    first = round(0.4 * steps)
+    assert [t for t, _ in again] == [t for t, x in seen if len(x) == 3][first:]
+    assert told == [*range(1, steps + 1), *[steps] * len(again)]
+    signal, noise = signal_and_noise(pipeline.scheduler, torch.tensor(again[0][0]))
+    rest = (again[0][1] - signal * kept[0].mean(0)) / noise
+    assert 0.8 < rest.std() < 1.2  # what is not the mean is noise
+    np.testing.assert_array_equal(views, pipeline.decode(kept[1][0]))
+    assert np.abs(views - pipeline(**settings)).max() > 0.01
+
+
+def test_one_sample_is_not_drawn_again(pipeline, picture):
+    settings = {"image": picture, "steps": 2, "guidance": 1.0}
+    np.testing.assert_array_equal(pipeline(**settings, redraw=True), pipeline(**settings))
 
 
 def test_other_sizes(pipeline, picture):

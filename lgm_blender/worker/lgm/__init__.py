@@ -95,7 +95,7 @@ def gaussians_from_views(
         views: [4, H, W, 3] float32, 0 to 1, on white, azimuth 0, 90, 180, 270; resized if not of the model's size.
         elevation: Of the four cameras above the object, in degrees.
         poses: [4, 4, 4] float32, camera-to-world, of views from other cameras.
-        guessed: Which of the four are means of several samples; none by default.
+        guessed: Which of the four come of several samples; none by default.
 
     Returns:
         All 4 · splat_size² Gaussians, in LGM's frame; those that cannot be seen are not yet pruned.

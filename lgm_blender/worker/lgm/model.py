@@ -36,8 +36,8 @@ class LGMConfig:
         scale: 'fixed' is the published 0.1 · softplus(x); 'pixel' is in units of a pixel's footprint and bounded.
         hull_bins: Into how many parts a ray is divided for the visual hull's channels (hull.py), which then come after
             the nine of colour and ray; 0, as published, goes without.
-        guess_channel: Whether a last channel says which views are guesses, means of several samples (Preset.samples):
-            soft where those differ, and further from each other than true views. Published models have none.
+        guess_channel: Whether a last channel says which views are guesses of several samples (Preset.samples), which
+            differ from each other more than true views do. Published models have none.
     """
 
     down_channels: tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
@@ -255,7 +255,7 @@ class LGM(nn.Module):
         Args:
             images: [B, V, 3, input_size, input_size], 0 to 1, on white.
             poses: [B, V, 4, 4], camera-to-world with OpenGL axes, in LGM's frame.
-            guessed: [B, V], 1 for views that are means of several samples, 0 for others; None for none. A model without
+            guessed: [B, V], 1 for views that come of several samples, 0 for others; None for none. A model without
                 a `guess_channel` sees nothing of it.
 
         Returns:

@@ -27,6 +27,7 @@ from .unet import MultiViewUNet
 VIEWS = len(VIEW_AZIMUTHS)
 IMAGE_VIEW = 1  # which of them the image shows
 PREVIEW_SIZE = 128
+REDRAWN_FROM = 0.4  # of the steps, from there on the mean of several samples is drawn once more
 SMALL_GPU = 8 * 2**30  # bytes; below, the encoders wait in the computer's memory
 
 Decode = Callable[[], np.ndarray]
@@ -61,6 +62,15 @@ def predicted(scheduler: SchedulerMixin, latents: Tensor, clean: Tensor, t: Tens
             return (signal * latents - clean) / noise
         case _:
             return clean
+
+
+def started(scheduler: SchedulerMixin, noise: Tensor, clean: Tensor | None = None) -> tuple[Tensor, int]:
+    """What to denoise, and from which step: noise from the first, or clean latents under it from a later one."""
+    if clean is None:
+        return noise.float() * scheduler.init_noise_sigma, 0
+    first = round(REDRAWN_FROM * len(scheduler.timesteps))
+    signal, share = signal_and_noise(scheduler, scheduler.timesteps[first])
+    return signal * clean.float() + share * noise.float(), first
 
 
 def is_small(device: torch.device) -> bool:
@@ -181,6 +191,7 @@ class MultiViewPipeline:
         size: int | None = None,
         keep_image: bool = False,
         samples: int = 1,
+        redraw: bool = False,
         on_step: OnStep | None = None,
     ) -> np.ndarray:
         """Four views, [4, size, size, 3] float32 in 0..1, on white, at azimuth 0, 90, 180, 270 of the model's frame.
@@ -202,6 +213,8 @@ class MultiViewPipeline:
                 to go with it (Preset.keep_image).
             samples: How many samples are drawn, each from noise of its own, and averaged: the mean is nearer to the
                 truth than one sample is, and less sharp where they differ (Preset.samples).
+            redraw: The mean of several is noised again, and the later steps make a sharp sample of it (SDEdit, arXiv
+                2108.01073).
             on_step: Called after each step with its number from 1, the number of steps, and a function that draws the
                 views as they are expected to become, [4, h, w, 3] of about 128 pixels. What it raises ends the job.
 
@@ -215,24 +228,23 @@ class MultiViewPipeline:
         if image is not None:
             embeds, image_latent = self.encode_image(image, size)
         side = size // self._vae_factor
-        shape = samples, VIEWS, self.unet.in_channels, side, side
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
-        latents = self.denoise(
-            noise,
-            text,
-            embeds,
-            image_latent,
-            steps,
-            guidance,
-            elevation,
-            on_step,
-            keep_image=keep_image and image is not None,
-        )
+        generator = torch.Generator().manual_seed(seed)
+
+        def drawn(number: int, clean: Tensor | None = None) -> Tensor:
+            shape = number, VIEWS, self.unet.in_channels, side, side
+            noise = torch.randn(shape, generator=generator).to(self.device)
+            keep = keep_image and image is not None
+            given = text, embeds, image_latent, steps, guidance, elevation, on_step
+            return self.denoise(noise, *given, keep_image=keep, clean=clean).mean(0, keepdim=True)
+
+        latents = drawn(samples)
+        if redraw and samples > 1:
+            latents = drawn(1, latents)
         if not torch.isfinite(latents).all():  # fp16 ends at 65504
             raise LGMError(
                 "The views' numbers went out of range. Choose the CPU, or weights made for this precision.", "internal"
             )
-        return self.decode(latents.mean(0))
+        return self.decode(latents[0])
 
     @torch.inference_mode()
     def encode_text(self, prompt: str, negative_prompt: str = "") -> Tensor:
@@ -278,6 +290,7 @@ class MultiViewPipeline:
         elevation: float = 0.0,
         on_step: OnStep | None = None,
         keep_image: bool = False,
+        clean: Tensor | None = None,  # [N, 4, C, h, w]
     ) -> Tensor:  # [N, 4, C, h, w]
         """Noise to the latents of samples of four views, under what `encode_text` and `encode_image` give.
 
@@ -286,6 +299,9 @@ class MultiViewPipeline:
 
         With `keep_image` what is predicted of the image's side is always that it becomes the image, so at each step the
         U-Net sees it there under just the noise of that step, as in training.
+
+        With `clean` latents the noise is added to them, and the first `REDRAWN_FROM` of the steps are left out; to
+        `on_step` all others are the last one.
         """
         kept = image_latent[0] if keep_image else None
         samples = len(latents)
@@ -306,9 +322,9 @@ class MultiViewPipeline:
         condition = self.unet.prepare(text, camera.expand(rows, -1, -1), embeds)
 
         self.scheduler.set_timesteps(steps)
-        latents = latents.float() * self.scheduler.init_noise_sigma
+        latents, first = started(self.scheduler, latents, clean)
         on_device = self.scheduler.timesteps.to(self.device)  # the scheduler's own stay where reading them is free
-        for i, t in enumerate(self.scheduler.timesteps):
+        for i, t in enumerate(self.scheduler.timesteps[first:], first):
             x = self.scheduler.scale_model_input(latents, t).repeat(halves, 1, 1, 1, 1)
             if with_image:
                 x = torch.cat([x, image_latent[:, None]], dim=1)
@@ -320,8 +336,9 @@ class MultiViewPipeline:
                 noise[:, IMAGE_VIEW] = predicted(self.scheduler, latents[:, IMAGE_VIEW], kept, t)
             before, latents = latents, self.scheduler.step(noise, t, latents).prev_sample
             if on_step is not None:
-                clean = partial(cleaned, self.scheduler, before, noise, t)
-                on_step(i + 1, steps, lambda clean=clean: self._preview(clean().mean(0)))
+                expected = partial(cleaned, self.scheduler, before, noise, t)
+                number = i + 1 if clean is None else steps
+                on_step(number, steps, lambda expected=expected: self._preview(expected().mean(0)))
         return latents
 
     @torch.inference_mode()

@@ -220,6 +220,7 @@ def main() -> None:
                 match=preset.match_colors,
                 keep=preset.keep_image,
                 samples=preset.samples.get("image", 1),
+                redraw=preset.redraw,
                 seed=args.seed,
                 threads=args.processes,
                 device=device,

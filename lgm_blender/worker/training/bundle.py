@@ -42,6 +42,7 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[
         "match_colors": True,
         "keep_image": True,
         "samples": {"image": 4},
+        "redraw": True,
         "clear_haze": True,
         "files": {
             p.relative_to(output).as_posix(): {

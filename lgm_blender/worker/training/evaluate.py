@@ -432,6 +432,7 @@ class ViewGenerator:
             "match_colors": preset.match_colors,
             "keep_image": preset.keep_image,
             "samples": preset.samples.get(mode, 1),
+            "redraw": preset.redraw,
         }
         self.guessed = guessed_views(self.settings["samples"], preset.keep_image and mode == "image")
         folder = preset.locate(mode)
@@ -460,6 +461,7 @@ class ViewGenerator:
             seed=zlib.crc32(name.encode()),
             keep_image=self.settings["keep_image"],
             samples=self.settings["samples"],
+            redraw=self.settings["redraw"],
         )
         seconds = time.perf_counter() - began
         views = frames[list(FRAMES_TO_LGM)]

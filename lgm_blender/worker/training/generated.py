@@ -20,7 +20,7 @@ from torch import Tensor
 from ...core.errors import LGMError
 from ...core.files import replacing
 from ..multiview.colors import finish_views
-from ..multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted
+from ..multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted, started
 from ..pipeline import FRAMES_TO_LGM, guessed_views
 from .multiview import cameras, clip_pixels, encode
 from .views import Views
@@ -33,7 +33,7 @@ class Generated:
     Attributes:
         views: The true views.
         pixels: [O, 4, S, S, 3] uint8, on white: of each object its first orbit, the image's side first.
-        guessed: [4], which of them are means of several samples.
+        guessed: [4], which of them come of several samples.
     """
 
     views: Views
@@ -83,6 +83,7 @@ def generate(
     match: bool = True,
     keep: bool = True,
     samples: int = 4,
+    redraw: bool = True,
     seed: int = 0,
     threads: int = 8,
     device: torch.device | str = "cpu",
@@ -95,7 +96,7 @@ def generate(
         pipeline: The multi-view model, for images.
         path: A .npz file.
         batch: Objects at once.
-        steps, guidance, samples: See MultiViewPipeline.
+        steps, guidance, samples, redraw: See MultiViewPipeline.
         match, keep: See finish_views.
         seed: Of the noise.
         threads: Of what finish_views does.
@@ -112,7 +113,7 @@ def generate(
             part = torch.from_numpy(np.array(photos[i : i + batch])).to(device).float().div_(255).movedim(-1, 1)
             images = part[:, :3] + 1 - part[:, 3:]
             angles = torch.from_numpy(np.asarray(elevations[i : i + batch], np.float32)).to(device)
-            pictures = draw(pipeline, images, angles, generator, steps, guidance, keep, samples)
+            pictures = draw(pipeline, images, angles, generator, steps, guidance, keep, samples, redraw)
             frames, inputs = (x.movedim(-3, -1).cpu().numpy() for x in (pictures, images))
             made += waiting
             waiting = [pool.submit(_finished, *pair, match, keep) for pair in zip(frames, inputs, strict=True)]
@@ -136,6 +137,7 @@ def draw(
     guidance: float,
     keep_image: bool = False,
     samples: int = 1,
+    redraw: bool = False,
 ) -> Tensor:
     """Four views of each of many images at once, [B, 4, 3, S, S] in 0 to 1, the images' sides first.
 
@@ -144,7 +146,7 @@ def draw(
         images: [B, 3, S, S], recentred, on white, 0 to 1.
         elevations: [B], degrees.
         generator: Of the noise, on the images' device.
-        steps, guidance, keep_image, samples: See MultiViewPipeline.
+        steps, guidance, keep_image, samples, redraw: See MultiViewPipeline.
     """
     number, device, unet = len(images), images.device, pipeline.unet
     side = pipeline.image_encoder.config.image_size
@@ -153,29 +155,36 @@ def draw(
     pixels = clip_pixels((small * 255).to(torch.uint8)).to(next(encoder.parameters()))
     embeds = encoder(pixels, output_hidden_states=True).hidden_states[-2].float()
     image_latents = encode(pipeline.vae, images).float()
-    # Of each image its samples, one after the other; and all that once more without the image, to guide.
-    rows = number * samples
-    embeds, image_latents, elevations = (x.repeat_interleave(samples, 0) for x in (embeds, image_latents, elevations))
-    kept = image_latents
     halves = 2 if guidance != 1 else 1
-    if halves == 2:
-        embeds, image_latents = (torch.cat([torch.zeros_like(x), x]) for x in (embeds, image_latents))
-    text = pipeline.encode_text("")[:1].expand(halves * rows, -1, -1)
-    condition = unet.prepare(text, cameras(elevations).repeat(halves, 1, 1), embeds)
     scheduler = copy.deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(steps)
-    shape = (rows, VIEWS, *image_latents.shape[1:])
-    latents = torch.randn(shape, generator=generator, device=device) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        x = scheduler.scale_model_input(latents, t).repeat(halves, 1, 1, 1, 1)
-        x = torch.cat([x, image_latents[:, None]], 1)
-        prediction = unet.denoise(x, t.to(device).expand(halves * rows), condition)[:, :VIEWS].float()
+
+    def denoised(count: int, clean: Tensor | None = None) -> Tensor:
+        """The mean of `count` samples of each image, [B, 4, C, h, w]."""
+        rows = number * count
+        # Of each image its samples, one after the other; and all that once more without the image, to guide.
+        given, kept, angles = (x.repeat_interleave(count, 0) for x in (embeds, image_latents, elevations))
+        latents = kept
         if halves == 2:
-            without, with_image = prediction.chunk(2)
-            prediction = without + guidance * (with_image - without)
-        if keep_image:
-            prediction[:, IMAGE_VIEW] = predicted(scheduler, latents[:, IMAGE_VIEW], kept, t)
-        latents = scheduler.step(prediction, t, latents).prev_sample
-    latents = latents.unflatten(0, (number, samples)).mean(1)
+            given, latents = (torch.cat([torch.zeros_like(x), x]) for x in (given, latents))
+        text = pipeline.encode_text("")[:1].expand(halves * rows, -1, -1)
+        condition = unet.prepare(text, cameras(angles).repeat(halves, 1, 1), given)
+        noise = torch.randn(rows, VIEWS, *kept.shape[1:], generator=generator, device=device)
+        scheduler.set_timesteps(steps)
+        views, first = started(scheduler, noise, clean)
+        for t in scheduler.timesteps[first:]:
+            x = scheduler.scale_model_input(views, t).repeat(halves, 1, 1, 1, 1)
+            x = torch.cat([x, latents[:, None]], 1)
+            prediction = unet.denoise(x, t.to(device).expand(halves * rows), condition)[:, :VIEWS].float()
+            if halves == 2:
+                without, with_image = prediction.chunk(2)
+                prediction = without + guidance * (with_image - without)
+            if keep_image:
+                prediction[:, IMAGE_VIEW] = predicted(scheduler, views[:, IMAGE_VIEW], kept, t)
+            views = scheduler.step(prediction, t, views).prev_sample
+        return views.unflatten(0, (number, count)).mean(1)
+
+    latents = denoised(samples)
+    if redraw and samples > 1:
+        latents = denoised(1, latents)
     frames = [pipeline.vae.decode(part / pipeline.vae.config.scaling_factor).sample for part in latents.unbind(1)]
     return torch.stack([frames[i] for i in FRAMES_TO_LGM], 1).div(2).add(0.5).clamp(0, 1)

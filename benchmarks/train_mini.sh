@@ -8,6 +8,7 @@
 # The seconds do not count drawing (20 to 35 s a set with 30 processes), compiling (1 to 2 minutes each), encoding (40 s a
 # set) and generating (50 s a set).
 set -euo pipefail
+[ $# -ge 3 ] || { sed -n 's/^# usage/usage/p' "$0"; exit 2; }
 objects=$(realpath "$1") lpips=$(realpath "$2") work=$3
 vae=${4:-200} multiview=${5:-950} lgm=${6:-1050} last=${7:-450} preset=${8:+$(realpath "$8")}
 mkdir -p "$work"

@@ -50,6 +50,7 @@ NEGATIVE_PROMPT = (
 )
 
 # Short names of diffusers' classes; a preset.json may use either.
+FLAGS = ("match_colors", "keep_image", "redraw", "clear_haze")  # of preset.json, false where they are missing
 SCHEDULERS = {"ddim": "DDIMScheduler", "unipc": "UniPCMultistepScheduler", "dpm": "DPMSolverMultistepScheduler"}
 
 
@@ -299,12 +300,12 @@ def read_preset(folder: Path, name: str = "") -> Preset:
             guidance={mode: float(values["guidance"][mode]) for mode in modes},
             scheduler=SCHEDULERS.get(values["scheduler"], values["scheduler"]),
             negative_prompt=str(values.get("negative_prompt", "")),
-            match_colors=bool(values.get("match_colors", False)),
-            keep_image=bool(values.get("keep_image", False)),
             samples={mode: int(count) for mode, count in values.get("samples", {}).items()},
-            redraw=bool(values.get("redraw", False)),
-            clear_haze=bool(values.get("clear_haze", False)),
+            **{name: values.get(name, False) for name in FLAGS},
         )
+        for name in FLAGS:
+            if not isinstance(getattr(preset, name), bool):
+                raise ValueError(f"{name} must be true or false")
         if min(preset.samples.values(), default=1) < 1:
             raise ValueError("samples")
         if preset.scheduler not in SCHEDULERS.values() or not all(w.files for w in preset.weights.values()):
@@ -352,11 +353,8 @@ def write_preset(folder: Path, name: str, label: str, base: str) -> None:
         "guidance": preset.guidance,
         "scheduler": preset.scheduler,
         "negative_prompt": preset.negative_prompt,
-        "match_colors": preset.match_colors,
-        "keep_image": preset.keep_image,
         "samples": preset.samples,
-        "redraw": preset.redraw,
-        "clear_haze": preset.clear_haze,
+        **{name: getattr(preset, name) for name in FLAGS},
         "multiview": base,
         "files": file_table(folder),
     }

@@ -52,7 +52,7 @@ def test_a_faint_one_goes_even_inside():
 
 @pytest.mark.parametrize("turn", [0, 45, 90, 20])
 def test_a_thin_sheet_stays(turn):
-    """From its edges it covers next to nothing."""
+    """From its edges it is a line."""
     y, x = np.mgrid[-0.3:0.3:60j, -0.3:0.3:60j].reshape(2, -1)
     angle = np.radians(turn)
     sheet = gaussians(np.stack([x * np.cos(angle), y, x * np.sin(angle)], 1), 0.9, scale=0.004)

@@ -102,6 +102,8 @@ def test_the_bundled_preset_missing(monkeypatch, tmp_path):
         {"guidance": None},
         {"samples": 4},
         {"samples": {"image": 0}},
+        {"redraw": "false"},
+        {"keep_image": 1},
     ],
 )
 def test_a_damaged_preset_json(tiny, change):

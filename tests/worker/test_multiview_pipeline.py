@@ -244,7 +244,7 @@ def test_samples_are_averaged(pipeline, picture, guidance, keep, monkeypatch):
     np.testing.assert_allclose(made[1][2][0], together[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [2, 5])
 def test_a_mean_is_drawn_once_more_from_where_it_still_shows(pipeline, picture, steps, monkeypatch):
     """Under the noise of the step from which on it is drawn, by the steps that are left."""
     seen, told = [], []
@@ -274,8 +274,9 @@ def test_a_mean_is_drawn_once_more_from_where_it_still_shows(pipeline, picture, 
     assert np.abs(views - pipeline(**settings)).max() > 0.01
 
 
-def test_one_sample_is_not_drawn_again(pipeline, picture):
-    settings = {"image": picture, "steps": 2, "guidance": 1.0}
+@pytest.mark.parametrize(("steps", "samples"), [(2, 1), (1, 3)])
+def test_one_sample_is_not_drawn_again_nor_from_pure_noise(pipeline, picture, steps, samples):
+    settings = {"image": picture, "steps": steps, "samples": samples, "guidance": 1.0}
     np.testing.assert_array_equal(pipeline(**settings, redraw=True), pipeline(**settings))
 
 

@@ -140,7 +140,7 @@ def test_without_a_vae_there_is_a_sentence(archive, tmp_path, monkeypatch):
         command.main()
 
 
-def test_bundle_makes_a_preset_of_what_was_trained(work, tmp_path, monkeypatch):
+def test_bundle_makes_a_preset_of_what_was_trained(tmp_path, monkeypatch):
     """Of a new LGM; the rest of the preset stays as it was."""
     output, lgm = tmp_path / "preset", tmp_path / "work" / "lgm"
     shutil.copytree(PRESET, output)

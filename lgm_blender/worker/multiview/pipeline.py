@@ -64,11 +64,16 @@ def predicted(scheduler: SchedulerMixin, latents: Tensor, clean: Tensor, t: Tens
             return clean
 
 
+def redrawn_from(steps: int) -> int:
+    """How many of the steps are left out where a mean is drawn once more; 0 of one, which would forget the mean."""
+    return round(REDRAWN_FROM * steps)
+
+
 def started(scheduler: SchedulerMixin, noise: Tensor, clean: Tensor | None = None) -> tuple[Tensor, int]:
     """What to denoise, and from which step: noise from the first, or clean latents under it from a later one."""
     if clean is None:
         return noise.float() * scheduler.init_noise_sigma, 0
-    first = round(REDRAWN_FROM * len(scheduler.timesteps))
+    first = redrawn_from(len(scheduler.timesteps))
     signal, share = signal_and_noise(scheduler, scheduler.timesteps[first])
     return signal * clean.float() + share * noise.float(), first
 
@@ -213,8 +218,8 @@ class MultiViewPipeline:
                 to go with it (Preset.keep_image).
             samples: How many samples are drawn, each from noise of its own, and averaged: the mean is nearer to the
                 truth than one sample is, and less sharp where they differ (Preset.samples).
-            redraw: The mean of several is noised again, and the later steps make a sharp sample of it (SDEdit, arXiv
-                2108.01073).
+            redraw: The mean of several is noised again, and the later ones of two or more steps make a sharp sample of
+                it (SDEdit, arXiv 2108.01073).
             on_step: Called after each step with its number from 1, the number of steps, and a function that draws the
                 views as they are expected to become, [4, h, w, 3] of about 128 pixels. What it raises ends the job.
 
@@ -238,7 +243,7 @@ class MultiViewPipeline:
             return self.denoise(noise, *given, keep_image=keep, clean=clean).mean(0, keepdim=True)
 
         latents = drawn(samples)
-        if redraw and samples > 1:
+        if redraw and samples > 1 and redrawn_from(steps):
             latents = drawn(1, latents)
         if not torch.isfinite(latents).all():  # fp16 ends at 65504
             raise LGMError(

@@ -143,7 +143,7 @@ def _fold(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width
 
 
 def _small_png(image: Image.Image) -> bytes:
-    """256 colours are a third of the size and look the same: the picture's means, which rare colours have a part in."""
+    """256 colours are a third of the size and look the same; dithered, rare ones would get specks of others."""
     buffer = io.BytesIO()
     palette = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)

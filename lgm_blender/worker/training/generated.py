@@ -20,7 +20,7 @@ from torch import Tensor
 from ...core.errors import LGMError
 from ...core.files import replacing
 from ..multiview.colors import finish_views
-from ..multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted, started
+from ..multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted, redrawn_from, started
 from ..pipeline import FRAMES_TO_LGM, guessed_views
 from .multiview import cameras, clip_pixels, encode
 from .views import Views
@@ -155,6 +155,7 @@ def draw(
     pixels = clip_pixels((small * 255).to(torch.uint8)).to(next(encoder.parameters()))
     embeds = encoder(pixels, output_hidden_states=True).hidden_states[-2].float()
     image_latents = encode(pipeline.vae, images).float()
+    text = pipeline.encode_text("")[:1]
     halves = 2 if guidance != 1 else 1
     scheduler = copy.deepcopy(pipeline.scheduler)
 
@@ -163,17 +164,17 @@ def draw(
         rows = number * count
         # Of each image its samples, one after the other; and all that once more without the image, to guide.
         given, kept, angles = (x.repeat_interleave(count, 0) for x in (embeds, image_latents, elevations))
-        latents = kept
+        image_frame = kept
         if halves == 2:
-            given, latents = (torch.cat([torch.zeros_like(x), x]) for x in (given, latents))
-        text = pipeline.encode_text("")[:1].expand(halves * rows, -1, -1)
-        condition = unet.prepare(text, cameras(angles).repeat(halves, 1, 1), given)
+            given, image_frame = (torch.cat([torch.zeros_like(x), x]) for x in (given, kept))
+        words = text.expand(halves * rows, -1, -1)
+        condition = unet.prepare(words, cameras(angles).repeat(halves, 1, 1), given)
         noise = torch.randn(rows, VIEWS, *kept.shape[1:], generator=generator, device=device)
         scheduler.set_timesteps(steps)
         views, first = started(scheduler, noise, clean)
         for t in scheduler.timesteps[first:]:
             x = scheduler.scale_model_input(views, t).repeat(halves, 1, 1, 1, 1)
-            x = torch.cat([x, latents[:, None]], 1)
+            x = torch.cat([x, image_frame[:, None]], 1)
             prediction = unet.denoise(x, t.to(device).expand(halves * rows), condition)[:, :VIEWS].float()
             if halves == 2:
                 without, with_image = prediction.chunk(2)
@@ -184,7 +185,7 @@ def draw(
         return views.unflatten(0, (number, count)).mean(1)
 
     latents = denoised(samples)
-    if redraw and samples > 1:
+    if redraw and samples > 1 and redrawn_from(steps):
         latents = denoised(1, latents)
     frames = [pipeline.vae.decode(part / pipeline.vae.config.scaling_factor).sample for part in latents.unbind(1)]
     return torch.stack([frames[i] for i in FRAMES_TO_LGM], 1).div(2).add(0.5).clamp(0, 1)

@@ -28,7 +28,8 @@ def golden(request, tmp_path_factory) -> Path:
         return Path(chosen)
     folder = tmp_path_factory.mktemp("golden")
     with tarfile.open(GOLDEN) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python 3.11.2 has none
+        archive.extractall(folder)
     return folder
 
 

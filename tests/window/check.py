@@ -34,7 +34,8 @@ def prepare(share: Path, worker: Path | None) -> None:
     shutil.copy(ROOT / "blender_manifest.toml", extension)
     tests = ROOT / "tests"
     with tarfile.open(tests / "golden.tar.xz") as archive:
-        archive.extract("lgm.ply", share, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python 3.11.2 has none
+        archive.extract("lgm.ply", share)
     wanted = [HERE / "drive.py", tests / "blender" / "fake_worker.py"]
     for path in (*wanted, ROOT / "docs" / "samples" / "cactus.png"):
         shutil.copy(path, share)

@@ -96,7 +96,7 @@ sys.stdout.flush()
 sys.stderr.flush()
 os._exit(int(code))
 """
-ROOMS = {"core": "core", "blender": "blender", "worker": "worker", "build": "test_build.py"}  # and their tests
+ROOMS = {room: room for room in ("core", "blender", "worker", "training")} | {"build": "test_build.py"}  # their tests
 NO_TESTS = 5  # pytest's exit code when no test was chosen
 
 RESULTS = {  # what the batch's line calls the files of one image
@@ -574,7 +574,7 @@ def test(arguments: list[str]) -> int:
     bases = find_pythons([version for version in BLENDERS if version != main.base.version])
     others = [install(environment_for(base), "blender", "test") for base in bases]
     # Blender and torch never share a process when they are used, so they don't here.
-    sessions = [Session("torch", worker, ("worker",)), Session("bpy", main, ("core", "blender", "build"))]
+    sessions = [Session("torch", worker, ("worker", "training")), Session("bpy", main, ("core", "blender", "build"))]
     sessions += [Session("bpy", blender, ("core", "blender")) for blender in others]
     free = shutil.disk_usage(ROOT).free / 1e9
     print("Testing in " + "; ".join(map(str, sessions)) + f"; {free:.0f} GB of disk are free", flush=True)

@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from lgm_blender.core import cameras
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.gaussians import Gaussians
+from lgm_blender.training.data import objects
 from lgm_blender.worker.devices import device_name, resolve_device
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings, Method, TexturedMesh, mesh_from_gaussians
@@ -52,7 +53,6 @@ from lgm_blender.worker.meshing.quads import corner_angles, quad_corners
 from lgm_blender.worker.meshing.topology import defects
 from lgm_blender.worker.meshing.views import sphere_poses
 from lgm_blender.worker.rendering import backend_for, render
-from lgm_blender.worker.training import objects
 
 ROOT = Path(__file__).parents[1]
 GAUSSIANS = 65_536

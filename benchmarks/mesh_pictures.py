@@ -19,15 +19,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lgm_blender.blender import compat, meshes, render, splats
+from lgm_blender.blender import compat
+from lgm_blender.blender.scene import meshes, render, splats
 from lgm_blender.core import cameras
 from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
+from lgm_blender.training.data import objects
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings
 from lgm_blender.worker.meshing.job import mesh_file
-from lgm_blender.worker.training import objects
 
 ROOT = Path(__file__).parents[1]
 COLORS = 160  # as many as keep the file below 300 KB

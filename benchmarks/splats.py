@@ -25,7 +25,8 @@ import bpy
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lgm_blender.blender import compat, render, splats
+from lgm_blender.blender import compat
+from lgm_blender.blender.scene import render, splats
 from lgm_blender.core.gaussians import Gaussians
 
 

@@ -15,7 +15,7 @@ mkdir -p "$work"
 work=$(realpath "$work")
 cd "$(dirname "$0")/.."
 export PYTHONUNBUFFERED=1
-train() { python3 -m lgm_blender.worker.training "$1" --objects "$objects" --work "$work" --processes "$(nproc)" "${@:2}"; }
+train() { python3 -m lgm_blender.training.stages "$1" --objects "$objects" --work "$work" --processes "$(nproc)" "${@:2}"; }
 once() { [ -e "$work/$1.done" ] || { "${@:2}"; touch "$work/$1.done"; }; }  # a stage, and a mark that it is over
 
 # gsplat compiles on the CPU's cores meanwhile.
@@ -54,9 +54,9 @@ fi
 [ -e "$work/new/preset.json" ] || train bundle --output "$work/new"
 once generated train generate --preset "$work/new" --sets train-11-placed train-12-placed val-placed
 [ -e "$work/lgm-first" ] || mv "$work/lgm" "$work/lgm-first"
-on_all() { accelerate launch --num_processes "$((gpus > 1 ? gpus : 1))" -m lgm_blender.worker.training "$@"; }
+on_all() { accelerate launch --num_processes "$((gpus > 1 ? gpus : 1))" -m lgm_blender.training.stages "$@"; }
 once last on_all lgm --objects "$objects" --work "$work" --resume --seconds "$last" --rate 3e-4 --surface-weight 0.1 \
     "${lgm_options[@]}" --lpips-from 0 --init "$work/lgm-first/model.safetensors" --generated train-11-placed train-12-placed
 train bundle --output "$work/preset"
-python3 -m lgm_blender.worker evaluate --data "$objects" --preset "$work/preset" --lpips "$lpips" \
+python3 -m lgm_blender.training evaluate --data "$objects" --preset "$work/preset" --lpips "$lpips" \
     --output "$work/evaluation" --overwrite

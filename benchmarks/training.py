@@ -27,9 +27,9 @@ def run(options: argparse.Namespace) -> None:
     """One process of a training."""
     import torch
 
-    from lgm_blender.worker.training import schedule
-    from lgm_blender.worker.training.lgm import train_lgm
-    from lgm_blender.worker.training.train import find_start, load_data
+    from lgm_blender.training.loops import trainer as schedule
+    from lgm_blender.training.loops.finetune import find_start, load_data
+    from lgm_blender.training.loops.lgm import train_lgm
 
     schedule.LOG_EVERY = BLOCK
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -26,9 +26,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "core")]
 from glb import bumpy_ball, piece, write_glb  # noqa: E402
 
 from lgm_blender.core.cameras import view_poses  # noqa: E402
-from lgm_blender.worker.training.dataset import find_objects, load_objects  # noqa: E402
-from lgm_blender.worker.training.make import Source, encode_png, find_sources, make_views  # noqa: E402
-from lgm_blender.worker.training.objects import ViewRenderer  # noqa: E402
+from lgm_blender.training.data.dataset import find_objects, load_objects  # noqa: E402
+from lgm_blender.training.data.objects import ViewRenderer  # noqa: E402
+from lgm_blender.training.data.render_views import Source, encode_png, find_sources, make_views  # noqa: E402
 
 
 def make_meshes(folder: Path, count: int) -> Path:

@@ -2,14 +2,15 @@
 
 import importlib
 
-_MODULES = ("preferences", "properties", "operators", "panel", "training")
+_MODULES = ("ui.preferences", "ui.properties", "ui.operators", "ui.panel", "ui.training")
 
 
 def register() -> None:
     """Registers the classes and opens the session. Once registered, it does nothing."""
     import bpy
 
-    from . import preferences, properties, session
+    from . import session
+    from .ui import preferences, properties
 
     if hasattr(bpy.types.Scene, "lgm"):
         return

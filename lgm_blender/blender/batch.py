@@ -45,8 +45,10 @@ from ..core.messages import (
     from_params,
     to_params,
 )
-from . import compat, images, install, preferences, render, results, session, splats
+from . import compat, install, session
 from .engine import Engine, log_folder, worker_command
+from .scene import images, render, results, splats
+from .ui import preferences
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _WORKER_FILES = {"ply": ".ply", "glb": ".glb", "json": ".json", "views": "_views.png", "input": "_input.png"}

@@ -24,8 +24,9 @@ import imbuf
 
 from ..core.errors import ErrorKind, LGMError
 from ..core.messages import MeshResult, Request, Result
-from . import install, results
+from . import install
 from .engine import Engine, Job, log_folder, worker_command
+from .scene import results
 
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without a job
 NEVER = 525600  # minutes

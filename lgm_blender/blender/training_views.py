@@ -1,4 +1,4 @@
-"""Training views of Blender's objects, rendered evenly lit: folders that worker/training/dataset.py reads.
+"""Training views of Blender's objects, rendered evenly lit: folders that training/data/dataset.py reads.
 
     blender --background --python …/lgm_blender/blender/training_views.py -- --input FILE-OR-FOLDER --output DIR
     python …/lgm_blender/blender/training_views.py -- …          with a Python that has bpy
@@ -38,9 +38,10 @@ from ..core.formats.transforms import (
     unique_names,
     write_transforms,
 )
-from . import batch, compat, images
-from .nodes.even_light import EvenLight
-from .render import camera_from_pose
+from . import batch, compat
+from .scene import images
+from .scene.nodes.even_light import EvenLight
+from .scene.render import camera_from_pose
 
 SAMPLES = 16  # per pixel; there is no noise but at edges and in fine textures
 VISIBLE = 0.9  # share of the views in which something must be seen

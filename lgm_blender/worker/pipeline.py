@@ -212,7 +212,7 @@ class Pipeline:
             guessed = guessed_views(request.view_samples, preset.keep_image and picture is not None)
             gaussians = self._visible(gaussians_from_views(lgm, views, request.elevation, guessed=guessed), job)
             if preset.clear_haze:
-                from .haze import without_haze
+                from .floaters import without_haze
 
                 gaussians = without_haze(gaussians)
 

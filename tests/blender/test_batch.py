@@ -12,7 +12,8 @@ import bpy
 import numpy as np
 import pytest
 
-from lgm_blender.blender import batch, images
+from lgm_blender.blender import batch
+from lgm_blender.blender.scene import images
 from lgm_blender.core.formats.ply import read_ply
 
 FAKE = Path(__file__).with_name("fake_worker.py")

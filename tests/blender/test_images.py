@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgm_blender.blender import images
+from lgm_blender.blender.scene import images
 from lgm_blender.core.errors import LGMError
 
 

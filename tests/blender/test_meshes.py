@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mathutils import Matrix
 
-from lgm_blender.blender import meshes, render, results, splats
+from lgm_blender.blender.scene import meshes, render, results, splats
 from lgm_blender.core.errors import LGMError
 from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply

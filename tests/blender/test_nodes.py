@@ -6,10 +6,11 @@ import bpy
 import numpy as np
 import pytest
 
-from lgm_blender.blender import compat, render, splats
-from lgm_blender.blender.nodes import splat_geometry as geometry
-from lgm_blender.blender.nodes import splat_material as material
-from lgm_blender.blender.nodes.build import VERSION_KEY
+from lgm_blender.blender import compat
+from lgm_blender.blender.scene import render, splats
+from lgm_blender.blender.scene.nodes import splat_geometry as geometry
+from lgm_blender.blender.scene.nodes import splat_material as material
+from lgm_blender.blender.scene.nodes.build import VERSION_KEY
 from lgm_blender.core.cameras import orbit_camera, to_blender
 from lgm_blender.core.gaussians import Gaussians, rotation_matrices
 

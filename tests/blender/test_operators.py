@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import lgm_blender
-from lgm_blender.blender import images, install, panel, session, splats
+from lgm_blender.blender import install, session
+from lgm_blender.blender.scene import images, splats
+from lgm_blender.blender.ui import panel
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.messages import MeshRequest
 

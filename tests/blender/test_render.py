@@ -8,7 +8,8 @@ import pytest
 from mathutils import Matrix
 from tensors import read_safetensors
 
-from lgm_blender.blender import compat, render, splats
+from lgm_blender.blender import compat
+from lgm_blender.blender.scene import render, splats
 from lgm_blender.core.cameras import orbit_camera, pose_to_blender
 from lgm_blender.core.errors import LGMError
 from lgm_blender.core.gaussians import Gaussians

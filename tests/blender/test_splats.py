@@ -8,7 +8,8 @@ import bpy
 import numpy as np
 import pytest
 
-from lgm_blender.blender import compat, splats
+from lgm_blender.blender import compat
+from lgm_blender.blender.scene import splats
 from lgm_blender.core.cameras import from_blender, to_blender
 from lgm_blender.core.errors import LGMError
 from lgm_blender.core.gaussians import SH_C0, Gaussians, rotation_matrices

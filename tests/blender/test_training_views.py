@@ -15,9 +15,10 @@ from glb import box, bumpy_ball, patchwork, piece, write_glb
 from PIL import Image
 
 import lgm_blender
-from lgm_blender.blender import compat, training, training_views
-from lgm_blender.blender.nodes.even_light import EvenLight
+from lgm_blender.blender import compat, training_views
+from lgm_blender.blender.scene.nodes.even_light import EvenLight
 from lgm_blender.blender.training_views import ViewMaker, object_items
+from lgm_blender.blender.ui import training
 from lgm_blender.core.formats.transforms import read_transforms
 
 ROOT = Path(__file__).parents[2]

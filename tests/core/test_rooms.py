@@ -1,4 +1,4 @@
-"""The rule of the rooms: what core, blender and worker may import (python build.py test tests/core/test_rooms.py)."""
+"""The import rule of each subpackage (python build.py test tests/core/test_rooms.py)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,16 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 
 BLENDER = {"addon_utils", "bl_ui", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "imbuf", "mathutils"}
-TORCH = {"PIL", "diffusers", "safetensors", "scipy", "skimage", "tokenizers", "torch", "transformers", "uvunwrap"}
-OPTIONAL = {
-    "accelerate",
-    "gsplat",
-    "matplotlib",
-    "moderngl",
-    "rembg",
-    "trimesh",
-}  # used where it is installed, or in training only
+TORCH = {"PIL", "diffusers", "safetensors", "scipy", "skimage", "torch", "transformers", "uvunwrap"}
+OPTIONAL = {"gsplat", "rembg"}  # used where they are installed
+TRAINING = {"accelerate", "matplotlib", "moderngl", "tokenizers", "trimesh"}
 
 # room: which other packages it may import, and which rooms.
 MAY_IMPORT = {
     "core": ({"numpy"}, {"core"}),
     "blender": ({"numpy"} | BLENDER, {"core", "blender"}),
     "worker": ({"numpy"} | TORCH | OPTIONAL, {"core", "worker"}),
+    "training": ({"numpy"} | TORCH | OPTIONAL | TRAINING, {"core", "worker", "training"}),
 }
 
 
@@ -93,6 +88,8 @@ def test_a_room_imports_what_it_may(room):
         ("blender.engine", "from .. import worker", {"lgm_blender.worker"}),
         ("blender.engine", "import bpy, json\nfrom ..core import messages", set()),
         ("worker.server", "import bpy", {"bpy"}),
+        ("worker.__main__", "from ..training import __main__", {"lgm_blender.training.__main__"}),
+        ("training.loops.lgm", "from ...worker.lgm import model\nfrom ..data import views", set()),
         ("worker.lgm.model", "from lgm_blender.blender.engine import Engine", {"lgm_blender.blender.engine.Engine"}),
         ("worker.lgm.model", "import torch\nfrom ...core import cameras\nfrom .. import images", set()),
     ],

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from lgm_blender.core.cameras import orbit_cameras
+from lgm_blender.training.loops.finetune import find_start
+from lgm_blender.training.loops.lgm import start_state
 from lgm_blender.worker.lgm.hull import hull_channels, outline
 from lgm_blender.worker.lgm.model import LGM, LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
-from lgm_blender.worker.training.lgm import start_state
-from lgm_blender.worker.training.train import find_start
 
 TOY = LGMConfig(
     down_channels=(32, 32),

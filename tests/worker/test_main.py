@@ -16,7 +16,8 @@ from shapes import sphere
 from tiny_preset import write_preset
 
 from lgm_blender.worker import meshing, models
-from lgm_blender.worker.__main__ import _DownloadPrinter, main
+from lgm_blender.worker.__main__ import main
+from lgm_blender.worker.console import DownloadPrinter
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,7 +206,7 @@ def test_models(preset, capsys):
 
 def test_download_tells_how_far_it_is(capsys):
     """Blender reads these lines (blender/install.py)."""
-    show = _DownloadPrinter()
+    show = DownloadPrinter()
     for done in (0, 1_000_000, 50_400_000, 830_000_000):  # all within a second: the first and the last are told
         show(models.Fetched("ashawkey/LGM/m.safetensors", 1, 2, done, 830_000_000))
     show(models.Fetched("some/other/config.json", 2, 2, 400, 400))

@@ -23,7 +23,7 @@ from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import STAGES, GenerateRequest, MeshRequest
 from lgm_blender.worker import devices, meshing, pipeline
-from lgm_blender.worker.haze import without_haze
+from lgm_blender.worker.floaters import without_haze
 from lgm_blender.worker.models import CheckedFiles
 from lgm_blender.worker.pipeline import Pipeline
 

@@ -4,7 +4,7 @@
     DIR/NAME/000.png           RGBA, straight alpha
 
 What is written here is in LGM's frame: y up, the object in the middle, cameras at 1.5 with OpenGL axes (x right, y up,
-looking along -z). What other tools write is taken apart as it stands; worker/training/dataset.py makes it fit.
+looking along -z). What other tools write is taken apart as it stands; training/data/dataset.py makes it fit.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What becomes of results in the scene: splats, meshes, renders, and the nodes behind them."""

@@ -1,0 +1,212 @@
+"""A picture of splats and meshes, for a README or beside a batch's results, in a scene of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from ...core.cameras import FOV_Y, orbit_camera, points_from_blender, pose_to_blender
+from ...core.errors import LGMError
+from ...core.files import replacing
+from ...core.gaussians import Gaussians
+from .. import compat
+from . import splats
+from .nodes.even_light import EvenLight
+
+SAMPLES = {"CYCLES": 3, "EEVEE": 64}  # Cycles' splats are without noise, samples smooth edges; EEVEE's are drawn by lot
+
+
+def render_objects(
+    objects: bpy.types.Object | Sequence[bpy.types.Object],
+    filepath: str | Path,
+    *,
+    size: tuple[int, int] = (512, 512),
+    samples: int | None = None,
+    engine: Literal["CYCLES", "EEVEE"] = "CYCLES",
+    background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
+    pose: np.ndarray | None = None,
+    fov_y: float = FOV_Y,
+    near: float = 0.01,
+    far: float | None = None,
+    azimuth: float = 30.0,
+    elevation: float = 15.0,
+) -> Path:
+    """Renders splats and meshes alone, and leaves nothing behind but the picture.
+
+    Splats have their colours as trained, meshes the even light that training views have (nodes/even_light.py).
+
+    Copies of the objects are rendered in a scene that is removed again; the user's are not touched.
+
+    Args:
+        objects: One or more, as `splats.add_splats` and `meshes.add_mesh` make them.
+        filepath: A PNG. It is written under another name first and then replaced.
+        size: Width and height in pixels.
+        samples: Per pixel; None takes 3 in Cycles and 64 in EEVEE.
+        background: Its colour as display values 0 to 1, or None for a transparent one.
+        pose: Camera-to-world [4, 4] (OpenGL axes, LGM's frame, y up) to look from, in the world's units. None looks
+            at the middle of the objects from `azimuth` and `elevation`, from so far that all of them is in the picture.
+        fov_y: Vertical field of view in degrees.
+        near: Depth up to which nothing is drawn.
+        far: Depth beyond which nothing is drawn; None draws everything.
+        azimuth: Degrees about the up axis; 0 is the front, 90 the object's left.
+        elevation: Degrees above the horizon.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        LGMError: If there is nothing to render, or the picture can't be written.
+    """
+    objects = [objects] if isinstance(objects, bpy.types.Object) else list(objects)
+    objects = [o for o in objects if splats.is_splats(o) or (o.type == "MESH" and o.data.polygons)]
+    if not objects:
+        raise LGMError("There are no splats and no faces to render.")
+    path = Path(filepath)
+    if pose is None:
+        pose = fitted_pose(objects, azimuth, elevation, fov_y, size[0] / size[1])
+    if far is None:
+        far = 100.0 + 10.0 * float(np.linalg.norm(pose[:3, 3]))
+    with _scene_of_its_own(objects, camera_from_pose(pose, fov_y, near=near, far=far)) as scene:
+        _set_up(scene, size, engine, samples or SAMPLES[engine], background)
+        with replacing(path) as file, tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
+            scene.render.filepath = str(Path(folder, "render.png"))
+            bpy.ops.render.render(write_still=True, scene=scene.name)
+            file.write(Path(scene.render.filepath).read_bytes())
+    return path
+
+
+def camera_from_pose(
+    pose: np.ndarray, fov_y: float = FOV_Y, *, name: str = "Camera", near: float = 0.01, far: float = 100.0
+) -> bpy.types.Object:
+    """A camera object, in no collection yet.
+
+    Args:
+        pose: Camera-to-world [4, 4], OpenGL axes, in LGM's frame (y up).
+        fov_y: Vertical field of view in degrees, whatever the picture's shape.
+        near: Distance from the camera's plane up to which nothing is drawn.
+        far: Distance beyond which nothing is drawn.
+    """
+    data = bpy.data.cameras.new(name)
+    data.sensor_fit = "VERTICAL"
+    data.angle_y = math.radians(fov_y)
+    data.clip_start, data.clip_end = near, far
+    camera = bpy.data.objects.new(name, data)
+    camera.matrix_world = Matrix(pose_to_blender(np.asarray(pose, dtype=np.float64)).tolist())
+    return camera
+
+
+def fitted_pose(
+    objects: Sequence[bpy.types.Object],
+    azimuth: float = 30.0,
+    elevation: float = 15.0,
+    fov_y: float = FOV_Y,
+    aspect: float = 1.0,
+) -> np.ndarray:
+    """The pose [4, 4] in LGM's frame from which every solid Gaussian and every vertex is in the picture, with a margin.
+
+    The arguments are `render_objects`'s; `aspect` is the picture's width by its height.
+    """
+    points, radii = (np.concatenate(parts) for parts in zip(*map(_points, objects), strict=True))
+    center = (points.min(0) + points.max(0)) / 2
+    pose = orbit_camera(elevation, azimuth, radius=1.0).astype(np.float64)
+    x, y, back = ((points - center) @ pose[:3, :3]).T
+    tangent = 0.9 * math.tan(math.radians(fov_y) / 2)
+    across = np.maximum(np.abs(y) + radii, (np.abs(x) + radii) / aspect)
+    pose[:3, 3] = center + (back + across / tangent).max() * pose[:3, 2]
+    return pose
+
+
+def _points(thing: bpy.types.Object) -> tuple[np.ndarray, np.ndarray]:
+    """What there is to see of an object: centres [N, 3] in LGM's frame, in the world's units, and radii [N]."""
+    if splats.is_splats(thing):
+        solid = _solid(splats.read_splats(thing, world=True))
+        return solid.positions, solid.scales.max(1)
+    points = np.empty(3 * len(thing.data.vertices), np.float32)
+    thing.data.vertices.foreach_get("co", points)
+    matrix = np.array(thing.matrix_world)
+    points = points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
+    return points_from_blender(points), np.zeros(len(points))
+
+
+def _solid(gaussians: Gaussians) -> Gaussians:
+    """The Gaussians that make up the object, stray ones left out."""
+    low, high = splats.extent(gaussians.positions, gaussians.opacities)
+    return gaussians.select(((gaussians.positions >= low) & (gaussians.positions <= high)).all(1))
+
+
+@contextlib.contextmanager
+def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.Scene]:
+    """A scene with the camera and copies of the objects, all removed at the end."""
+    had_result = any(image.type == "RENDER_RESULT" for image in bpy.data.images)
+    scene = bpy.data.scenes.new("LGM Render")
+    made: list[bpy.types.ID] = [scene, camera, camera.data]
+    light = EvenLight()
+    try:
+        scene.world = bpy.data.worlds.new("LGM Render")
+        made.append(scene.world)
+        scene.camera = camera
+        scene.collection.objects.link(camera)
+        for source in objects:
+            copy = source.copy()
+            made.append(copy)
+            copy.parent = None
+            copy.matrix_world = source.matrix_world
+            copy.hide_render = False
+            scene.collection.objects.link(copy)
+            if not splats.is_splats(copy):
+                for slot in copy.material_slots:
+                    material = light.material(slot.material)
+                    slot.link = "OBJECT"  # the copy's, where the mesh's own stays as it is
+                    slot.material = material
+            elif not compat.has_native_splats():
+                modifier = splats.show_splats(copy)
+                compat.set_modifier_input(modifier, "Colors", "Exact")
+                compat.set_modifier_input(
+                    modifier, "Shadows and Reflections", False
+                )  # there is nothing to cast them on
+        yield scene
+    finally:
+        if not had_result:
+            made += [image for image in bpy.data.images if image.type == "RENDER_RESULT"]
+        bpy.data.batch_remove(made + light.made)
+
+
+def _set_up(scene: bpy.types.Scene, size, engine: str, samples: int, background) -> None:
+    """The render settings: a small, even picture of emitting surfaces that no light falls on."""
+    render = scene.render
+    render.engine = "CYCLES" if engine == "CYCLES" else compat.eevee_engine()
+    render.resolution_x, render.resolution_y = size
+    render.resolution_percentage = 100
+    render.image_settings.file_format = "PNG"
+    render.image_settings.color_depth = "8"
+    render.image_settings.color_mode = "RGB" if background else "RGBA"
+    render.film_transparent = background is None
+    render.use_file_extension = False
+    render.use_compositing = render.use_sequencer = False
+    render.dither_intensity = 0.0
+    color = background or (0.0, 0.0, 0.0)
+    if compat.has_native_splats():
+        scene.view_settings.view_transform = "Standard"
+        color = tuple(c / 12.92 if c < 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color)
+    else:
+        scene.view_settings.view_transform = "Raw"  # with the trained values, blended as in training
+    scene.view_settings.look = "None"
+    shader = next(n for n in compat.node_tree(scene.world).nodes if n.type == "BACKGROUND")
+    shader.inputs["Color"].default_value = (*color, 1.0)
+    splats.prepare_scene_for_splats(scene)
+    if engine == "CYCLES":
+        cycles = scene.cycles
+        cycles.samples = samples
+        cycles.use_adaptive_sampling = cycles.use_denoising = False
+        cycles.max_bounces = 0
+        cycles.min_transparent_bounces = splats.MIN_TRANSPARENT_BOUNCES
+    else:
+        scene.eevee.taa_render_samples = samples

@@ -1,0 +1,1 @@
+"""What the user meets: panels, operators, settings, preferences."""

@@ -1,0 +1,494 @@
+"""What the user can do: generate, convert, cancel, install, import, export."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from pathlib import Path
+
+import bpy
+from bpy_extras.io_utils import ExportHelper, ImportHelper
+
+from ...core.errors import LGMError
+from ...core.formats.ply import read_ply, write_ply
+from ...core.messages import GenerateRequest, MeshRequest
+from .. import install, session
+from ..scene import images, splats
+from . import preferences
+
+MAX_SEED = (1 << 31) - 1  # Blender's integers end there
+
+ONLINE_NEEDED = (
+    "Blender is not allowed to go online. Turn on Preferences > System > Network > Allow Online Access, "
+    "or start it with --online-mode."
+)
+
+
+class _Job:
+    """What operators share that give the worker a job: one at a time, waited for where nobody would see it end."""
+
+    output: bpy.props.StringProperty(name="Output Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
+    faces: bpy.props.IntProperty(name="Faces", min=100, max=1_000_000, options={"SKIP_SAVE"})
+    texture_size: bpy.props.IntProperty(name="Texture Size", min=512, max=4096, options={"SKIP_SAVE"})
+    quads: bpy.props.BoolProperty(name="Quads", options={"SKIP_SAVE"})
+    device: bpy.props.StringProperty(name="Device", options={"SKIP_SAVE"})
+    wait: bpy.props.BoolProperty(
+        name="Wait", description="Return when the result is there; the window stands still until then",
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
+
+    @classmethod
+    def poll(cls, context):
+        now = session.current()
+        if now.job:
+            cls.poll_message_set("A job is running. Wait for it, or cancel it")
+        elif now.fetching:
+            cls.poll_message_set("Something is being fetched. Wait for it, or cancel it")
+        elif now.worker().path is None:
+            cls.poll_message_set(now.worker().where)
+        else:
+            return True
+        return False
+
+    def execute(self, context):
+        now = session.current()
+        try:
+            self.begin(context)
+        except LGMError as error:
+            now.problem = session.Problem(error.message, error.kind)
+            self.report({"ERROR"}, error.message)
+            return {"CANCELLED"}
+        if not (self.wait or bpy.app.background):
+            return {"FINISHED"}
+        now.wait()
+        if now.problem:
+            self.report({"ERROR"}, now.problem.sentence)
+        return {"FINISHED"} if now.outcome else {"CANCELLED"}
+
+    def given(self, context, name: str):
+        """What the operator was told, else what the scene is set to."""
+        return getattr(self if self.properties.is_property_set(name) else context.scene.lgm, name)
+
+
+class LGM_OT_generate(_Job, bpy.types.Operator):
+    """Turn the image, the prompt or both into Gaussian splats, a textured mesh or both in this scene"""
+
+    # Called with 'INVOKE_DEFAULT', or as a button, it starts the job and returns; the window stays alive, and the
+    # result comes when it is done. In the background, or with wait=True, it returns when the result is there.
+    # What is not given comes from the scene's settings; an image or prompt that is given replaces both of the scene's.
+
+    bl_idname = "lgm.generate"
+    bl_label = "Generate"
+    bl_options = {"REGISTER"}  # the undo step comes with the result
+
+    image_path: bpy.props.StringProperty(name="Image File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    image_name: bpy.props.StringProperty(name="Image", description="An image of this file", options={"SKIP_SAVE"})
+    prompt: bpy.props.StringProperty(name="Prompt", options={"SKIP_SAVE"})
+    negative_prompt: bpy.props.StringProperty(name="Negative Prompt", options={"SKIP_SAVE"})
+    preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
+    seed: bpy.props.IntProperty(name="Seed", min=0, options={"SKIP_SAVE"})
+    steps: bpy.props.IntProperty(name="Steps", min=0, max=500, options={"SKIP_SAVE"})
+    guidance: bpy.props.FloatProperty(name="Guidance", min=0.0, options={"SKIP_SAVE"})
+    view_samples: bpy.props.IntProperty(name="View Samples", min=0, max=16, options={"SKIP_SAVE"})
+    elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
+    output_kind: bpy.props.StringProperty(name="Output", options={"SKIP_SAVE"})
+    size: bpy.props.FloatProperty(name="Size", subtype="DISTANCE", min=0.0, options={"SKIP_SAVE"})
+
+    def begin(self, context):
+        size = self.size if self.properties.is_property_set("size") else context.scene.lgm.size
+        session.current().begin(self.request(context), context.scene, size=size)
+
+    def request(self, context) -> GenerateRequest:
+        """The job as the operator's properties and the scene's settings describe it.
+
+        Raises:
+            LGMError: If there is nothing to make it from.
+        """
+        settings, given = context.scene.lgm, partial(self.given, context)
+        own = any(self.properties.is_property_set(name) for name in ("image_path", "image_name", "prompt"))
+        prompt = (self.prompt if own else settings.prompt).strip()
+        image = self.image_file() if own else scene_image(settings)
+        if image is None and not prompt:
+            raise LGMError("Choose an image or write a prompt first.")
+        if settings.use_random_seed and not self.properties.is_property_set("seed"):
+            settings.seed = random.randint(0, MAX_SEED)
+        return GenerateRequest(
+            job="",
+            output=str(output_folder(given("output"))),
+            image=None if image is None else str(image),
+            prompt=prompt,
+            negative_prompt=given("negative_prompt") or None,
+            preset=given("preset"),
+            seed=given("seed"),
+            steps=given("steps") or None,
+            guidance=given("guidance") or None,
+            view_samples=given("view_samples") or None,
+            elevation=given("elevation"),
+            device=self.device or preferences.value("device"),
+            previews=not bpy.app.background,
+            output_kind=given("output_kind"),
+            faces=given("faces"),
+            texture_size=int(given("texture_size")),
+            quads=given("quads"),
+        )
+
+    def image_file(self) -> Path | None:
+        """The file of the image that the operator was given."""
+        if self.image_path:
+            path = Path(bpy.path.abspath(self.image_path)).absolute()
+            if not path.is_file():
+                raise LGMError(f"There is no file {path}.")
+            return path
+        if self.image_name:
+            image = bpy.data.images.get(self.image_name)
+            if image is None:
+                raise LGMError(f"This file has no image called '{self.image_name}'.")
+            return images.image_file(image, session.current().temporary_folder())
+        return None
+
+
+class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
+    """Make a textured mesh of the active object's splats, in their place; the splats are kept, but hidden"""
+
+    # The splats as they are in the world: moved, turned, scaled, and without those that were deleted. Modifiers are
+    # not applied.
+
+    bl_idname = "lgm.convert_to_mesh"
+    bl_label = "Convert to Mesh"
+    bl_options = {"REGISTER"}  # the undo step comes with the result
+
+    @classmethod
+    def poll(cls, context):
+        if not splats.is_splats(context.object):
+            cls.poll_message_set("The active object holds no splats")
+            return False
+        return super().poll(context)
+
+    def begin(self, context):
+        now, source, given = session.current(), context.object, partial(self.given, context)
+        gaussians = splats.read_splats(source, world=True)
+        if not len(gaussians):
+            raise LGMError(f"{source.name} holds no splats any more. Choose another object.")
+        name = images.file_stem(source.name)
+        ply = now.temporary_folder() / f"{name}.ply"
+        write_ply(ply, gaussians)
+        request = MeshRequest(
+            job="",
+            ply=str(ply),
+            output=str(output_folder(given("output"))),
+            name=name,
+            faces=given("faces"),
+            texture_size=int(given("texture_size")),
+            quads=given("quads"),
+            device=self.device or preferences.value("device"),
+        )
+        now.begin(request, context.scene, source=source)
+
+
+def scene_image(settings) -> Path | None:
+    """The file of the scene's image, or None if none is chosen."""
+    return images.image_file(settings.image, session.current().temporary_folder()) if settings.image else None
+
+
+def output_folder(chosen: str) -> Path:
+    """Where results go: what was chosen, else the preference, else beside the .blend, else the user's own folder."""
+    if chosen := chosen or preferences.value("output"):
+        return Path(bpy.path.abspath(chosen)).absolute()
+    if bpy.data.filepath:
+        return Path(bpy.data.filepath).parent / "lgm"
+    return preferences.user_folder() / "results"
+
+
+class LGM_OT_cancel(bpy.types.Operator):
+    """Stop what is going on"""
+
+    bl_idname = "lgm.cancel"
+    bl_label = "Cancel"
+
+    @classmethod
+    def poll(cls, context):
+        now = session.current()
+        return bool(now.job or now.fetching)
+
+    def execute(self, context):
+        session.current().cancel()
+        return {"FINISHED"}
+
+
+class LGM_OT_dismiss(bpy.types.Operator):
+    """Take the message away"""
+
+    bl_idname = "lgm.dismiss"
+    bl_label = "Dismiss"
+    bl_options = {"INTERNAL"}
+
+    def execute(self, context):
+        session.current().problem = None
+        return {"FINISHED"}
+
+
+class _Fetch:
+    """What operators share that fetch something: not without leave, and not beside anything else."""
+
+    @classmethod
+    def poll(cls, context):
+        if session.current().working:
+            cls.poll_message_set("Something else is going on")
+        elif not preferences.online():
+            cls.poll_message_set(ONLINE_NEEDED)
+        else:
+            return True
+        return False
+
+    def execute(self, context):
+        now = session.current()
+        try:
+            self.begin(context)
+        except LGMError as error:
+            self.report({"ERROR"}, error.message)
+            return {"CANCELLED"}
+        if not bpy.app.background:
+            return {"FINISHED"}
+        now.wait()
+        if now.task.error:
+            self.report({"ERROR"}, now.task.error)
+        return {"FINISHED"} if now.task.state == "done" else {"CANCELLED"}
+
+
+class LGM_OT_install_worker(_Fetch, bpy.types.Operator):
+    """Fetch Python packages that the models run on, torch among them: 1.2 GB on disk, about 7 GB with an NVIDIA GPU"""
+
+    bl_idname = "lgm.install_worker"
+    bl_label = "Install Worker"
+
+    def begin(self, context):
+        session.current().install()
+
+
+class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
+    """Fetch the chosen preset's published models into the Hugging Face cache"""
+
+    bl_idname = "lgm.fetch_weights"
+    bl_label = "Fetch Models"
+
+    preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
+
+    def begin(self, context):
+        session.current().download(self.preset or context.scene.lgm.preset)
+
+
+class LGM_OT_remove_worker(bpy.types.Operator):
+    """Delete the packages that were installed for the worker, and its logs"""
+
+    bl_idname = "lgm.remove_worker"
+    bl_label = "Remove Worker"
+
+    @classmethod
+    def poll(cls, context):
+        if session.current().working:
+            cls.poll_message_set("Something else is going on")
+        elif not install.installed_python().parent.exists():
+            cls.poll_message_set("Nothing is installed")
+        else:
+            return True
+        return False
+
+    def invoke(self, context, event):
+        size = install.size() / 1e9
+        return context.window_manager.invoke_confirm(self, event, message=f"This gives back {size:.1f} GB.")
+
+    def execute(self, context):
+        now = session.current()
+        size = install.size()
+        if now.engine:
+            now.engine.stop()
+        try:
+            install.remove()
+        except LGMError as error:
+            self.report({"ERROR"}, error.message)
+            return {"CANCELLED"}
+        finally:
+            now.forget_worker()
+        self.report({"INFO"}, f"{size / 1e9:.1f} GB were given back.")
+        return {"FINISHED"}
+
+
+class LGM_OT_check_worker(bpy.types.Operator):
+    """Start the worker and show what it says about itself"""
+
+    bl_idname = "lgm.check_worker"
+    bl_label = "Check"
+
+    @classmethod
+    def poll(cls, context):
+        now = session.current()
+        if now.working:
+            cls.poll_message_set("Something else is going on")
+        elif now.worker().path is None:
+            cls.poll_message_set(now.worker().where)
+        else:
+            return True
+        return False
+
+    def execute(self, context):
+        now = session.current()
+        try:
+            now.start_worker()
+        except LGMError as error:
+            self.report({"ERROR"}, error.message)
+            return {"CANCELLED"}
+        if not bpy.app.background:
+            return {"FINISHED"}
+        now.wait()
+        if now.engine.state != "ready":
+            self.report({"ERROR"}, now.engine.problem)
+            return {"CANCELLED"}
+        info = now.engine.info
+        self.report({"INFO"}, f"The worker is up: torch {info.torch} on {info.device_name}.")
+        return {"FINISHED"}
+
+
+class LGM_OT_open_log(bpy.types.Operator):
+    """Open the log file that says most about what happened last"""
+
+    bl_idname = "lgm.open_log"
+    bl_label = "Open Log"
+
+    def execute(self, context):
+        log = session.current().log()
+        if not log.is_file():
+            self.report({"WARNING"}, f"There is no log yet: {log}")
+            return {"CANCELLED"}
+        if bpy.app.background:
+            self.report({"INFO"}, str(log))
+            return {"FINISHED"}
+        return bpy.ops.wm.path_open(filepath=str(log))
+
+
+class LGM_OT_open_folder(bpy.types.Operator):
+    """Open the folder that the last result lies in"""
+
+    bl_idname = "lgm.open_folder"
+    bl_label = "Open Folder"
+
+    @classmethod
+    def poll(cls, context):
+        return session.current().outcome is not None
+
+    def execute(self, context):
+        return bpy.ops.wm.path_open(filepath=str(Path(session.current().outcome.result.file).parent))
+
+
+class LGM_OT_show_preferences(bpy.types.Operator):
+    """Show the add-on's preferences"""
+
+    bl_idname = "lgm.show_preferences"
+    bl_label = "LGM Preferences"
+
+    def execute(self, context):
+        bpy.ops.screen.userpref_show()
+        return bpy.ops.preferences.addon_show(module=preferences.ADDON)
+
+
+# How files of 3D Gaussians lie: degrees about x that turn their frame into LGM's, whose y is up.
+UP_AXES = [
+    ("Y", "Y up", "As LGM writes them", 0),
+    ("-Y", "Y down", "As most captures are", 1),
+    ("Z", "Z up", "As Blender itself", 2),
+]
+_TURNS = {"Y": 0.0, "-Y": 3.141592653589793, "Z": -1.5707963267948966}
+
+
+class LGM_OT_import_ply(bpy.types.Operator, ImportHelper):
+    """Import 3D Gaussians from PLY files, as 3D Gaussian Splatting writes them"""
+
+    bl_idname = "lgm.import_ply"
+    bl_label = "Import Splats (.ply)"
+    bl_options = {"REGISTER", "UNDO"}
+
+    filename_ext = ".ply"
+    filepath: bpy.props.StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})  # set by a drop, and only then
+    filter_glob: bpy.props.StringProperty(default="*.ply", options={"HIDDEN"})
+    files: bpy.props.CollectionProperty(type=bpy.types.OperatorFileListElement, options={"HIDDEN", "SKIP_SAVE"})
+    directory: bpy.props.StringProperty(subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})
+    up: bpy.props.EnumProperty(name="Up", description="Which way the file's up is", items=UP_AXES)
+
+    def invoke(self, context, event):
+        return self.invoke_popup(context)
+
+    def execute(self, context):
+        names = [file.name for file in self.files if file.name]
+        paths = [Path(self.directory, name) for name in names] or [Path(self.filepath)]
+        made = []
+        for path in paths:
+            try:
+                gaussians = read_ply(path, on_warning=lambda sentence: self.report({"WARNING"}, sentence))
+                made.append(splats.add_splats(gaussians, path.stem, settings={"ply": str(path)}, scene=context.scene))
+            except LGMError as error:
+                self.report({"ERROR"}, error.message)
+                continue
+            made[-1].rotation_euler.x = _TURNS[self.up]
+            session.select(made[-1:], context.scene)
+        return {"FINISHED"} if made else {"CANCELLED"}
+
+
+class LGM_OT_export_ply(bpy.types.Operator, ExportHelper):
+    """Export the active object's Gaussians as a PLY that 3D Gaussian Splatting programs read"""
+
+    bl_idname = "lgm.export_ply"
+    bl_label = "Export Splats (.ply)"
+
+    filename_ext = ".ply"
+    filter_glob: bpy.props.StringProperty(default="*.ply", options={"HIDDEN"})
+    pad: bpy.props.BoolProperty(
+        name="Pad Spherical Harmonics",
+        description="Add normals and 45 zero coefficients, which some older programs insist on",
+    )
+
+    @classmethod
+    def poll(cls, context):
+        if context.object is None or not splats.is_splats(context.object):
+            cls.poll_message_set("The active object holds no splats")
+            return False
+        return True
+
+    def execute(self, context):
+        try:
+            gaussians = splats.read_splats(context.object)
+            write_ply(self.filepath, gaussians, sh_degree=3 if self.pad else 0, normals=self.pad)
+        except LGMError as error:
+            self.report({"ERROR"}, error.message)
+            return {"CANCELLED"}
+        self.report({"INFO"}, f"{len(gaussians):,} Gaussians were written to {self.filepath}")
+        return {"FINISHED"}
+
+
+class LGM_FH_ply(bpy.types.FileHandler):
+    """Dropping a .ply on the window offers to import it as splats."""
+
+    bl_idname = "LGM_FH_ply"
+    bl_label = "Gaussian Splats"
+    bl_import_operator = "lgm.import_ply"
+    bl_file_extensions = ".ply"
+
+    @classmethod
+    def poll_drop(cls, context):
+        return context.area is not None and context.area.type in ("VIEW_3D", "OUTLINER")
+
+
+CLASSES = (
+    LGM_OT_generate,
+    LGM_OT_convert_to_mesh,
+    LGM_OT_cancel,
+    LGM_OT_dismiss,
+    LGM_OT_install_worker,
+    LGM_OT_fetch_weights,
+    LGM_OT_remove_worker,
+    LGM_OT_check_worker,
+    LGM_OT_open_log,
+    LGM_OT_open_folder,
+    LGM_OT_show_preferences,
+    LGM_OT_import_ply,
+    LGM_OT_export_ply,
+    LGM_FH_ply,
+)

@@ -1,0 +1,237 @@
+"""The tab "LGM" in the 3D view's side panel. Drawing asks nothing that takes time."""
+
+from __future__ import annotations
+
+import time
+
+import bpy
+
+from ...core.messages import STAGES, PresetInfo
+from .. import session
+from . import preferences
+
+
+class _Panel:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "LGM"
+
+
+class LGM_PT_main(_Panel, bpy.types.Panel):
+    """Image and prompt in, splats or a mesh out."""
+
+    bl_idname = "LGM_PT_main"
+    bl_label = "LGM"
+
+    def draw_header_preset(self, context):
+        self.layout.operator("lgm.show_preferences", text="", icon="PREFERENCES", emboss=False)
+
+    def draw(self, context):
+        layout = self.layout
+        now = session.current()
+        settings = context.scene.lgm
+
+        column = layout.column()
+        column.active = now.job is None
+        column.template_ID_preview(settings, "image", open="image.open", rows=3, cols=6)
+        column.prop(settings, "prompt", text="", icon="TEXT", placeholder="What is it?")
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.active = now.job is None
+        column.prop(settings, "preset")
+        row = column.row(align=True)
+        row.prop(settings, "seed")
+        row.prop(settings, "use_random_seed", text="", icon="FILE_REFRESH")
+        if settings.image:  # taken for another than it is, what was seen of a top becomes a tilted front
+            column.prop(settings, "elevation")
+        column.row().prop(settings, "output_kind", expand=True)
+        column.prop(settings, "size")
+
+        if now.job:
+            draw_job(layout, now)
+        elif now.fetching:
+            preferences.draw_task(layout, now.task)
+        elif now.worker().path is None:
+            draw_install(layout, context, now)
+        else:
+            draw_generate(layout, context)
+        if now.problem:
+            draw_problem(layout.box(), context, now.problem)
+        if now.outcome:
+            draw_outcome(layout.box(), context, now)
+
+
+class LGM_PT_mesh(_Panel, bpy.types.Panel):
+    """How meshes are made, and of what else."""
+
+    bl_idname = "LGM_PT_mesh"
+    bl_label = "Mesh"
+    bl_parent_id = "LGM_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context):
+        column = self.layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(context.scene.lgm, "faces")
+        column.prop(context.scene.lgm, "quads")
+        column.prop(context.scene.lgm, "texture_size")
+        self.layout.operator("lgm.convert_to_mesh", icon="OUTLINER_OB_MESH")
+
+
+class LGM_PT_advanced(_Panel, bpy.types.Panel):
+    """What one seldom changes."""
+
+    bl_idname = "LGM_PT_advanced"
+    bl_label = "Advanced"
+    bl_parent_id = "LGM_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context):
+        settings = context.scene.lgm
+        column = self.layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        for name in ("negative_prompt", "steps", "guidance", "view_samples", "output"):
+            column.prop(settings, name)
+
+
+class LGM_PT_files(_Panel, bpy.types.Panel):
+    """Splats from and to files."""
+
+    bl_idname = "LGM_PT_files"
+    bl_label = "Files"
+    bl_parent_id = "LGM_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context):
+        column = self.layout.column(align=True)
+        column.operator("lgm.import_ply", icon="IMPORT")
+        column.operator("lgm.export_ply", icon="EXPORT")
+
+
+def draw_install(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
+    """Why nothing can be made yet, and the button that changes it."""
+    preferences.draw_text(layout, now.worker().where, context, icon="INFO")
+    if not preferences.online():
+        preferences.draw_online(layout, context)
+    column = layout.column(align=True)
+    row = column.row(align=True)
+    row.scale_y = 1.6
+    row.operator("lgm.install_worker", icon="IMPORT")
+    column.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")
+
+
+def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The button, or why it can't be pressed."""
+    missing = what_is_missing(context.scene.lgm)
+    row = layout.row()
+    row.scale_y = 1.6
+    row.enabled = not missing
+    mesh = context.scene.lgm.output_kind == "mesh"
+    row.operator("lgm.generate", text="Generate", icon="OUTLINER_OB_MESH" if mesh else "OUTLINER_OB_POINTCLOUD")
+    if missing:
+        preferences.draw_text(layout, missing, context, icon="INFO")
+    preset = preset_info(context.scene.lgm)
+    if preset and not preset.ready:
+        draw_fetch(layout, context)
+
+
+def draw_fetch(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The button that fetches the chosen preset's models, if they can be."""
+    if context.scene.lgm.preset == session.BUNDLED:
+        return
+    if not preferences.online():
+        preferences.draw_online(layout, context)
+    layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.preset
+
+
+def preset_info(settings) -> PresetInfo | None:
+    """What the worker told of the chosen preset, if it has."""
+    engine = session.current().engine
+    known = engine.info.presets if engine and engine.info else []
+    return next((preset for preset in known if preset.name == settings.preset), None)
+
+
+def what_is_missing(settings) -> str:
+    """A sentence about what the user has yet to give, or ''."""
+    if settings.image is None and not settings.prompt.strip():
+        return "Choose an image or write a prompt."
+    preset = preset_info(settings)
+    if preset and not preset.ready:
+        return preset.problem
+    if preset and settings.image is None and "text" not in preset.modes:
+        return f"{preset.label} needs an image: it can't start from a prompt alone."
+    return ""
+
+
+def draw_job(layout: bpy.types.UILayout, now: session.Session) -> None:
+    """How far the job is, what it looks like, and a way to stop it."""
+    job = now.job
+    seconds = time.monotonic() - job.started
+    row = layout.row(align=True)
+    row.scale_y = 1.4
+    label = "Starting the worker" if now.engine.state == "starting" else job.label
+    row.progress(factor=job_factor(job), text=f"{label}  {seconds:.0f} s")
+    row.operator("lgm.cancel", text="", icon="X")
+    draw_views(layout, now)
+
+
+def draw_views(layout: bpy.types.UILayout, now: session.Session) -> None:
+    """The views, two by two."""
+    column = layout.column(align=True)
+    for first in range(0, len(now.pictures), 2):
+        row = column.row(align=True)
+        for icon in now.pictures[first : first + 2]:
+            row.template_icon(icon_value=icon, scale=5.5)
+
+
+def job_factor(job) -> float:
+    """How much of the job is done, 0 to 1: the stages count alike, but for the views, which take most of the time."""
+    progress = job.progress
+    if progress is None:
+        return 0.0
+    weights = [1.0] * max(1, progress.stages)
+    if job.method == "generate" and len(weights) >= len(STAGES):
+        weights[STAGES.index("views")] = 4.0
+    within = progress.step / progress.steps if progress.steps else 0.0
+    done = sum(weights[: progress.stage_index]) + weights[min(progress.stage_index, len(weights) - 1)] * within
+    return min(1.0, done / sum(weights))
+
+
+def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem: session.Problem) -> None:
+    """What went wrong, and the button that helps."""
+    row = layout.row()
+    preferences.draw_text(row.column(), problem.sentence, context, icon="ERROR")
+    row.operator("lgm.dismiss", text="", icon="X", emboss=False)
+    row = layout.row(align=True)
+    if problem.kind == "output":
+        row.prop(context.scene.lgm, "output", text="Folder")
+    elif problem.kind == "weights" and not session.current().fetching:
+        draw_fetch(layout, context)
+    elif problem.kind in ("worker", "out_of_memory", "internal"):
+        row.operator("lgm.open_log", icon="TEXT")
+        row.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")
+
+
+def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
+    """What the last job made."""
+    outcome = now.outcome
+    draw_views(layout, now)
+    result = outcome.result
+    icons = ["OUTLINER_OB_POINTCLOUD"] * bool(getattr(result, "ply", None)) + ["OUTLINER_OB_MESH"]
+    for name, icon in zip(outcome.objects, icons, strict=False):
+        layout.label(text=name, icon=icon)
+    facts = [f"{result.faces:,} faces" if result.faces else f"{result.gaussians:,} Gaussians"]
+    facts += [f"seed {result.settings['seed']}"] if "seed" in result.settings else []
+    layout.label(text=", ".join([*facts, f"{outcome.seconds:.0f} s"]))
+    for warning in outcome.warnings:
+        preferences.draw_text(layout, warning, context, icon="INFO")
+    shading = context.space_data.shading
+    if shading.type in ("WIREFRAME", "SOLID"):
+        layout.prop_enum(shading, "type", "MATERIAL", text="Show Colors")
+    layout.operator("lgm.open_folder", icon="FILE_FOLDER")
+
+
+CLASSES = (LGM_PT_main, LGM_PT_mesh, LGM_PT_advanced, LGM_PT_files)

@@ -1,0 +1,152 @@
+"""What the user sets once: the worker, the device, where files go. And what is installed."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import bpy
+
+from ...core import environment
+from .. import install, session
+
+ADDON = __package__.rpartition(".blender")[0]  # lgm_blender, or bl_ext.user_default.lgm_blender as an extension
+
+
+class LGM_Preferences(bpy.types.AddonPreferences):
+    """Settings of the machine rather than of a scene."""
+
+    bl_idname = ADDON
+
+    worker_python: bpy.props.StringProperty(
+        name="Worker Python",
+        description="Python of the environment that holds torch and diffusers. Empty: the one that is installed below",
+        subtype="FILE_PATH",
+        update=lambda self, context: session.current().forget_worker(),
+    )
+    device: bpy.props.EnumProperty(
+        name="Device",
+        description="What computes",
+        items=[
+            ("auto", "Automatic", "The GPU if there is one that torch can use, else the CPU"),
+            ("cpu", "CPU", "Slower, but works everywhere and with little memory"),
+            ("cuda", "GPU", "The NVIDIA GPU, or an error if there is none"),
+        ],
+    )
+    idle_minutes: bpy.props.IntProperty(
+        name="Keep Models (Minutes)",
+        description="Minutes without work after which the worker is ended and its memory given back. 0: never",
+        default=10,
+        min=0,
+        soft_max=120,
+    )
+    output: bpy.props.StringProperty(
+        name="Output Folder",
+        description="Where generated files go. Empty: a folder lgm beside the saved .blend",
+        subtype="DIR_PATH",
+    )
+
+    def draw(self, context):
+        layout = self.layout
+        layout.use_property_split = True
+        draw_worker(layout.box(), context)
+        column = layout.column()
+        column.prop(self, "worker_python")
+        column.prop(self, "device")
+        column.prop(self, "idle_minutes")
+        column.prop(self, "output")
+
+
+def get(context: bpy.types.Context | None = None) -> LGM_Preferences | None:
+    """The add-on's preferences; None where it runs without being enabled, as in a batch from a clone."""
+    addon = (context or bpy.context).preferences.addons.get(ADDON)
+    return addon.preferences if addon else None
+
+
+def value(name: str):
+    """One preference, or its default where the add-on is not enabled."""
+    preferences = get()
+    if preferences is not None:
+        return getattr(preferences, name)
+    return {"worker_python": "", "device": "auto", "idle_minutes": 10, "output": ""}[name]
+
+
+def user_folder() -> Path:
+    """Where the extension may write: its own folder in Blender's user files."""
+    try:
+        return Path(bpy.utils.extension_path_user(ADDON))
+    except ValueError:  # not run as an extension
+        return environment.data_folder()
+
+
+def online() -> bool:
+    """Whether Blender is allowed to go online."""
+    return bpy.app.online_access
+
+
+def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """What is installed, and buttons to change it."""
+    now = session.current()
+    if now.fetching:
+        draw_task(layout, now.task)
+        return
+    if now.task and now.task.state == "failed":
+        draw_text(layout, now.task.error, context, icon="ERROR")
+    worker = now.worker()
+    if worker.path is None:
+        draw_text(layout, worker.where, context, icon="INFO")
+    else:
+        layout.label(text=f"Worker: {worker.path} ({worker.where})", icon="CHECKMARK")
+        if now.engine and now.engine.state == "starting":
+            layout.label(text="Starting it ...", icon="TIME")
+        elif now.engine and now.engine.info:
+            info = now.engine.info
+            layout.label(
+                text=f"Python {info.python}, torch {info.torch}, computes on {info.device_name}", icon="BLANK1"
+            )
+        elif now.engine and now.engine.problem:
+            draw_text(layout, now.engine.problem, context, icon="ERROR")
+    if worker.path is None and not online():
+        draw_online(layout, context)
+    row = layout.row(align=True)
+    outdated = worker.where == "installed" and install.is_outdated()
+    text = "Update Worker" if outdated else "Install Again" if worker.where == "installed" else "Install Worker"
+    row.operator("lgm.install_worker", text=text, icon="IMPORT")
+    row.operator("lgm.check_worker", icon="FILE_REFRESH")
+    row.operator("lgm.open_log", icon="TEXT")
+    row.operator("lgm.remove_worker", icon="TRASH")
+
+
+def draw_task(layout: bpy.types.UILayout, task: install.Task) -> None:
+    """How far the installer or a download is, and a way to stop it."""
+    row = layout.row(align=True)
+    row.scale_y = 1.4
+    row.progress(factor=task.factor, text=task.label)
+    row.operator("lgm.cancel", text="", icon="X")
+    layout.label(text=task.message)
+
+
+def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Why nothing can be fetched, and the switch for it."""
+    if bpy.app.online_access_override:
+        draw_text(
+            layout, "Blender was started with --offline-mode: nothing can be fetched.", context, icon="INTERNET_OFFLINE"
+        )
+        return
+    draw_text(
+        layout, "Blender is not allowed to go online. Fetching the worker needs it.", context, icon="INTERNET_OFFLINE"
+    )
+    layout.prop(context.preferences.system, "use_online_access", text="Allow Online Access")
+
+
+def draw_text(layout: bpy.types.UILayout, text: str, context: bpy.types.Context, icon: str = "NONE") -> None:
+    """A sentence in as many lines as it needs: labels don't wrap."""
+    width = context.region.width if context.region else 300
+    letters = max(20, int(width / (7.0 * context.preferences.system.ui_scale)) - 12)  # less icon, box and button
+    column = layout.column(align=True)
+    column.scale_y = 0.85
+    for number, line in enumerate(textwrap.wrap(text, letters, break_on_hyphens=False)):
+        column.label(text=line, icon=icon if number == 0 else "NONE" if icon == "NONE" else "BLANK1")
+
+
+CLASSES = (LGM_Preferences,)

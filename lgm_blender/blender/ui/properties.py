@@ -1,0 +1,145 @@
+"""What the user sets for each scene."""
+
+from __future__ import annotations
+
+import bpy
+
+from ...core.cameras import VIEWS
+from ...core.messages import FACES, TEXTURE_SIZE
+from .. import session
+from ..scene import results
+
+
+def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
+    """The presets that the worker told of, or those every worker has."""
+    return session.current().preset_items()
+
+
+class LGM_TrainingSettings(bpy.types.PropertyGroup):
+    """What training views to render: `scene.lgm.training`."""
+
+    source: bpy.props.EnumProperty(
+        name="Objects",
+        description="What is rendered; each object, with all its children, gives one training object",
+        items=[
+            ("SELECTED", "Selected", "The selected objects"),
+            ("COLLECTION", "Collection", "All objects of a collection and those in it"),
+            ("ASSETS", "Asset Library", "The object assets of a library, or of this file"),
+        ],
+    )
+    collection: bpy.props.StringProperty(name="Collection", description="Empty: the active one")
+    library: bpy.props.StringProperty(
+        name="Library", description="One of the asset libraries in the preferences. Empty: this file"
+    )
+    output: bpy.props.StringProperty(
+        name="Folder",
+        description="Gets a folder for each object. Empty: a folder training beside this file's results",
+        subtype="DIR_PATH",
+    )
+    size: bpy.props.IntProperty(
+        name="Size", description="Width and height of a view in pixels", default=256, min=16, max=4096, soft_max=1024
+    )
+    views: bpy.props.IntProperty(
+        name="Views",
+        description="Views of each object: 16 all round at eye level, 8 at another height and 12 from anywhere",
+        default=VIEWS,
+        min=4,
+        max=VIEWS,
+    )
+    overwrite: bpy.props.BoolProperty(
+        name="Overwrite", description="Render objects again whose folders are there; else they are passed over"
+    )
+
+
+class LGM_Settings(bpy.types.PropertyGroup):
+    """What to make: `scene.lgm`."""
+
+    image: bpy.props.PointerProperty(
+        name="Image",
+        description="A picture of one object. An alpha channel is used; a plain background is cut out",
+        type=bpy.types.Image,
+        poll=lambda self, image: image.type not in ("RENDER_RESULT", "COMPOSITING"),
+    )
+    prompt: bpy.props.StringProperty(
+        name="Prompt",
+        description="What it is, in a few words. With an image it may stay empty",
+        options={"TEXTEDIT_UPDATE"},
+    )
+    preset: bpy.props.EnumProperty(
+        name="Preset", description="Which models", items=preset_items, default=session.preset_number("mini")
+    )
+    seed: bpy.props.IntProperty(name="Seed", description="The same seed gives the same result", min=0)
+    use_random_seed: bpy.props.BoolProperty(
+        name="Random Seed", description="Draw a new seed for every run; the one that was used stays in the field"
+    )
+    negative_prompt: bpy.props.StringProperty(
+        name="Negative Prompt", description="What the views should not show. Empty: the preset's own"
+    )
+    steps: bpy.props.IntProperty(
+        name="Steps", description="Denoising steps. 0: the preset's own", min=0, max=500, soft_max=100
+    )
+    guidance: bpy.props.FloatProperty(
+        name="Guidance",
+        description="How closely the views follow image and prompt; 1 is no guidance. 0: the preset's own",
+        min=0.0,
+        soft_max=15.0,
+    )
+    view_samples: bpy.props.IntProperty(
+        name="View Samples",
+        description="How many samples of the views are averaged. One is crisp; the mean of more is mostly nearer to "
+        "the truth, and softer where they differ. 0: the preset's own",
+        min=0,
+        max=16,
+    )
+    elevation: bpy.props.FloatProperty(
+        name="Elevation",
+        description="Degrees that the image's camera is above the object; negative if it looks up at it",
+        min=-90.0,
+        max=90.0,
+        soft_min=-45.0,
+        soft_max=45.0,
+    )
+    output_kind: bpy.props.EnumProperty(
+        name="Output",
+        description="What comes into the scene",
+        items=[
+            ("splats", "Splats", "Gaussian splats: fuzzy things and fine detail look best; lights don't fall on them"),
+            ("mesh", "Mesh", "A mesh with a UV map and a texture, to be lit, edited and exported"),
+            ("both", "Both", "The splats, and next to them the mesh"),
+        ],
+    )
+    size: bpy.props.FloatProperty(
+        name="Size",
+        description="Longest side of what comes into the scene. 0: as LGM makes it",
+        subtype="DISTANCE",
+        default=results.SIZE,
+        min=0.0,
+        soft_max=100.0,
+    )
+    faces: bpy.props.IntProperty(
+        name="Faces",
+        description="Triangles of a mesh, at most; a quad counts as two",
+        default=FACES,
+        min=100,
+        max=1_000_000,
+        soft_max=100_000,
+    )
+    quads: bpy.props.BoolProperty(
+        name="Quads", description="Join a mesh's triangles to quads where they can be", default=False
+    )
+    texture_size: bpy.props.EnumProperty(
+        name="Texture",
+        description="Width and height of a mesh's texture in pixels",
+        items=[(str(size), str(size), "") for size in (512, 1024, 2048, 4096)],
+        default=str(TEXTURE_SIZE),
+    )
+    output: bpy.props.StringProperty(
+        name="Output Folder",
+        description="Where the files of this scene go. Empty: the folder in the preferences, "
+        "else a folder lgm beside the saved .blend",
+        subtype="DIR_PATH",
+    )
+    training: bpy.props.PointerProperty(type=LGM_TrainingSettings)
+
+
+CLASSES = (LGM_TrainingSettings, LGM_Settings)

@@ -1,0 +1,240 @@
+"""Training views in the window: the operator, what is going on, and the sub-panel "Training Data"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+
+from ...core.cameras import VIEWS
+from ...core.errors import LGMError
+from .. import session
+from ..training_views import Item, ViewMaker, asset_items, object_items
+from . import operators, preferences
+
+_maker: ViewMaker | None = None  # the one at work, or the last one
+_running = False
+
+
+class LGM_OT_training_views(bpy.types.Operator):
+    """Render objects from many sides into a folder that LGM can be trained with. The scene stays as it is"""
+
+    # As a button it renders view by view, so that Blender shows how far it is and Escape stops it. In the background,
+    # and when called from a script, it returns when all is done.
+
+    bl_idname = "lgm.training_views"
+    bl_label = "Render Training Views"
+    bl_options = {"REGISTER"}  # nothing in the file changes, so there is nothing to undo
+
+    source: bpy.props.StringProperty(name="Source", options={"SKIP_SAVE"})
+    collection: bpy.props.StringProperty(name="Collection", options={"SKIP_SAVE"})
+    library: bpy.props.StringProperty(name="Asset Library", options={"SKIP_SAVE"})
+    output: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
+    size: bpy.props.IntProperty(name="Size", min=16, max=4096, options={"SKIP_SAVE"})
+    views: bpy.props.IntProperty(name="Views", min=4, max=VIEWS, options={"SKIP_SAVE"})
+    overwrite: bpy.props.BoolProperty(name="Overwrite", options={"SKIP_SAVE"})
+
+    @classmethod
+    def poll(cls, context):
+        if _running:
+            cls.poll_message_set("Training views are being rendered")
+        elif context.mode != "OBJECT":
+            cls.poll_message_set("Leave the edit mode first")
+        elif session.current().working:
+            cls.poll_message_set("Something else is going on")
+        else:
+            return True
+        return False
+
+    def invoke(self, context, event):
+        if bpy.app.background:
+            return self.execute(context)
+        if not self._begin(context):
+            return {"CANCELLED"}
+        manager = context.window_manager
+        self._timer = manager.event_timer_add(0.01, window=context.window)
+        manager.progress_begin(0, 100)
+        manager.modal_handler_add(self)
+        self._show(context)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context, event):
+        # Everything else waits: an undo, or an object deleted, would take away what is being rendered.
+        if event.type == "ESC" and event.value == "PRESS":
+            self.cancel(context)
+            self.report({"WARNING"}, f"Stopped. {_told(_maker)}")
+            return {"CANCELLED"}
+        if event.type != "TIMER":
+            return {"RUNNING_MODAL"}
+        try:
+            more = _maker.step()
+        except Exception:
+            self.cancel(context)
+            raise
+        if more:
+            self._show(context)
+            return {"RUNNING_MODAL"}
+        self._end(context)
+        return self._finish()
+
+    def cancel(self, context):
+        """Stopped by the user, or by Blender when the window is closed."""
+        _maker.cancel()
+        self._end(context)
+
+    def execute(self, context):
+        global _running
+        if not self._begin(context):
+            return {"CANCELLED"}
+        try:
+            while _maker.step():
+                pass
+        finally:
+            _maker.cancel()
+            _running = False
+        return self._finish()
+
+    def _begin(self, context) -> bool:
+        global _maker, _running
+        settings = context.scene.lgm.training
+
+        def given(name):
+            return getattr(self if self.properties.is_property_set(name) else settings, name)
+
+        try:
+            items = chosen_items(context, given("source"), given("collection"), given("library"))
+            output = Path(bpy.path.abspath(given("output"))) if given("output") else default_folder()
+        except LGMError as error:
+            self.report({"ERROR"}, error.message)
+            return False
+        _maker = ViewMaker(items, output, size=given("size"), views=given("views"), overwrite=given("overwrite"))
+        _running = True
+        return True
+
+    def _finish(self):
+        if _maker.error:
+            self.report({"ERROR"}, _maker.error)
+            return {"CANCELLED"}
+        bad = [result for result in _maker.results if not result["ok"]]
+        for result in bad:
+            self.report({"WARNING"}, f"{result['name']} is left out: {result['error']}")
+        self.report({"INFO"}, _told(_maker))
+        return {"FINISHED"} if len(bad) < len(_maker.results) else {"CANCELLED"}
+
+    def _show(self, context) -> None:
+        context.window_manager.progress_update(100 * _maker.factor)
+        context.workspace.status_text_set(f"Rendering training views: {_at(_maker)}   |   Esc: stop")
+        _redraw(context)
+
+    def _end(self, context) -> None:
+        global _running
+        _running = False
+        context.window_manager.event_timer_remove(self._timer)
+        context.window_manager.progress_end()
+        context.workspace.status_text_set(None)
+        _redraw(context)
+
+
+def chosen_items(context: bpy.types.Context, source: str, collection: str, library: str) -> list[Item]:
+    """What a source stands for: 'SELECTED', 'COLLECTION' of that name, or 'ASSETS' of that library ('': this file).
+
+    Raises:
+        LGMError: If it is nothing.
+    """
+    if source == "SELECTED":
+        items = object_items(context.selected_objects)
+        if not items:
+            raise LGMError("Select the objects to render first. Each one gives its own training object.")
+        return items
+    if source == "COLLECTION":
+        found = bpy.data.collections.get(collection) if collection else context.collection
+        if found is None:
+            raise LGMError(f"This file has no collection called '{collection}'.")
+        items = object_items(found.all_objects)
+        if not items:
+            raise LGMError(f"The collection '{found.name}' has no objects with a surface.")
+        return items
+    if not library:
+        return asset_items(None)
+    found = context.preferences.filepaths.asset_libraries.get(library)
+    if found is None:
+        raise LGMError(f"The preferences name no asset library '{library}'.")
+    folder = Path(bpy.path.abspath(found.path))
+    if not folder.is_dir():
+        raise LGMError(f"The asset library '{library}' is not there: {folder} is no folder.")
+    return asset_items(folder)
+
+
+def default_folder() -> Path:
+    """Where views go if nothing else is chosen."""
+    return operators.output_folder("") / "training"
+
+
+def _redraw(context: bpy.types.Context) -> None:
+    for window in context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                area.tag_redraw()
+
+
+def _at(maker: ViewMaker) -> str:
+    return f"{maker.current}, view {maker.view} of {maker.views}; {maker.done} of {len(maker.items)} objects"
+
+
+def _told(maker: ViewMaker) -> str:
+    bad = sum(not result["ok"] for result in maker.results)
+    there = sum(result["skipped"] for result in maker.results)
+    parts = [f"{len(maker.results) - bad - there} of {len(maker.items)} objects rendered"]
+    parts += [f"{there} were there already"] * (there > 0) + [f"{bad} left out"] * (bad > 0)
+    return f"{', '.join(parts)}: {maker.output}"
+
+
+class LGM_PT_training(bpy.types.Panel):
+    """Objects in, training views out."""
+
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "LGM"
+
+    bl_idname = "LGM_PT_training"
+    bl_label = "Training Data"
+    bl_parent_id = "LGM_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+    bl_order = 10
+
+    def draw(self, context):
+        layout = self.layout
+        settings = context.scene.lgm.training
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.active = not _running
+        column.prop(settings, "source")
+        if settings.source == "COLLECTION":
+            column.prop_search(settings, "collection", bpy.data, "collections")
+        elif settings.source == "ASSETS":
+            column.prop_search(settings, "library", context.preferences.filepaths, "asset_libraries")
+        column.prop(settings, "output")
+        column.prop(settings, "views")
+        column.prop(settings, "size")
+        column.prop(settings, "overwrite")
+        if _running:
+            row = layout.row()
+            row.scale_y = 1.4
+            row.progress(factor=_maker.factor, text=_at(_maker))
+            layout.label(text="Esc stops it; whole objects stay", icon="INFO")
+            return
+        row = layout.row()
+        row.scale_y = 1.4
+        row.operator("lgm.training_views", icon="RENDER_ANIMATION")
+        if _maker is not None and (_maker.results or _maker.error):
+            box = layout.box()
+            preferences.draw_text(box, _maker.error or _told(_maker), context, icon="ERROR" if _maker.error else "INFO")
+            bad = [result for result in _maker.results if not result["ok"]]
+            for result in bad[:3]:
+                preferences.draw_text(box, f"{result['name']}: {result['error']}", context, icon="ERROR")
+            if len(bad) > 3:
+                box.label(text=f"and {len(bad) - 3} more; the Info editor has them", icon="BLANK1")
+
+
+CLASSES = (LGM_OT_training_views, LGM_PT_training)

@@ -1,0 +1,1 @@
+"""Objects, their views, and what is rendered of them for training."""

@@ -1,0 +1,171 @@
+"""Objects as large as a user's image shows them: pictures for the multi-view model, and for LGM on its views.
+
+A user's image is recentred, and the model's views are as large as that image is (truth.place). So they are drawn like
+that: enlarged afterwards they would be blurred, as no user's image is.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ...core.cameras import orbit_camera, orbit_cameras
+from ..evaluation.ground_truth import INPUTS, LeftOut, box_alphas, close_up, moved, place
+from .objects import Cameras, Reader, TexturedMesh, ViewRenderer, draw_objects, in_parts
+
+ORBITS = 4  # of an object, for the multi-view model
+OTHERS = 10  # views of an object for LGM, beside the four that the multi-view model draws
+
+
+def orbit_starts(name: str) -> np.ndarray:
+    """From where the image of each of an object's orbits is taken: [ORBITS, 2], elevation and azimuth in degrees.
+
+    The object's own front, another of its four sides, anywhere at elevation 0, and anywhere.
+
+    Args:
+        name: The set's and the object's; the rest follows from it.
+    """
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    side = 90.0 * rng.integers(1, 4)
+    return np.array(
+        [(0, 0), (0, side), (0, rng.uniform(0, 360)), (rng.uniform(-15, 35), rng.uniform(0, 360))], np.float32
+    )
+
+
+def placed_poses(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cameras of a placed object (draw_placed): four a quarter turn apart, the image's first, then others anywhere.
+
+    Returns:
+        Poses [INPUTS + OTHERS, 4, 4] and their (elevation, azimuth) in degrees. The four stand at elevation 0 for most
+        objects.
+    """
+    rng = np.random.default_rng(zlib.crc32(f"placed {name}".encode()))
+    elevation = 0.0 if rng.random() < 0.7 else rng.uniform(-10, 30)
+    angles = [(elevation, 90.0 * i) for i in range(INPUTS)]
+    angles += [(rng.uniform(-20, 40), rng.uniform(0, 360)) for _ in range(OTHERS)]
+    return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
+
+
+def turned(points: np.ndarray, azimuth: float) -> np.ndarray:
+    """Points [..., 3] about the up axis, so that what was seen from `azimuth`, in degrees, is seen from the front."""
+    return points @ _turn(azimuth).T
+
+
+def _turn(azimuth: float) -> np.ndarray:
+    c, s = np.cos(np.radians(azimuth)), np.sin(np.radians(azimuth))
+    return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+
+
+def orbit_poses(points: np.ndarray, elevation: float, azimuth: float) -> np.ndarray:
+    """Camera-to-world [4, 4, 4] float32 of four cameras that see an object as if it were placed (truth.place).
+
+    The object and its light stay where they are; the cameras come nearer.
+
+    Args:
+        points: [N, 3], of the object.
+        elevation, azimuth: Of the first camera, whose picture is the image; in degrees.
+
+    Raises:
+        LeftOut: If it sees nothing.
+    """
+    seen = turned(points, azimuth)
+    placement = place(seen, box_alphas(seen, orbit_camera(elevation, 0)), elevation)
+    poses = orbit_cameras(elevation).astype(np.float64)
+    poses[:, :3, 3] = poses[:, :3, 3] / placement.scale + placement.center
+    back = np.eye(4)
+    back[:3, :3] = _turn(azimuth).T
+    return (back @ poses).astype(np.float32)
+
+
+def draw_orbit(renderer: ViewRenderer, mesh: TexturedMesh, elevation: float, azimuth: float) -> np.ndarray:
+    """The four views, and the image: [5, S, S, 4] uint8, premultiplied; nothing at all if there is nothing to see."""
+    try:
+        poses = orbit_poses(mesh.corners[:, :3], elevation, azimuth)
+    except LeftOut:
+        return np.zeros((INPUTS + 1, renderer.size, renderer.size, 4), np.uint8)
+    views, _ = renderer.draw(mesh, poses)
+    image = close_up(renderer, mesh, views[0], poses[0])
+    return np.concatenate([views, (views[0] if image is None else image)[None]])
+
+
+def draw_orbits(
+    read: Reader, ids: list[str], size: int, output: str | Path, processes: int = 4, name: str = ""
+) -> list[str]:
+    """Draw objects into one .npy file [objects, ORBITS, 5, size, size, 4] uint8, premultiplied (draw_orbit).
+
+    Args:
+        read: Reads or makes an object; goes to other processes, so a function of a module or a `partial` of one.
+        ids: The objects.
+        size: Width and height of the pictures in pixels.
+        output: The file.
+        processes: How many draw at once.
+        name: The set's, for `orbit_starts`.
+
+    Returns:
+        The ids of objects of which an orbit shows nothing.
+    """
+    shape = (len(ids), ORBITS, INPUTS + 1, size, size, 4)
+    np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape).flush()
+    return in_parts(_draw_orbits_part, ids, processes, read, size, str(output), name)
+
+
+def _draw_orbits_part(ids: list[str], offset: int, read: Reader, size: int, output: str, name: str) -> list[str]:
+    pictures = np.lib.format.open_memmap(output, mode="r+")
+    renderer = ViewRenderer(size, distance_size=0)
+    empty = []
+    for i, object_id in enumerate(ids, offset):
+        mesh = read(object_id)
+        drawn = np.stack([draw_orbit(renderer, mesh, *start) for start in orbit_starts(f"{name}/{object_id}")])
+        pictures[i] = drawn
+        if not drawn[..., 3].any(axis=(2, 3)).all():
+            empty.append(object_id)
+    return empty
+
+
+def draw_placed(
+    read: Reader,
+    ids: list[str],
+    size: int,
+    output: str | Path,
+    processes: int = 4,
+    cameras: Cameras = placed_poses,
+    turn: bool = True,
+) -> list[str]:
+    """Draw placed objects, and the image of each (objects.draw_objects).
+
+    Args:
+        read, ids, size, output, processes, cameras: See draw_objects.
+        turn: Whether some objects are turned first, so that the image is not of their front.
+
+    Returns:
+        The ids of objects of which little or nothing can be seen.
+    """
+    return draw_objects(partial(_read_placed, read, cameras, turn), ids, size, output, processes, cameras, close_up)
+
+
+def _read_placed(read: Reader, cameras: Cameras, turn: bool, object_id: str) -> TexturedMesh:
+    mesh = read(object_id)
+    try:
+        return placed_mesh(mesh, float(cameras(object_id)[1][0, 0]), image_azimuth(object_id) if turn else 0.0)
+    except LeftOut:
+        return mesh  # there is nothing to place it by: its image will be empty
+
+
+def image_azimuth(name: str) -> float:
+    """From where the image of a placed object is taken, in degrees: mostly its front."""
+    rng = np.random.default_rng(zlib.crc32(f"azimuth {name}".encode()))
+    return 0.0 if rng.random() < 0.6 else rng.uniform(0, 360)
+
+
+def placed_mesh(mesh: TexturedMesh, elevation: float = 0.0, azimuth: float = 0.0) -> TexturedMesh:
+    """A mesh as large, and where, as a model is to make it of a picture from there, seen from azimuth 0."""
+    corners = mesh.corners.copy()
+    corners[:, :3] = turned(corners[:, :3], azimuth)
+    points = corners[:, :3]
+    return moved(
+        replace(mesh, corners=corners), place(points, box_alphas(points, orbit_camera(elevation, 0)), elevation)
+    )

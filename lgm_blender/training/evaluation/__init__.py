@@ -1,0 +1,1 @@
+"""Judging models: ground truth, metrics, tables and contact sheets."""

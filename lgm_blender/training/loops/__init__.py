@@ -1,0 +1,1 @@
+"""The training loops of the models, and what they share."""

@@ -1,0 +1,330 @@
+"""Train or fine-tune LGM on one's own objects: folders of views or meshes in, a preset's folder out.
+
+The output folder can be given as a preset (`--preset DIR`), in Blender too:
+
+    preset.json, lgm/           the trained LGM, beside the multi-view model of the preset it started from
+    checkpoint.pt               where `--resume` goes on from
+    log.jsonl, log.png          a JSON line every 200 steps, and its plot where matplotlib is installed
+    sample.png                  what comes out (above) and what should (below)
+    views/                      drawn views, of an objects.zip only
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ...core.errors import LGMError
+from ...core.files import output_error
+from ...worker.lgm import lgm_from_file
+from ...worker.lgm.model import PRESETS, LGMConfig
+from ...worker.models import PUBLISHED, find_preset, write_preset
+from ..data.dataset import find_objects, load_objects
+from ..data.objects import distance_path, draw_objects, evaluation_poses, read_index, read_object, view_poses
+from ..data.views import Views, find_orbits, orbit_angles
+from ..evaluation.lpips import LPIPS
+from ..evaluation.lpips import default_file as default_lpips
+from .lgm import evaluate_lgm, train_lgm
+from .trainer import process_device, processes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training; what is not given on the command line comes from here.
+
+    Attributes:
+        model: The configuration when it starts from nothing.
+        minutes, epochs: Its length, the one or the other.
+        batch: Objects a step and GPU.
+        rate: Learning rate.
+        size: Of the views that judge, in pixels.
+        lpips_weight, lpips_from: See train_lgm.
+        inputs_judged, others_judged: See train_lgm.
+        surface_weight: See train_lgm.
+        optimizer: See Trainer.
+    """
+
+    model: str = "mini"
+    minutes: float | None = 10
+    epochs: float | None = None
+    batch: int = 8
+    rate: float = 4e-4
+    size: int = 256
+    lpips_weight: float = 0.2
+    lpips_from: float = 0.4
+    inputs_judged: int = 2
+    others_judged: int = 6
+    surface_weight: float = 0.6
+    optimizer: Literal["adamw", "muon"] = "muon"
+
+
+RECIPES = {
+    "first": Recipe(),
+    "finetune": Recipe(rate=1e-4, lpips_from=0.0),
+    # LGM, sections 3.3 and 4.1; there on 32 GPUs.
+    "paper": Recipe(
+        model="big",
+        minutes=None,
+        epochs=30,
+        size=512,
+        lpips_weight=1.0,
+        lpips_from=0.0,
+        inputs_judged=4,
+        others_judged=4,
+        surface_weight=0.0,
+        optimizer="adamw",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        config: The model's configuration.
+        weights: A safetensors file, or None for nothing.
+        preset: The preset whose multi-view model goes with it.
+    """
+
+    config: LGMConfig
+    weights: Path | None
+    preset: str
+
+
+def find_start(init: str, model: str) -> Start:
+    """What `--init` means: 'none', a preset's name or folder, or a safetensors file.
+
+    Args:
+        init: See above.
+        model: The configuration for 'none', a name in PRESETS.
+
+    Raises:
+        LGMError: If there is no such thing, or it is no LGM.
+    """
+    if init == "none":
+        return Start(PRESETS[model], None, PUBLISHED.name if model == "big" else "mini")
+    path = Path(init)
+    if path.suffix == ".safetensors":
+        config = _config_of(path)
+        return Start(config, path, "mini" if config.position == "ray" else PUBLISHED.name)
+    preset = find_preset(init)
+    folder = preset.locate("lgm")
+    path = next(folder / name for name in preset.weights["lgm"].files if name.endswith(".safetensors"))
+    return Start(_config_of(path), path, init)
+
+
+def _config_of(path: Path) -> LGMConfig:
+    """The configuration of a file of weights: of config.json beside it, else the one whose tensors these are."""
+    if not path.is_file():
+        raise LGMError(f"There is no file {path}. Give 'mini', 'lgm', 'none', or a file of LGM's weights.")
+    if (path.parent / "config.json").is_file():
+        try:
+            return LGMConfig.from_dict(json.loads((path.parent / "config.json").read_text("utf-8")))
+        except (ValueError, TypeError) as error:
+            raise LGMError(f"{path.parent / 'config.json'} is damaged: {error}", "weights") from error
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except Exception as error:
+        raise LGMError(f"{path} can't be read as safetensors: {error}", "weights") from error
+    width, channels = shapes.get("unet.conv_in.weight", [0, 0])[:2]
+    last = shapes.get("unet.conv_out.weight", [0, 0])[1]
+    for config in PRESETS.values():
+        if (config.down_channels[0], config.up_channels[-1]) == (width, last):
+            others = (
+                replace(config, hull_bins=bins, guess_channel=guess)
+                for bins in (config.hull_bins, 0)
+                for guess in (True, False)
+            )
+            plain = replace(config, hull_bins=max(0, channels - 11), guess_channel=False)
+            return next((other for other in others if other.in_channels == channels), plain)
+    raise LGMError(f"{path} is not LGM of a known size. Put its config.json beside it.", "weights")
+
+
+def load_data(
+    data: Path, output: Path, size: int, device: torch.device, tell: Callable[[str], None], limit: int | None = None
+) -> tuple[Views, Views | None]:
+    """Views for training and, where the data set has a part for it, for judging.
+
+    Args:
+        data: An objects.zip, or a folder of object folders (dataset.py).
+        output: The training's folder; an objects.zip is drawn into its views/ once.
+        size: Of the views in pixels.
+        device: Where they are kept.
+        tell: Takes a line about what is going on.
+        limit: Only the first objects.
+
+    Raises:
+        LGMError: If nothing is usable.
+    """
+    if data.is_file():
+        return _drawn(data, output / "views", size, device, tell, limit)
+    return (
+        _read(find_objects(data, "train")[:limit], size, device, tell),
+        _read(find_objects(data, "val")[:limit], size, device, tell) if find_objects(data, "val") else None,
+    )
+
+
+def _drawn(data: Path, folder: Path, size: int, device: torch.device, tell, limit: int | None) -> tuple[Views, Views]:
+    try:
+        index = read_index(data)
+    except Exception as error:
+        raise LGMError(f"{data} can't be read as an objects.zip: {error}") from error
+    result = []
+    for split, cameras in (("train", view_poses), ("val", evaluation_poses)):
+        ids = [entry["id"] for entry in index if entry.get("split") == split][:limit]
+        if not ids:
+            raise LGMError(f"{data} has no objects of the split '{split}'.")
+        path = folder / f"{split}-{size}.npy"
+        with processes().main_process_first():
+            whole = path.exists() and len(np.load(path, mmap_mode="r")) == len(ids)
+            if not whole and processes().is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                tell(f"Drawing {len(ids)} objects ({split})")
+                part = path.with_name(f"part-{path.name}")
+                draw_objects(partial(read_object, data), ids, size, part, cameras=cameras)
+                distance_path(part).replace(distance_path(path))
+                part.replace(path)
+        result.append(Views.from_files([(path, ids)], device, cameras))
+    return result[0], result[1]
+
+
+def _read(folders: Sequence[Path], size: int, device: torch.device, tell) -> Views:
+    found = load_objects(folders, size, tell=tell)
+    ends = np.cumsum(found.counts)
+    kept = []
+    for start, end, name in zip(ends - found.counts, ends, found.names, strict=True):
+        angles = np.array([orbit_angles(pose) for pose in found.poses[start:end]], np.float32)
+        if len(find_orbits(angles)):
+            kept.append((start, end))
+        else:
+            tell(f"{name} is left out: no four of its views are a quarter turn apart at one elevation")
+    if not kept:
+        raise LGMError(
+            "No object has four views a quarter turn apart at one elevation, which LGM takes in. Make the views with "
+            "'python -m lgm_blender.training views' or in Blender."
+        )
+    rows = np.concatenate([np.arange(start, end) for start, end in kept])
+    pixels = torch.from_numpy(found.pixels[rows]).to(device)
+    return Views.from_rows(pixels, found.poses[rows], [end - start for start, end in kept])
+
+
+def train(
+    data: Path,
+    output: Path,
+    *,
+    init: str = "mini",
+    recipe: str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    rate: float | None = None,
+    lpips: Path | None = None,
+    augmented: bool = True,
+    seed: int = 0,
+    resume: bool = False,
+    compile: bool | None = None,
+    limit: int | None = None,
+    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> Path:
+    """Train LGM and leave a preset's folder.
+
+    Args:
+        data: See load_data.
+        output: The folder. One that holds something else than a training is refused.
+        init: See find_start.
+        recipe: A name in RECIPES; by default 'finetune', or 'first' where init is 'none'.
+        minutes, steps, epochs: The length, one of them; else the recipe's.
+        batch, rate: Else the recipe's.
+        lpips: LPIPS weights; by default those that `evaluate --fetch-lpips` left. Without, there is no such loss.
+        augmented: Whether the input views are distorted and jittered.
+        seed: Of everything random.
+        resume: Go on from the folder's checkpoint.
+        compile: Whether to torch.compile the model; by default on a GPU.
+        limit: Only the first objects.
+        tell: Takes lines about what is going on.
+
+    Returns:
+        The preset's folder, `output`.
+
+    Raises:
+        LGMError: On bad input, or if the training collapses.
+    """
+    chosen = RECIPES[recipe or ("first" if init == "none" else "finetune")]
+    start = find_start(init, chosen.model)
+    if sum(value is not None for value in (minutes, steps, epochs)) > 1:
+        raise LGMError("Give one of minutes, steps and epochs.")
+    if output.is_dir() and any(output.iterdir()) and not (output / "log.jsonl").exists():
+        raise LGMError(f"{output} holds other files. Choose an empty folder.")
+    if (output / "checkpoint.pt").exists() and not resume:
+        raise LGMError(f"{output} already holds a training. Add --resume to go on with it, or choose another folder.")
+    state, device = processes(), process_device()
+    tell = tell if state.is_main_process else lambda line: None
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "log.jsonl").touch()
+    except OSError as error:
+        raise output_error(output, error) from error
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    views, validation = load_data(data, output, chosen.size, device, tell, limit)
+    tell(f"{len(views)} objects to train on, {len(validation) if validation else 'none'} to judge on, {device}")
+    network = None
+    if lpips or default_lpips().is_file():
+        network = LPIPS.from_file(lpips or default_lpips()).to(device)
+    else:
+        tell("Without the LPIPS loss, whose weights are not here: 'evaluate --fetch-lpips' gets them.")
+    batch = batch or chosen.batch
+    if epochs is None and minutes is None and steps is None:
+        minutes, epochs = chosen.minutes, chosen.epochs
+    if epochs is not None:
+        steps = max(1, round(epochs * len(views) / (batch * state.num_processes)))
+    model = train_lgm(
+        views,
+        output,
+        start.config,
+        **({"steps": steps} if steps is not None else {"seconds": 60 * minutes}),
+        batch=batch,
+        rate=rate or chosen.rate,
+        lpips=network,
+        lpips_weight=chosen.lpips_weight,
+        lpips_from=chosen.lpips_from,
+        inputs_judged=chosen.inputs_judged,
+        others_judged=chosen.others_judged,
+        surface_weight=chosen.surface_weight,
+        optimizer=chosen.optimizer,
+        augmented=augmented,
+        init=start.weights,
+        seed=seed,
+        resume=resume,
+        compile=device.type == "cuda" if compile is None else compile,
+    )
+    if state.is_main_process:
+        if validation is not None:
+            if start.weights is not None:
+                before, _ = evaluate_lgm(lgm_from_file(start.config, start.weights, device, torch.float32), validation)
+                tell(f"Before, on objects not trained on: {before['val_psnr']:.2f} dB")
+            after, _ = evaluate_lgm(model, validation)
+            tell(f"Now, on objects not trained on: {after['val_psnr']:.2f} dB")
+        shutil.rmtree(output / "lgm", ignore_errors=True)
+        (output / "lgm").mkdir()
+        half = {n: t.half() if n.startswith("unet") else t for n, t in model.state_dict().items()}
+        save_file({n: t.contiguous().cpu() for n, t in half.items()}, output / "lgm" / "model.safetensors")
+        (output / "lgm" / "config.json").write_text(json.dumps(start.config.to_dict(), indent=1) + "\n")
+        (output / "model.safetensors").unlink(missing_ok=True)
+        write_preset(output, name=output.name, label=f"{output.name} (trained)", base=start.preset)
+    state.wait_for_everyone()
+    return output

@@ -1,0 +1,160 @@
+"""The train command: data and weights in, a preset out. Run: python build.py test tests/training/test_train.py"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_training import TOY, archive  # noqa: F401 (a fixture)
+
+from lgm_blender.core.errors import LGMError
+from lgm_blender.training.__main__ import main
+from lgm_blender.training.data import render_views as make
+from lgm_blender.training.loops import finetune as train
+from lgm_blender.training.loops.plot import plot_log
+from lgm_blender.worker import models
+from lgm_blender.worker.lgm import PRESETS, LGMConfig, load_lgm
+from lgm_blender.worker.lgm.model import LGM
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch, tmp_path):
+    """A model that trains in seconds, and no LPIPS weights of this machine."""
+    monkeypatch.setitem(PRESETS, "mini", TOY)
+    monkeypatch.setitem(train.RECIPES, "first", train.Recipe(size=32, batch=2, rate=3e-3))
+    monkeypatch.setitem(train.RECIPES, "finetune", train.Recipe(size=32, batch=2))
+    monkeypatch.setattr(train, "default_lpips", lambda: tmp_path / "no lpips")
+
+
+@pytest.fixture
+def folders(archive, tmp_path):  # noqa: F811
+    """The three cubes as folders of 12 views, one of them for judging."""
+    for made in make.make_views(make.find_sources(archive), tmp_path / "data", 32, 36, 1, False):
+        assert not made.problem
+    return tmp_path / "data"
+
+
+def test_from_a_zip_to_a_preset_that_loads(archive, tmp_path, capsys):  # noqa: F811
+    output = tmp_path / "Mein Käktus"
+    assert main(["train", "--data", str(archive), "--init", "none", "--steps", "4", "--output", str(output)]) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == str(output)
+    assert "2 objects to train on, 1 to judge on" in told.err
+    assert "dB" in told.err
+    preset = models.find_preset(str(output))
+    assert preset.modes == ("image", "text")
+    for part in ("lgm", "image"):
+        preset.verify(part, models.CheckedFiles(tmp_path / "checked.json"))
+    assert preset.locate("image") == models.BUNDLED / "mini" / "multiview"
+    model = load_lgm(preset.locate("lgm"))
+    assert model.config == TOY
+    assert (output / "views" / "train-32.npy").exists()
+
+
+def test_fine_tuning_goes_on_from_weights(folders, tmp_path, capsys):
+    torch.manual_seed(0)
+    start = LGM(TOY)
+    (tmp_path / "start").mkdir()
+    save_file(start.state_dict(), tmp_path / "start" / "mine.safetensors")
+    (tmp_path / "start" / "config.json").write_text(json.dumps(TOY.to_dict()))
+    init = str(tmp_path / "start" / "mine.safetensors")
+    # So short a run at so low a rate changes little.
+    train.train(folders, tmp_path / "a", init=init, steps=1, rate=1e-7)
+    model = load_lgm(tmp_path / "a" / "lgm")
+    for name, tensor in start.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=2e-3, rtol=0)
+    told = capsys.readouterr().err
+    assert "Before" in told
+    assert "Now" in told
+    # And from the folder that this left.
+    train.train(folders, tmp_path / "b", init=str(tmp_path / "a"), steps=1)
+    assert models.find_preset(str(tmp_path / "b")).locate("image") == models.BUNDLED / "mini" / "multiview"
+
+
+def test_a_training_goes_on_and_is_not_overwritten(folders, tmp_path):
+    whole = train.train(folders, tmp_path / "whole", init="none", steps=4)
+    parts = train.train(folders, tmp_path / "parts", init="none", steps=4)
+    with pytest.raises(LGMError, match="--resume"):
+        train.train(folders, tmp_path / "parts", init="none", steps=4)
+    train.train(folders, tmp_path / "parts", init="none", steps=4, resume=True)  # at its end, nothing changes
+    a, b = load_lgm(whole / "lgm").state_dict(), load_lgm(parts / "lgm").state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_epochs_are_steps(folders, tmp_path):
+    train.train(folders, tmp_path / "a", init="none", epochs=3)  # two objects, two a step
+    assert torch.load(tmp_path / "a" / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+def test_an_object_without_an_orbit_is_left_out(folders, tmp_path):
+    a = json.loads((folders / "a" / "transforms.json").read_text())
+    a["frames"] = a["frames"][:4] + a["frames"][-12:]  # four neighbours, and those from anywhere
+    (folders / "a" / "transforms.json").write_text(json.dumps(a))
+    told = []
+    train.train(folders, tmp_path / "out", init="none", steps=1, tell=told.append)
+    assert any("a is left out" in line and "quarter turn" in line for line in told)
+    assert any("1 objects to train on" in line for line in told)
+    shutil.rmtree(folders / "b")
+    with pytest.raises(LGMError, match="training views"):
+        train.train(folders, tmp_path / "out2", init="none", steps=1, tell=told.append)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "nowhere"], "no folder nowhere"),
+        (["--init", "nothing"], "no preset 'nothing'"),
+        (["--init", "no.safetensors"], "no file"),
+        (["--init", "broken.safetensors"], "can't be read as safetensors"),
+        (["--init", "other.safetensors"], "not LGM"),
+        (["--data", "broken.zip"], "can't be read as an objects.zip"),
+        (["--output", "."], "holds other files"),
+        (["--steps", "0"], "--steps must be above 0"),
+    ],
+)
+def test_bad_input_gets_a_sentence(tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    (tmp_path / "broken.zip").write_bytes(b"no")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "data").mkdir()
+    given = {"--data": "data", "--output": "out", "--init": "none"} | {options[0]: options[1]}
+    assert main(["train", *(word for pair in given.items() for word in pair)]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("Error: ")
+
+
+def test_published_sizes_are_told_apart(tmp_path):
+    for name in ("big", "small", "tiny"):
+        config = PRESETS[name]
+        shapes = {
+            "unet.conv_in.weight": torch.zeros(config.down_channels[0], 9, 3, 3),
+            "unet.conv_out.weight": torch.zeros(14, config.up_channels[-1], 3, 3),
+        }
+        save_file(shapes, tmp_path / f"{name}.safetensors")
+        start = train.find_start(str(tmp_path / f"{name}.safetensors"), "mini")
+        assert start.config == config
+        assert start.preset == "lgm"
+
+
+def test_the_paper_s_recipe_is_the_paper_s():
+    recipe = train.RECIPES["paper"]
+    assert PRESETS[recipe.model] == LGMConfig()
+    assert (recipe.size, recipe.lpips_weight, recipe.inputs_judged, recipe.rate) == (512, 1.0, 4, 4e-4)
+
+
+def test_a_log_becomes_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = [{"step": i * 200, "psnr": 15 + i, "loss": 1 / (i + 1), "val_psnr": 14 + i} for i in range(5)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    plot_log(tmp_path / "log.jsonl", tmp_path / "log.png")
+    from PIL import Image
+
+    picture = np.asarray(Image.open(tmp_path / "log.png").convert("L"))
+    assert picture.shape[1] > 500
+    assert (picture < 200).sum() > 500  # something is drawn

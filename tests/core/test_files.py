@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +93,91 @@ def test_files_that_belong_together_appear_together(tmp_path, monkeypatch):
     with pytest.raises(LGMError, match="disk is full"):
         write_together({tmp_path / name: b"3" for name in "abc"})
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("locked", ["a", "b", "c"])
+def test_one_that_is_locked_leaves_all_as_they_were(tmp_path, monkeypatch, locked, links):
+    """On Windows a file that another program has open can't be replaced."""
+    for name in "ac":  # b is new
+        (tmp_path / name).write_bytes(b"old " + name.encode())
+    real = Path.replace
+
+    def replace(self, target):
+        if Path(target).name == locked and self.name.endswith(".part") and self.read_bytes() == b"new":
+            raise PermissionError(errno.EACCES, "locked")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(LGMError, match="no permission") as caught:
+        write_together({tmp_path / name: b"new" for name in "abc"})
+    assert str(tmp_path / locked) in caught.value.message
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"old a", "c": b"old c"}
+
+
+def no_links(*_):
+    raise OSError(errno.EPERM, "no links on this disk")
+
+
+def test_a_folder_in_the_place_of_one_leaves_the_others_as_they_were(tmp_path):
+    (tmp_path / "a.ply").write_bytes(b"old")
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(LGMError):
+        write_together({tmp_path / "a.ply": b"new", tmp_path / "a.json": b"new"})
+    assert (tmp_path / "a.ply").read_bytes() == b"old"
+    assert {p.name for p in tmp_path.iterdir()} == {"a.ply", "a.json"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_may_not_be_replaced_stays_and_so_do_the_others(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "b").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        write_together({tmp_path / name: b"new" for name in "abc"}, overwrite=False)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"b": b"old"}
+    write_together({tmp_path / name: b"new" for name in "ac"}, overwrite=False)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"new", "b": b"old", "c": b"new"}
+
+
+SAVER = """
+import sys
+from pathlib import Path
+from lgm_blender.core.files import write_together
+who, folder = sys.argv[1].encode(), Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+number = saved = 0
+while saved < 20:
+    try:
+        write_together({folder / f"{number}.{kind}": who for kind in ("ply", "png", "json")}, overwrite=False)
+        saved += 1
+    except FileExistsError:
+        pass
+    number += 1
+"""
+
+
+def test_two_processes_never_share_a_name(tmp_path):
+    """Both save twenty results under the first names that are free; each result is whole and of one process."""
+    root = Path(__file__).parents[2]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVER, who, str(tmp_path)], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for who in "AB"
+    ]
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    for process in processes:
+        process.stdin.close()
+        process.stdout.close()
+    results = [{(tmp_path / f"{i}.{kind}").read_bytes() for kind in ("ply", "png", "json")} for i in range(40)]
+    assert sorted(results, key=min) == [{b"A"}] * 20 + [{b"B"}] * 20
+    assert len(list(tmp_path.iterdir())) == 120

@@ -28,7 +28,7 @@ from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.training.data import objects
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings
-from lgm_blender.worker.meshing.job import mesh_file
+from lgm_blender.worker.pipeline import mesh_file
 
 ROOT = Path(__file__).parents[1]
 COLORS = 160  # as many as keep the file below 300 KB
@@ -105,7 +105,7 @@ def row(file: Path, folder: Path) -> tuple[list[Image.Image], str]:
     done = mesh_file(file, folder, formats=("glb",))
     joined = mesh_file(file, folder, MeshSettings(quads=True), formats=("glb",))
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    glb = read_glb(done["files"][0])
+    glb = read_glb(done.files[0])
     cloud = splats.add_splats(read_ply(file), "Splats", stand=False)
     mesh = meshes.add_mesh(glb, "Mesh", location=None)
     bpy.context.view_layer.update()  # its place in the world
@@ -120,7 +120,7 @@ def row(file: Path, folder: Path) -> tuple[list[Image.Image], str]:
     show_wires(mesh)
     pictures.append(shoot(folder / "wires.png", ZOOM))
     bpy.data.objects.remove(mesh)
-    show_wires(meshes.add_mesh(read_glb(joined["files"][0]), "Quads", location=None))
+    show_wires(meshes.add_mesh(read_glb(joined.files[0]), "Quads", location=None))
     pictures.append(shoot(folder / "quads.png", ZOOM))
     (folder / "texture.png").write_bytes(glb.texture)
     pictures.append(Image.open(folder / "texture.png").resize((CELL, CELL), Image.Resampling.LANCZOS))

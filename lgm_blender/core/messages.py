@@ -39,12 +39,13 @@ FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
 
 # An image that can't be used is told before any model is loaded. A text alone skips 'matting'. Where a mesh is made,
 # its stages come before 'save'; their progress messages say what they are.
-STAGES = ("matting", "load", "views", "gaussians", "save")
+STAGES = ("matting", "load", "views", "gaussians", "floaters", "save")
 STAGE_LABELS = {
     "load": "Loading the models",
     "matting": "Cutting out the object",
-    "views": "Drawing the views",
+    "views": "Sampling the views",
     "gaussians": "Placing the Gaussians",
+    "floaters": "Removing floaters",
     "save": "Saving",
 }
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from ..worker.lgm.model import PRESETS
+from ..worker.lgm.model import LGM_CONFIGS
 from ..worker.quantization import load_file, save_file
 from .loops.multiview import MultiViewModel, save_multiview
 
@@ -21,7 +21,7 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[
     if (work / "lgm" / "model.safetensors").exists():
         (output / "lgm").mkdir(exist_ok=True)
         save_file(load_file(work / "lgm" / "model.safetensors"), output / "lgm" / "model.safetensors", bits=bits)
-        (output / "lgm" / "config.json").write_text(json.dumps(PRESETS["mini"].to_dict(), indent=1) + "\n")
+        (output / "lgm" / "config.json").write_text(json.dumps(LGM_CONFIGS["mini"].to_dict(), indent=1) + "\n")
     if (work / "multiview" / "multiview.safetensors").exists():
         from transformers import CLIPTokenizer
 

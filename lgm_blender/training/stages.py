@@ -174,13 +174,13 @@ def main() -> None:
                 empty = draw_objects(read, those, args.size, path, args.processes, cameras(name))
             print(f"{path.stem}: {len(those)} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
     elif args.stage == "lgm":
-        from ..worker.lgm.model import PRESETS
+        from ..worker.lgm.model import LGM_CONFIGS
         from .loops.lgm import train_lgm
 
         train_lgm(
             views(*args.sets),
             args.work / "lgm",
-            PRESETS["mini"],
+            LGM_CONFIGS["mini"],
             lpips=lpips,
             lpips_from=args.lpips_from,
             inputs_judged=args.inputs_judged,
@@ -198,13 +198,13 @@ def main() -> None:
             **common,
         )
     elif args.stage == "generate":
+        from ..worker import reconstruct
         from ..worker.models import find_preset
-        from ..worker.multiview.pipeline import MultiViewPipeline
         from .data.generated import generate
 
         preset = find_preset(args.preset)
-        folder = preset.locate("image")
-        pipeline = MultiViewPipeline.from_folder(folder, device, scheduler=preset.scheduler)
+        settings = reconstruct.preset_settings(preset, "image", steps=args.steps)
+        multiview = reconstruct.load_multiview(preset, "image", str(device))
         for name in args.sets:
             start = time.monotonic()
             if not photos_path(args.work / f"{name}.npy").exists():
@@ -213,17 +213,11 @@ def main() -> None:
             number = generate(
                 np.load(photos_path(args.work / f"{name}.npy"), mmap_mode="r")[: len(elevations)],
                 elevations,
-                pipeline,
+                multiview,
+                settings,
                 args.work / f"{name}.generated.npz",
-                steps=args.steps or preset.steps["image"],
-                guidance=preset.guidance["image"],
-                match=preset.match_colors,
-                keep=preset.keep_image,
-                samples=preset.samples.get("image", 1),
-                redraw=preset.redraw,
                 seed=args.seed,
                 threads=args.processes,
-                device=device,
                 **({"batch": args.batch} if args.batch else {}),
             )
             print(f"{name}: {number} objects' views generated in {time.monotonic() - start:.0f} s", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -141,7 +142,7 @@ def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
 
 def _mesh(options: argparse.Namespace) -> int:
     from .meshing import MeshSettings
-    from .meshing.job import mesh_file
+    from .pipeline import mesh_file
 
     result = mesh_file(
         options.file,
@@ -152,9 +153,9 @@ def _mesh(options: argparse.Namespace) -> int:
         formats=tuple(options.formats),
         progress=print_progress,
     )
-    for warning in result["warnings"]:
+    for warning in result.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    print(json.dumps(result) if options.json else "\n".join(result["files"]))
+    print(json.dumps(asdict(result)) if options.json else "\n".join(result.files))
     return 0
 
 

@@ -3,62 +3,37 @@
 from __future__ import annotations
 
 import gc
-import io
 import json
 import logging
-import math
 import os
-import platform
-import re
-import secrets
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from ..core.errors import Cancelled, LGMError
-from ..core.files import TEMPORARY_SUFFIX, output_error, replacing, write_together
-from ..core.formats.ply import encode_ply
-from ..core.gaussians import Gaussians
-from ..core.messages import (
-    STAGES,
-    GenerateRequest,
-    GenerateResult,
-    MeshRequest,
-    MeshResult,
-    OutputKind,
-    Progress,
-)
-from ..core.version import VERSION
+from ..core.formats.ply import encode_ply, read_ply
+from ..core.messages import STAGES, GenerateRequest, GenerateResult, MeshRequest, MeshResult, OutputKind
+from . import meshing, outputs, reconstruct
 from .devices import device_name, explain_out_of_memory, resolve_device
-from .meshing import STAGE_LABELS as MESH_LABELS
-from .meshing import STAGES as MESH_STAGES
+from .jobs import IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
+from .meshing import files as mesh_files
+from .meshing.files import FORMATS
 from .models import CheckedFiles, Mode, Preset, find_preset
 
-if TYPE_CHECKING:
-    from .lgm import LGM
-
 log = logging.getLogger(__name__)
-
-# The multi-view model's frames in LGM's order: the input image's side is its azimuth 90, and LGM's azimuth 0.
-FRAMES_TO_LGM = (1, 2, 3, 0)
 
 # Of the 1000 steps of training, the published "leading" spacing takes every (1000 // steps)th: with more
 # than 500 steps it would start from the middle of the noise, and with 1000 outside of it.
 MAX_STEPS = 500
-MAX_SAMPLES = 16  # they are drawn at once, so they need so many times the memory of one
+MAX_SAMPLES = 16  # they are sampled at once, so they need so many times the memory of one
 WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 
-PREVIEW_SHARE = 0.1  # of the time, at most, goes into previews
-PREVIEW_INTERVAL = 0.3  # seconds
-
-# What this job writes, and what a batch in Blender adds.
+# What `generate` writes, and what a batch in Blender adds.
 SUFFIXES = (".ply", ".glb", "_views.png", "_input.png", ".json", ".png", "_mesh.png", ".blend")
 
 
@@ -66,7 +41,7 @@ class Pipeline:
     """The path from a request to its files. Loaded models are kept for the next request of the same preset.
 
     Args:
-        previews: Folder for pictures of the views while they are drawn, or None for no previews.
+        previews: Folder for pictures of the views while they are sampled, or None for no previews.
         checked: Remembers which files were found whole.
     """
 
@@ -81,26 +56,64 @@ class Pipeline:
         """Whether models are held in memory."""
         return self._lgm is not None or self._multiview is not None
 
+    def free(self) -> None:
+        """Gives back the memory of the loaded models."""
+        if self.loaded:
+            self._lgm = self._multiview = None
+            _collect()
+            log.info("models freed")
+
     def generate(
         self,
         request: GenerateRequest,
-        progress: Callable[[Progress], None] = lambda progress: None,
-        cancelled: Callable[[], bool] = lambda: False,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
     ) -> GenerateResult:
         """One job, from its request to its files.
 
         Args:
             request: See GenerateRequest.
-            progress: Called at the start of each stage and after each denoising step.
+            progress: Called at the start of each stage and after each step of it.
             cancelled: Asked as often.
 
         Raises:
             Cancelled: If `cancelled` says so; nothing is written then.
             LGMError: With a sentence for the user; nothing is written then either.
         """
-        job = _Job(request, progress, cancelled)
+        stages = STAGES if request.output_kind == "splats" else (*STAGES[:-1], *meshing.STAGES, STAGES[-1])
+        job = Job(request.job, stages, meshing.STAGE_LABELS, progress, cancelled)
+        return self._with_memory(lambda: self._generate(request, job))
+
+    def mesh(
+        self,
+        request: MeshRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> MeshResult:
+        """A mesh of splats that are in a file; the arguments and errors are `generate`'s."""
+        settings = MeshSettings(request.faces, request.texture_size, request.up, request.device, quads=request.quads)
+        made = self._with_memory(
+            lambda: mesh_file(
+                request.ply,
+                request.output,
+                settings,
+                name=request.name,
+                overwrite=request.overwrite,
+                formats=("glb",),
+                progress=progress,
+                cancelled=cancelled,
+                job=request.job,
+            )
+        )
+        (glb,) = made.files
+        asked = asdict(request) | {"name": Path(glb).stem}
+        del asked["job"]
+        return MeshResult(request.job, glb, made.gaussians, made.faces, asked, made.timings, made.device, made.warnings)
+
+    def _with_memory(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns; where it runs out of memory, the models are freed and a sentence says so."""
         try:
-            return self._generate(job)
+            return work()
         except LGMError:
             raise
         except Exception as error:
@@ -112,57 +125,20 @@ class Pipeline:
         self.free()
         raise LGMError(sentence, "out_of_memory")
 
-    def mesh(
-        self,
-        request: MeshRequest,
-        progress: Callable[[Progress], None] = lambda progress: None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> MeshResult:
-        """A mesh of splats that are in a file; the arguments and errors are `generate`'s."""
-        from .meshing.job import mesh_file
-
-        try:
-            made = mesh_file(
-                request.ply,
-                request.output,
-                MeshSettings(
-                    faces=request.faces,
-                    texture_size=request.texture_size,
-                    up=request.up,
-                    device=request.device,
-                    quads=request.quads,
-                ),
-                name=request.name,
-                overwrite=request.overwrite,
-                formats=("glb",),
-                progress=lambda told: progress(replace(told, job=request.job)),
-                cancelled=cancelled,
-            )
-        except LGMError as error:
-            if error.kind == "out_of_memory":
-                self.free()  # then there is more for the next try
-            raise
-        (glb,) = made["files"]
-        settings = asdict(request) | {"name": Path(glb).stem}
-        del settings["job"]
-        facts = {key: made[key] for key in ("gaussians", "faces", "timings", "device", "warnings")}
-        return MeshResult(request.job, glb, settings=settings, **facts)
-
-    def _generate(self, job: _Job) -> GenerateResult:
-        request = job.request
+    def _generate(self, request: GenerateRequest, job: Job) -> GenerateResult:
         preset = find_preset(request.preset)
         mode = check_request(request, preset)
-        output = check_output(request.output)
+        output = outputs.check_output(request.output)
         device = resolve_device(request.device)
 
-        picture, how = None, "none"
+        image, how = None, "none"
         if request.image is not None:
             with job.stage("matting"):
                 from .matting import matte, recenter
 
                 cut, how = matte(request.image)
-                picture = recenter(cut)
-                if (picture < WHITE).mean() < HARDLY:
+                image = recenter(cut)
+                if (image < WHITE).mean() < HARDLY:
                     job.warnings.append(
                         "The object is as white as the background that the models see it on, so they can't tell its "
                         "outline. Darken the picture a little."
@@ -172,75 +148,64 @@ class Pipeline:
             lgm, multiview = self._load(preset, mode, device, job)
 
         prompt = request.prompt.strip()
-        if prompt and picture is not None and "text" not in multiview.modes:
+        if prompt and image is not None and "text" not in multiview.modes:
             job.warnings.append(f"The preset '{preset.name}' takes no text beside an image: the text was left out.")
             prompt = ""
-        request = replace(
-            request,
-            prompt=prompt,
-            negative_prompt=preset.negative_prompt if request.negative_prompt is None else request.negative_prompt,
-            steps=preset.steps[mode] if request.steps is None else request.steps,
-            guidance=preset.guidance[mode] if request.guidance is None else request.guidance,
-            view_samples=preset.samples.get(mode, 1) if request.view_samples is None else request.view_samples,
-            device=device,
+        settings = reconstruct.preset_settings(
+            preset,
+            mode,
+            steps=request.steps,
+            guidance=request.guidance,
+            negative_prompt=request.negative_prompt,
+            samples=request.view_samples,
         )
-        if request.guidance == 1 and request.negative_prompt not in ("", preset.negative_prompt):
+        if settings.guidance == 1 and settings.negative_prompt not in ("", preset.negative_prompt):
             job.warnings.append("The negative prompt has no effect without guidance: set a guidance above 1.")
 
-        with job.stage("views", request.steps):
-            from .multiview.colors import finish_views
+        with job.stage("views", settings.steps):
+            previews = outputs.Previews(self.previews, job.number) if request.previews and self.previews else None
 
-            frames = multiview(
+            def on_step(step: int, steps: int, decode: Callable[[], np.ndarray]) -> None:
+                job.report(step, steps, previews.write(step, lambda: decode()[0]) if previews else None)
+                job.check()
+
+            (frames,) = reconstruct.sample_frames(
+                multiview,
+                settings,
                 prompt,
-                picture,
-                negative_prompt=request.negative_prompt,
-                steps=request.steps,
-                guidance=request.guidance,
-                elevation=request.elevation,
-                seed=request.seed,
-                keep_image=preset.keep_image,
-                samples=request.view_samples,
-                redraw=preset.redraw,
-                on_step=self._on_step(job),
+                image,
+                seeds=[request.seed],
+                elevations=request.elevation,
+                on_step=on_step,
             )
-            views = frames[list(FRAMES_TO_LGM)]
-            views = finish_views(views, picture, match=preset.match_colors, keep=preset.keep_image)
+            views = reconstruct.finish_frames(frames, image, settings)
 
         with job.stage("gaussians"):
-            from .lgm import gaussians_from_views
+            gaussians = reconstruct.reconstruct(
+                lgm, views, settings, elevation=request.elevation, warnings=job.warnings
+            )
+            if not len(gaussians):
+                raise LGMError("Nothing visible came out of this image or text. Try another seed, or another image.")
 
-            guessed = guessed_views(request.view_samples, preset.keep_image and picture is not None)
-            gaussians = self._visible(gaussians_from_views(lgm, views, request.elevation, guessed=guessed), job)
-            if preset.clear_haze:
-                from .floaters import without_haze
+        with job.stage("floaters"):
+            gaussians = reconstruct.clean_up(gaussians, settings, device, job.step)
 
-                gaussians = without_haze(gaussians)
-
-        mesh = None
-        if request.output_kind != "splats":
-            try:
-                mesh = mesh_from_gaussians(gaussians, mesh_settings(request), job.on_mesh, job.cancelled)
-                job.timings |= mesh.timings
-                job.warnings += mesh.warnings
-            except Exception as error:
-                sentence = str(error) if isinstance(error, LGMError) else explain_out_of_memory(error)
-                if sentence is None or isinstance(error, Cancelled) or request.output_kind == "mesh":
-                    raise
-                job.warnings.append(f"There is no mesh, only the splats: {sentence}")
-                if not isinstance(error, LGMError):
-                    self.free()  # then there is more memory for the next try
+        mesh = None if request.output_kind == "splats" else self._mesh(request, gaussians, job)
 
         with job.stage("save"):
-            return self._save(job, request, preset, output, picture, how, views, gaussians, mesh)
+            request = replace(
+                request,
+                prompt=prompt,
+                negative_prompt=settings.negative_prompt,
+                steps=settings.steps,
+                guidance=settings.guidance,
+                view_samples=settings.samples,
+                device=device,
+            )
+            facts = {"mode": mode, "matting": how, "scheduler": preset.scheduler}
+            return save(output, request, preset, facts, image, views, gaussians, mesh, job)
 
-    def free(self) -> None:
-        """Gives back the memory of the loaded models."""
-        if self.loaded:
-            self._lgm = self._multiview = None
-            _collect()
-            log.info("models freed")
-
-    def _load(self, preset: Preset, mode: Mode, device: str, job: _Job) -> tuple[Any, Any]:
+    def _load(self, preset: Preset, mode: Mode, device: str, job: Job) -> tuple[Any, Any]:
         """LGM and the multi-view model of a preset, from memory where they were loaded before."""
         folders = {part: preset.locate(part) for part in ("lgm", mode)}
         lgm_key = (folders["lgm"], device)
@@ -256,92 +221,68 @@ class Pipeline:
         for part in folders:
             preset.verify(part, self.checked, job.cancelled)
         job.check()
-
         if self._lgm is None:
-            model = load_preset_lgm(preset, device)
+            model = reconstruct.load_lgm(preset, device)
             self._lgm = (lgm_key, model)
         job.check()
         if self._multiview is None:
-            from .multiview.pipeline import MultiViewPipeline
-
-            model = MultiViewPipeline.from_folder(folders[mode], device, scheduler=preset.scheduler)
+            model = reconstruct.load_multiview(preset, mode, device)
             self._multiview = (multiview_key, model)
         return self._lgm[1], self._multiview[1]
 
-    def _on_step(self, job: _Job) -> Callable[[int, int, Callable[[], np.ndarray]], None]:
-        """What the multi-view model calls after each step: progress, a preview now and then, and whether to go on."""
-        pause, last = 0.0, -math.inf
-
-        def on_step(step: int, steps: int, decode: Callable[[], np.ndarray]) -> None:
-            nonlocal pause, last
-            preview = None
-            if job.request.previews and self.previews and time.monotonic() - last > pause:
-                started = time.monotonic()
-                preview = self._write_preview(job, step, decode()[list(FRAMES_TO_LGM)])
-                last = time.monotonic()
-                pause = max(PREVIEW_INTERVAL, (last - started) / PREVIEW_SHARE)
-            job.report(step, steps, preview=preview)
-            job.check()
-
-        return on_step
-
-    def _write_preview(self, job: _Job, step: int, views: np.ndarray) -> str | None:
-        """A file of its own for each picture, so that who reads one never sees it change; the last two are kept."""
-        path = self.previews / f"{job.number}_{step:04}.png"
+    def _mesh(self, request: GenerateRequest, gaussians: Any, job: Job) -> TexturedMesh | None:
+        """The mesh of a request, or None if there is none and the splats are wanted too: a warning then says why."""
         try:
-            with replacing(path) as file:
-                file.write(_png(side_by_side(views)))
-            for old in sorted(self.previews.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)[:-2]:
-                old.unlink(missing_ok=True)
-        except (LGMError, OSError) as error:  # a full temporary disk is no reason to lose the job
-            log.warning("no preview: %s", error)
+            mesh = mesh_from_gaussians(gaussians, mesh_settings(request), job.substage, job.cancelled)
+        except Exception as error:
+            sentence = str(error) if isinstance(error, LGMError) else explain_out_of_memory(error)
+            if sentence is None or isinstance(error, Cancelled) or request.output_kind == "mesh":
+                raise
+            job.warnings.append(f"There is no mesh, only the splats: {sentence}")
+            if not isinstance(error, LGMError):
+                self.free()  # then there is more memory for the next try
             return None
-        return str(path)
+        job.timings |= mesh.timings
+        job.warnings += mesh.warnings
+        return mesh
 
-    @staticmethod
-    def _visible(gaussians: Gaussians, job: _Job) -> Gaussians:
-        """The Gaussians that can be seen."""
-        finite = gaussians.finite()
-        if not finite.all():
-            job.warnings.append(f"{len(finite) - finite.sum():,} Gaussians were left out: their values are not finite.")
-            gaussians = gaussians.select(finite)
-        gaussians = gaussians.prune()
-        if not len(gaussians):
-            raise LGMError("Nothing visible came out of this image or text. Try another seed, or another image.")
-        return gaussians
 
-    @staticmethod
-    def _save(
-        job: _Job,
-        request: GenerateRequest,
-        preset: Preset,
-        output: Path,
-        picture: np.ndarray | None,
-        how: str,
-        views: np.ndarray,
-        gaussians: Gaussians,
-        mesh: TexturedMesh | None,
-    ) -> GenerateResult:
-        """Writes all files or none; the JSON file gets its name last, so where it is, the others are."""
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(output / "result", error) from error
-        name = free_name(output, file_stem(request), request)
+def save(
+    output: Path,
+    request: GenerateRequest,
+    preset: Preset,
+    facts: dict[str, str],
+    image: np.ndarray | None,
+    views: np.ndarray,
+    gaussians: Any,
+    mesh: TexturedMesh | None,
+    job: Job,
+) -> GenerateResult:
+    """Writes all files of a result or none; the JSON file gets its name last, so where it is, the others are.
+
+    Args:
+        output: The folder, made if missing.
+        request: As it was carried out, every default filled in.
+        preset: Whose weights were used.
+        facts: More for the result's settings.
+        image: What the views were sampled from, [H, W, 3] in 0..1, or None.
+        views, gaussians, mesh: What came out.
+        job: Its warnings and timings.
+    """
+    result = None
+
+    def contents(name: str) -> dict[str, bytes]:
+        nonlocal result
         data = {} if request.output_kind == "mesh" else {".ply": encode_ply(gaussians)}
         if mesh is not None:
-            from .meshing.files import encode_glb
-
-            data[".glb"] = encode_glb(mesh, name)
-        data["_views.png"] = _png(side_by_side(views))
-        if picture is not None:
-            data["_input.png"] = _png(picture)
+            data |= mesh_files.encode_files(mesh, name, ("glb",))
+        data["_views.png"] = outputs.encode_png(outputs.side_by_side(views))
+        if image is not None:
+            data["_input.png"] = outputs.encode_png(image)
         paths = {suffix: str(output / f"{name}{suffix}") for suffix in (*data, ".json")}
         settings = asdict(replace(request, name=name))
-        del settings["job"], settings["previews"]
-        if mesh is None:
-            del settings["faces"], settings["texture_size"], settings["quads"]
-        settings |= {"mode": "image" if picture is not None else "text", "matting": how, "scheduler": preset.scheduler}
+        for key in ("job", "previews", *(("faces", "texture_size", "quads") if mesh is None else ())):
+            del settings[key]
         job.check()
         result = GenerateResult(
             job=request.job,
@@ -350,8 +291,8 @@ class Pipeline:
             input=paths.get("_input.png"),
             json=paths[".json"],
             gaussians=len(gaussians),
-            settings=settings,
-            versions=versions() | {"preset": f"{preset.name} {preset.version}"},
+            settings=settings | facts,
+            versions=outputs.versions() | {"preset": f"{preset.name} {preset.version}"},
             timings=job.timings_until_now(),
             device=device_name(request.device),
             warnings=job.warnings,
@@ -359,73 +300,91 @@ class Pipeline:
             faces=0 if mesh is None else mesh.polygons,
         )
         data[".json"] = json.dumps(asdict(result), indent=2, ensure_ascii=False).encode() + b"\n"
-        write_together({Path(paths[suffix]): content for suffix, content in data.items()})
-        return result
+        return data
+
+    stem = outputs.file_stem(request.name, request.image, request.prompt)
+    outputs.save_together(output, stem, SUFFIXES, contents, overwrite=request.overwrite, source=request.image)
+    return result
 
 
-class _Job:
-    """A request under way: who hears of it, whether it goes on, and how long its stages took."""
+@dataclass(frozen=True)
+class MeshFiles:
+    """What `mesh_file` made.
 
-    def __init__(self, request: GenerateRequest, progress: Callable[[Progress], None], cancelled: Callable[[], bool]):
-        self.request = request
-        self.progress = progress
-        self.cancelled = cancelled
-        self.number = secrets.token_hex(4)
-        self.warnings: list[str] = []
-        self.timings: dict[str, float] = {}
-        self.began = self.stage_began = time.perf_counter()
-        self.stages = STAGES if request.output_kind == "splats" else (*STAGES[:-1], *MESH_STAGES, STAGES[-1])
-        self.current = STAGES[0]
+    Attributes:
+        files: Their paths.
+        gaussians, vertices, faces: How many there are; a quad is one face.
+        timings: Seconds of each stage.
+        device: 'cpu', or the GPU's name.
+        warnings: Sentences for the user.
+    """
 
-    def check(self) -> None:
-        if self.cancelled():
-            raise Cancelled
-
-    def report(self, step: int = 0, steps: int = 0, preview: str | None = None) -> None:
-        index, label = self.stages.index(self.current), MESH_LABELS.get(self.current, "")
-        self.progress(Progress(self.request.job, self.current, index, len(self.stages), step, steps, label, preview))
-
-    def on_mesh(self, stage: str, step: int, steps: int) -> None:
-        """What the meshing calls; it asks by itself whether it goes on, and takes its times."""
-        self.current = stage
-        self.report(step, steps)
-
-    @contextmanager
-    def stage(self, name: str, steps: int = 0) -> Iterator[None]:
-        self.check()
-        self.current, self.stage_began = name, time.perf_counter()
-        self.report(0, steps)
-        yield
-        self.timings[name] = round(time.perf_counter() - self.stage_began, 3)
-        log.info("job %s: %s took %.2f s", self.request.job, name, self.timings[name])
-
-    def timings_until_now(self) -> dict[str, float]:
-        now = time.perf_counter()
-        return self.timings | {self.current: round(now - self.stage_began, 3), "total": round(now - self.began, 3)}
+    files: list[str]
+    gaussians: int
+    vertices: int
+    faces: int
+    timings: dict[str, float]
+    device: str
+    warnings: list[str]
 
 
-def load_preset_lgm(preset: Preset, device: str, file: Path | None = None) -> LGM:
-    """A preset's LGM, ready to run.
+def mesh_file(
+    file: str | os.PathLike,
+    output: str | os.PathLike,
+    settings: MeshSettings | None = None,
+    *,
+    name: str = "",
+    overwrite: bool = False,
+    formats: tuple[str, ...] = FORMATS,
+    progress: OnProgress = lambda progress: None,
+    cancelled: IsCancelled = lambda: False,
+    job: str = "mesh",
+) -> MeshFiles:
+    """Reads Gaussians, makes a textured mesh of them and writes it.
 
     Args:
-        preset: Its weights are whole.
-        device: 'cpu' or 'cuda'.
-        file: Other weights of the same configuration, a safetensors file, to take instead of the preset's own.
+        file: A 3DGS PLY.
+        output: Folder for the results, made if missing.
+        settings: By default MeshSettings().
+        name: Stem of the files' names; '' takes the PLY's.
+        overwrite: Whether files of that name may be replaced; otherwise a number is appended.
+        formats: Some of 'glb', 'obj' and 'ply'.
+        progress, cancelled: See Pipeline.generate.
+        job: What progress is told of.
 
     Raises:
-        LGMError: If a file is missing, damaged, or of another model.
+        Cancelled: If `cancelled` says so; nothing is written then.
+        LGMError: With a sentence for the user; nothing is written then either.
     """
-    from .lgm import PRESETS, lgm_from_file, load_lgm, load_lgm_config
-
-    folder = preset.locate("lgm")
-    if preset.weights["lgm"].repository:  # the published weights come without a configuration
-        (name,) = preset.weights["lgm"].files
-        return lgm_from_file(PRESETS["big"], file or folder / name, device)
-    return load_lgm(folder, device) if file is None else lgm_from_file(load_lgm_config(folder), file, device)
-
-
-# What a request may be
-# ---------------------
+    settings = settings or MeshSettings()
+    settings.check()
+    file = Path(file).expanduser().absolute()
+    folder = outputs.check_output(str(output))
+    device = resolve_device(settings.device)
+    work = Job(job, (*meshing.STAGES, "save"), meshing.STAGE_LABELS, progress, cancelled)
+    gaussians = read_ply(file, work.warnings.append)
+    mesh = mesh_from_gaussians(gaussians, settings, work.substage, cancelled)
+    work.timings |= mesh.timings
+    with work.stage("save"):
+        stem = outputs.file_stem(name, file)
+        paths = outputs.save_together(
+            folder,
+            stem,
+            mesh_files.SUFFIXES,
+            lambda name: mesh_files.encode_files(mesh, name, formats),
+            overwrite=overwrite,
+            source=file,
+        )
+    log.info("%s became a mesh of %d faces: %s", file, mesh.polygons, work.timings)
+    return MeshFiles(
+        files=[str(path) for path in paths.values()],
+        gaussians=len(gaussians),
+        vertices=len(mesh.vertices),
+        faces=mesh.polygons,
+        timings=work.timings,
+        device=device_name(device),
+        warnings=work.warnings + mesh.warnings,
+    )
 
 
 def check_request(request: GenerateRequest, preset: Preset) -> Mode:
@@ -460,97 +419,8 @@ def mesh_settings(request: GenerateRequest) -> MeshSettings:
     )
 
 
-def check_output(folder: str) -> Path:
-    """The output folder as an absolute path, in which a file can be made. It is not made yet.
-
-    Raises:
-        LGMError: (kind 'output') if it is no folder, or can't be written to.
-    """
-    if not folder.strip() or "\0" in folder:
-        raise LGMError("There is no output folder of that name. Choose one.", "output")
-    try:
-        folder = Path(folder).expanduser().absolute()
-        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        if not existing.is_dir():
-            raise LGMError(
-                f"{existing} is not a folder, so nothing can be saved in {folder}. Choose another.", "output"
-            )
-        # Whether one may write is best found out by writing: permissions do not tell of read-only disks.
-        probe = existing / f".lgm-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except (OSError, StopIteration) as error:
-        reason = getattr(error, "strerror", "") or "there is no such disk"
-        raise LGMError(
-            f"Nothing can be saved in {folder} ({reason}). Choose another output folder.", "output"
-        ) from error
-    return folder
-
-
-_RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-
-
-def file_stem(request: GenerateRequest) -> str:
-    """The stem of the files' names: the request's name, else the image's, else the text's first words.
-
-    Letters of all languages and spaces are kept; what some system's file names can't have becomes '_'.
-    """
-    stem = request.name or (Path(request.image).stem if request.image else " ".join(request.prompt.split()[:6]))
-    stem = _RESERVED.sub("_", stem).strip().rstrip(". ")
-    while len(stem.encode()) > 200:  # of 255 bytes, which most file systems allow
-        stem = stem[:-1].rstrip(". ")
-    return f"_{stem}" if _DEVICES.fullmatch(stem) else stem or "untitled"
-
-
-def free_name(folder: Path, stem: str, request: GenerateRequest) -> str:
-    """`stem`, or with a number appended if a file of that name is there and may not be replaced."""
-    for number in range(1_000_000):
-        name = f"{stem}_{number:03}" if number else stem
-        taken = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
-        if request.overwrite:  # everything but the input itself
-            taken = [path for path in taken if request.image and path.resolve() == Path(request.image).resolve()]
-        if not any(os.path.lexists(path) for path in taken):
-            return name
-    raise LGMError(f"{folder} holds a million results named {stem}. Choose another folder.", "output")
-
-
-# Pieces
-# ------
-
-
-def guessed_views(samples: int, kept: bool) -> list[bool]:
-    """Which of the four views, in LGM's order, come of several samples; the image, where kept, does not."""
-    return [samples > 1 and not (kept and i == 0) for i in range(len(FRAMES_TO_LGM))]
-
-
-def side_by_side(views: np.ndarray) -> np.ndarray:
-    """Views [V, H, W, 3] in one row [H, V * W, 3]."""
-    return np.concatenate(list(views), axis=1)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    """A picture [H, W, 3] in 0..1 as a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.uint8(np.clip(np.nan_to_num(picture), 0, 1) * 255 + 0.5)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def versions() -> dict[str, str]:
-    """Of the extension, Python, and the packages that decide what comes out."""
-    found = {"lgm_blender": VERSION, "python": platform.python_version()}
-    for package in ("torch", "diffusers", "transformers", "numpy"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
 def _collect() -> None:
     """Gives freed memory back to the system and to other programs on the GPU."""
-    import sys
-
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lgm_blender.core.cameras import orbit_camera
 from lgm_blender.core.errors import LGMError
@@ -27,12 +26,9 @@ from lgm_blender.training.loops import trainer as schedule
 from lgm_blender.training.loops.lgm import evaluate_lgm, mirrored, train_lgm
 from lgm_blender.worker.lgm import LGM, LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
-from lgm_blender.worker.matting import matte, recenter
 from lgm_blender.worker.models import find_preset
-from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
-from lgm_blender.worker.pipeline import FRAMES_TO_LGM, guessed_views
+from lgm_blender.worker.reconstruct import Settings, preset_settings
 
-SAMPLE = Path(__file__).parents[2] / "docs" / "samples"
 NAMES = ["procedural-00001", "procedural-00004", "procedural-00012"]
 TOY = LGMConfig(
     down_channels=(32, 32),
@@ -44,7 +40,7 @@ TOY = LGMConfig(
     num_heads=2,
     position="ray",
     scale="pixel",
-    guess_channel=True,
+    averaged_channel=True,
 )
 
 
@@ -69,12 +65,6 @@ def photos(drawn) -> np.ndarray:
     return np.load(photos_path(drawn))
 
 
-@pytest.fixture(scope="module")
-def mini() -> MultiViewPipeline:
-    preset = find_preset("mini")
-    return MultiViewPipeline.from_folder(preset.locate("image"), scheduler=preset.scheduler)
-
-
 def elevations() -> np.ndarray:
     return np.array([placed_poses(name)[1][0, 0] for name in NAMES])
 
@@ -88,21 +78,23 @@ def made(views, photos, tmp_path, monkeypatch) -> Generated:
     known = (known[..., :3] + 1 - known[..., 3:]).movedim(-1, 1)
     asked = []
 
-    def draw(pipeline, images, angles, *settings):
-        asked.extend(angles.tolist())
-        nearest = [int(((known - image) ** 2).sum((1, 2, 3)).argmin()) for image in images]
-        return true[nearest]
+    def sample_frames(multiview, settings, *, images, seeds, elevations):
+        asked.extend(zip(seeds, elevations, strict=True))
+        pictures = [torch.from_numpy(image).movedim(-1, 0) for image in images]
+        nearest = [int(((known - picture) ** 2).sum((1, 2, 3)).argmin()) for picture in pictures]
+        return true[nearest].movedim(-3, -1).numpy()
 
-    monkeypatch.setattr(generated, "draw", draw)
-    assert generate(photos, elevations(), None, tmp_path / "a.npz", batch=2) == 3
-    np.testing.assert_allclose(asked, elevations(), atol=1e-4)
+    monkeypatch.setattr(generated, "sample_frames", sample_frames)
+    settings = preset_settings(find_preset("mini"), "image", samples=4)
+    assert generate(photos, elevations(), None, settings, tmp_path / "a.npz", batch=2, seed=7) == 3
+    assert asked == [(7 + i, float(angle)) for i, angle in enumerate(elevations())]
     return Generated.load([tmp_path / "a.npz"], views)
 
 
 def test_faultless_views_are_the_true_ones(made, views, photos):
     """What is generated of an image stands where the object does in the true views; the front is the image."""
     assert made.inputs.tolist() == views.orbits[:, 0].tolist()
-    assert made.guessed.tolist() == [False, True, True, True]
+    assert made.averaged.tolist() == [False, True, True, True]
     color, alpha = views.pictures(made.inputs)
     truth = color + 1 - alpha
     pictures = made.pictures(torch.arange(3))
@@ -135,35 +127,11 @@ def test_several_files_are_of_one_set_after_the_other(made, views, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("samples", "kept", "guessed"),
+    ("samples", "keep", "averaged"),
     [(1, True, [0, 0, 0, 0]), (4, True, [0, 1, 1, 1]), (4, False, [1, 1, 1, 1]), (1, False, [0, 0, 0, 0])],
 )
-def test_means_of_samples_are_guesses_and_the_image_is_none(samples, kept, guessed):
-    assert guessed_views(samples, kept) == [bool(x) for x in guessed]
-
-
-@pytest.mark.parametrize(
-    ("keep", "guidance", "samples", "redraw"),
-    [(False, 2.5, 1, False), (True, 2.5, 1, True), (True, 1.0, 2, False), (True, 1.0, 2, True)],
-)
-def test_many_at_once_are_what_each_is_alone(mini, keep, guidance, samples, redraw):
-    """The same noise gives what a user's request gives, but for how the image is made small."""
-    cut, _ = matte(next(SAMPLE.glob("*.png")))
-    photo = recenter(cut)
-    picture = torch.from_numpy(photo).movedim(-1, 0)
-    other = torch.from_numpy(np.asarray(Image.fromarray(np.uint8(photo * 255)).rotate(180), np.float32) / 255)
-    images = torch.stack([picture, other.movedim(-1, 0)])
-    elevations = torch.tensor([0.0, 20.0])
-    generator = torch.Generator().manual_seed(5)
-    if redraw and samples > 1:  # alone the second noise follows on the first of one image
-        images, elevations = images[:1], elevations[:1]
-    made = generated.draw(mini, images, elevations, generator, 3, guidance, keep, samples, redraw)
-    assert made.shape == (len(images), 4, 3, 256, 256)
-    settings = {"steps": 3, "guidance": guidance, "keep_image": keep, "samples": samples, "redraw": redraw}
-    alone = mini(image=photo, seed=5, **settings)[list(FRAMES_TO_LGM)]
-    assert psnr(made[0].movedim(1, -1), alone) > 35
-    if len(made) > 1:
-        assert psnr(made[0], made[1]) < 25
+def test_means_of_samples_are_averaged_views_and_the_image_is_none(samples, keep, averaged):
+    assert Settings(samples=samples, keep_image=keep).averaged_views == [bool(x) for x in averaged]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -188,7 +156,9 @@ def test_lgm_trains_on_them(made, views, tmp_path, monkeypatch, share):
     monkeypatch.setattr(
         LGM,
         "forward",
-        lambda self, images, poses, guessed: (told.append(guessed.tolist()), forward(self, images, poses, guessed))[1],
+        lambda self, images, poses, averaged: (told.append(averaged.tolist()), forward(self, images, poses, averaged))[
+            1
+        ],
     )
     train_lgm(
         true,
@@ -231,13 +201,13 @@ def test_judging_takes_the_generated_views(made, views, monkeypatch):
     model, given = LGM(TOY), []
     forward = model.forward
     monkeypatch.setattr(
-        model, "forward", lambda images, poses, guessed: (given.append((images, guessed)), forward(images, poses))[1]
+        model, "forward", lambda images, poses, averaged: (given.append((images, averaged)), forward(images, poses))[1]
     )
     evaluate_lgm(model, views, None, made)
     assert len(given) == 3
-    for i, (images, guessed) in enumerate(given):
+    for i, (images, averaged) in enumerate(given):
         torch.testing.assert_close(images, made.pictures(torch.tensor([i])))
-        assert guessed.tolist() == [[0, 1, 1, 1]]
+        assert averaged.tolist() == [[0, 1, 1, 1]]
 
 
 def test_a_mirrored_object_is_seen_mirrored(views):
@@ -263,7 +233,7 @@ def test_a_mirrored_object_is_seen_mirrored(views):
 @pytest.mark.parametrize("flag", [True, False])
 def test_a_guess_is_told_where_there_is_a_channel_for_it(flag):
     torch.manual_seed(0)
-    model = LGM(replace(TOY, guess_channel=flag))
+    model = LGM(replace(TOY, averaged_channel=flag))
     images, poses = torch.rand(1, 4, 3, 64, 64), torch.from_numpy(np.stack([orbit_camera(0, 90 * i) for i in range(4)]))
     with torch.no_grad():
         none = model(images, poses[None])
@@ -276,7 +246,7 @@ def test_weights_from_before_the_channel_start_without_effect(tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    before = LGM(replace(TOY, guess_channel=False))
+    before = LGM(replace(TOY, averaged_channel=False))
     save_file(before.state_dict(), tmp_path / "model.safetensors")
     after = LGM(TOY)
     after.load_state_dict(training.start_state(tmp_path / "model.safetensors", TOY))
@@ -289,11 +259,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     """`draw --kind placed` and `generate` write what `lgm --generated` reads."""
     with zipfile.ZipFile(tmp_path / "objects.zip", "w") as file:
         file.writestr("index.json", json.dumps([{"id": "a", "split": "train", "caption": "cube"}]))
-    real = generated.draw
-    monkeypatch.setattr(generated, "draw", lambda *arguments: real(*arguments[:4], 2, *arguments[5:7], 2))  # two steps
     for words in (
         ["draw", "--kind", "placed", "--procedural", 1, "--processes", 1],
-        ["generate", "--sets", "procedural-placed"],
+        ["generate", "--sets", "procedural-placed", "--steps", 2],
     ):
         common = ["--objects", tmp_path / "objects.zip", "--work", tmp_path]
         monkeypatch.setattr(sys, "argv", ["training", *map(str, [*words, *common])])
@@ -303,7 +271,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     whole = Views.from_files(files, "cpu", placed_poses)
     found = Generated.load([tmp_path / "procedural-placed.generated.npz"], whole)
     assert found.pixels.shape == (1, 4, 256, 256, 3)
-    assert found.guessed.tolist() == [False, True, True, True]
+    assert found.averaged.tolist() == preset_settings(find_preset("mini"), "image").averaged_views
     front = np.load(photos_path(files[0][0]))[0].astype(np.float32)
     image = (front[..., :3] + 255 - front[..., 3:]) / 255
     assert psnr(found.pictures(torch.tensor([0]))[0, 0].movedim(0, -1), image) > 12  # it may be made smaller

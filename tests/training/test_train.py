@@ -17,14 +17,14 @@ from lgm_blender.training.data import render_views as make
 from lgm_blender.training.loops import finetune as train
 from lgm_blender.training.loops.plot import plot_log
 from lgm_blender.worker import models
-from lgm_blender.worker.lgm import PRESETS, LGMConfig, load_lgm
+from lgm_blender.worker.lgm import LGM_CONFIGS, LGMConfig, load_lgm
 from lgm_blender.worker.lgm.model import LGM
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch, tmp_path):
     """A model that trains in seconds, and no LPIPS weights of this machine."""
-    monkeypatch.setitem(PRESETS, "mini", TOY)
+    monkeypatch.setitem(LGM_CONFIGS, "mini", TOY)
     monkeypatch.setitem(train.RECIPES, "first", train.Recipe(size=32, batch=2, rate=3e-3))
     monkeypatch.setitem(train.RECIPES, "finetune", train.Recipe(size=32, batch=2))
     monkeypatch.setattr(train, "default_lpips", lambda: tmp_path / "no lpips")
@@ -131,7 +131,7 @@ def test_bad_input_gets_a_sentence(tmp_path, monkeypatch, capsys, options, words
 
 def test_published_sizes_are_told_apart(tmp_path):
     for name in ("big", "small", "tiny"):
-        config = PRESETS[name]
+        config = LGM_CONFIGS[name]
         shapes = {
             "unet.conv_in.weight": torch.zeros(config.down_channels[0], 9, 3, 3),
             "unet.conv_out.weight": torch.zeros(14, config.up_channels[-1], 3, 3),
@@ -144,7 +144,7 @@ def test_published_sizes_are_told_apart(tmp_path):
 
 def test_the_paper_s_recipe_is_the_paper_s():
     recipe = train.RECIPES["paper"]
-    assert PRESETS[recipe.model] == LGMConfig()
+    assert LGM_CONFIGS[recipe.model] == LGMConfig()
     assert (recipe.size, recipe.lpips_weight, recipe.inputs_judged, recipe.rate) == (512, 1.0, 4, 4e-4)
 
 

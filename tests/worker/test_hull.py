@@ -123,9 +123,9 @@ def test_training_goes_on_from_weights_without_a_hull(tmp_path):
 
 @pytest.mark.parametrize(("bins", "guess"), [(0, False), (0, True), (16, False), (16, True), (8, False)])
 def test_a_file_says_whether_its_model_has_a_hull_and_is_told_of_guesses(tmp_path, bins, guess):
-    from lgm_blender.worker.lgm.model import PRESETS
+    from lgm_blender.worker.lgm.model import LGM_CONFIGS
 
-    config = replace(PRESETS["mini"], hull_bins=bins, guess_channel=guess)
+    config = replace(LGM_CONFIGS["mini"], hull_bins=bins, averaged_channel=guess)
     shapes = {"unet.conv_in.weight": (32, config.in_channels, 3, 3), "unet.conv_out.weight": (14, 64, 3, 3)}
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "x.safetensors")
     found = find_start(str(tmp_path / "x.safetensors"), "mini")

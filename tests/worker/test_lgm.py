@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from lgm_blender.core.cameras import orbit_cameras
 from lgm_blender.core.errors import LGMError
-from lgm_blender.worker.lgm import LGM, PRESETS, LGMConfig, gaussians_from_views, load_lgm
+from lgm_blender.worker.lgm import LGM, LGM_CONFIGS, LGMConfig, gaussians_from_views, load_lgm
 from lgm_blender.worker.lgm.rays import plucker_rays
 from lgm_blender.worker.quantization import save_file
 
@@ -63,12 +63,12 @@ def test_gaussians_are_the_published_ones(meta, data, poses):
 def test_names_and_shapes_are_the_published_checkpoints(golden, preset):
     published = json.loads((golden / "checkpoint_keys.json").read_text())[f"lgm_{preset}"]
     with torch.device("meta"):
-        model = LGM(PRESETS[preset])
+        model = LGM(LGM_CONFIGS[preset])
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == published
 
 
 def test_a_configuration_survives_json():
-    for config in PRESETS.values():
+    for config in LGM_CONFIGS.values():
         assert LGMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -18,8 +18,8 @@ from lgm_blender.core.formats.ply import write_ply
 from lgm_blender.worker import meshing
 from lgm_blender.worker.__main__ import main
 from lgm_blender.worker.meshing import MeshSettings
-from lgm_blender.worker.meshing.files import file_names
-from lgm_blender.worker.meshing.job import mesh_file
+from lgm_blender.worker.meshing.files import SUFFIXES
+from lgm_blender.worker.pipeline import mesh_file
 
 SETTINGS = MeshSettings(faces=500, texture_size=512, device="cpu")
 
@@ -40,9 +40,13 @@ def test_all_formats(splats, tmp_path):
     told = []
     result = mesh_file(splats, tmp_path / "out put", SETTINGS, progress=told.append)
     names = [path.name for path in sorted((tmp_path / "out put").iterdir())]
-    assert sorted(names) == sorted(file_names("Käktus 仙 1")) == sorted(Path(p).name for p in result["files"])
-    assert result["faces"] == 500
-    assert result["gaussians"] == 2000
+    assert (
+        sorted(names)
+        == sorted(f"Käktus 仙 1{suffix}" for suffix in SUFFIXES)
+        == sorted(Path(p).name for p in result.files)
+    )
+    assert result.faces == 500
+    assert result.gaussians == 2000
     assert told[-1].label == "Saving"
     assert all(0 <= p.stage_index < p.stages for p in told)
 
@@ -56,7 +60,7 @@ def test_all_formats(splats, tmp_path):
     np.testing.assert_allclose(document["accessors"][1]["max"], 0.5, atol=0.05)
 
     obj = (tmp_path / "out put" / "Käktus 仙 1.obj").read_text(encoding="utf-8").splitlines()
-    assert sum(line.startswith("v ") for line in obj) == result["vertices"]
+    assert sum(line.startswith("v ") for line in obj) == result.vertices
     assert sum(line.startswith("f ") for line in obj) == 500
     assert "mtllib Käktus 仙 1.mtl" in obj
 
@@ -75,9 +79,9 @@ def test_quads(splats, tmp_path, capsys):
 
 
 def test_nothing_is_overwritten_unasked(splats, tmp_path):
-    first = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",))["files"]
-    second = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",))["files"]
-    third = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",), overwrite=True)["files"]
+    first = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",)).files
+    second = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",)).files
+    third = mesh_file(splats, tmp_path, SETTINGS, formats=("glb",), overwrite=True).files
     assert [Path(p).name for p in first + second] == ["Käktus 仙 1.glb", "Käktus 仙 1_001.glb"]
     assert first == third
 

@@ -22,8 +22,8 @@ from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import STAGES, GenerateRequest, MeshRequest
-from lgm_blender.worker import devices, meshing, pipeline
-from lgm_blender.worker.floaters import without_haze
+from lgm_blender.worker import devices, meshing, outputs
+from lgm_blender.worker.floaters import without_floaters
 from lgm_blender.worker.models import CheckedFiles
 from lgm_blender.worker.pipeline import Pipeline
 
@@ -168,11 +168,11 @@ def test_views_go_to_lgm_in_its_order(worker, request_, monkeypatch):
     class Model:
         modes = ("image",)
 
-        def __call__(self, prompt, image, **settings):
-            return frames
+        def __call__(self, prompts, images, **settings):
+            return frames[None]
 
-    def gaussians_from_views(model, views, elevation, guessed):
-        seen.append((views[:, 0, 0, 0], elevation, guessed))
+    def gaussians_from_views(model, views, elevation, poses, averaged):
+        seen.append((views[:, 0, 0, 0], elevation, averaged))
         return random_gaussians()
 
     monkeypatch.setattr(worker, "_multiview", (worker._multiview[0], Model()))
@@ -210,12 +210,28 @@ def test_what_is_not_finite_or_not_visible_is_left_out(worker, request_, monkeyp
     assert not any(name.startswith("none") for name in files(Path(request_.output)))
 
 
-def test_haze_is_cleared_where_the_preset_says_so(worker, request_, tmp_path):
+def test_floaters_are_removed_where_the_preset_says_so(worker, request_, tmp_path):
     hazy = read_ply(worker.generate(request_).ply)
     clear = write_preset(tmp_path / "clear", clear_haze=True)
     cleared = read_ply(worker.generate(replace(request_, preset=str(clear))).ply)
     assert len(cleared) < len(hazy)
-    np.testing.assert_array_equal(cleared.to_array(), without_haze(hazy).to_array())
+    np.testing.assert_array_equal(cleared.to_array(), without_floaters(hazy).to_array())
+
+
+def test_removing_floaters_is_told_and_can_be_cancelled(worker, request_, tmp_path):
+    request = replace(request_, preset=str(write_preset(tmp_path / "clear", clear_haze=True)))
+    told = []
+    worker.generate(request, told.append)
+    steps = [(p.step, p.steps) for p in told if p.stage == "floaters"]
+    assert len(set(steps)) > 3
+    assert steps[-1][0] < steps[-1][1] == 8
+    before = files(Path(request_.output))
+    cancelled = []
+    with pytest.raises(Cancelled):
+        worker.generate(request, cancelled.append, lambda: any(p.stage == "floaters" and p.step > 1 for p in cancelled))
+    assert [p.stage for p in cancelled][-1] == "floaters"
+    assert len([p for p in cancelled if p.stage == "floaters"]) < len(steps)
+    assert files(Path(request_.output)) == before
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
@@ -253,30 +269,6 @@ def test_the_input_image_is_never_overwritten(worker, request_, image):
     result = worker.generate(replace(request_, output=str(image.parent), overwrite=True))
     assert Path(result.ply).stem == f"{image.stem}_001"
     assert image.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [
-        ("żółw 亀 — ok", "żółw 亀 — ok"),
-        ("../../etc/passwd", ".._.._etc_passwd"),
-        ("a<b>c:d|e?f*g", "a_b_c_d_e_f_g"),
-        ("con", "_con"),
-        ("LPT1.x", "_LPT1.x"),
-        ("dots... ", "dots"),
-        ("...", "untitled"),
-        ("\x00\x1f", "__"),
-        ("x" * 300, "x" * 200),
-        ("亀" * 100, "亀" * 66),
-    ],
-)
-def test_names_that_every_system_can_have(name, stem):
-    assert pipeline.file_stem(GenerateRequest("j", "o", name=name)) == stem
-
-
-def test_names_from_image_or_text():
-    assert pipeline.file_stem(GenerateRequest("j", "o", image="/a/b.c.jpeg")) == "b.c"
-    assert pipeline.file_stem(GenerateRequest("j", "o", prompt=" a  b\nc d e f g h")) == "a b c d e f"
 
 
 def broken(tmp_path: Path) -> dict[str, tuple[dict, str, str]]:
@@ -374,7 +366,7 @@ def test_a_failed_preview_loses_no_job(worker, request_, monkeypatch):
     def refuse(path):
         raise output_error(Path(path), OSError(28, "full"))
 
-    monkeypatch.setattr(pipeline, "replacing", refuse)
+    monkeypatch.setattr(outputs, "replacing", refuse)
     told = []
     worker.generate(request_, told.append)
     assert not any(p.preview for p in told)
@@ -387,8 +379,8 @@ def test_no_previews_where_none_are_wanted(worker, request_):
 
 
 def test_previews_do_not_pile_up(worker, request_, monkeypatch):
-    monkeypatch.setattr(pipeline, "PREVIEW_INTERVAL", 0)
-    monkeypatch.setattr(pipeline, "PREVIEW_SHARE", 1e9)
+    monkeypatch.setattr(outputs, "PREVIEW_INTERVAL", 0)
+    monkeypatch.setattr(outputs, "PREVIEW_SHARE", 1e9)
     told = []
     worker.generate(replace(request_, steps=5), told.append)
     assert len({p.preview for p in told if p.preview}) == 5

@@ -6,7 +6,6 @@ multi-view model has not seen: variants (varied.py) that it was not trained on, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
 from ...core.files import replacing
-from ...worker.multiview.colors import finish_views
-from ...worker.multiview.pipeline import IMAGE_VIEW, VIEWS, MultiViewPipeline, predicted, redrawn_from, started
-from ...worker.pipeline import FRAMES_TO_LGM, guessed_views
-from ..loops.multiview import cameras, clip_pixels, encode
+from ...worker.multiview.pipeline import MultiViewPipeline
+from ...worker.reconstruct import Settings, finish_frames, sample_frames
 from .views import Views
 
 
@@ -33,12 +29,12 @@ class Generated:
     Attributes:
         views: The true views.
         pixels: [O, 4, S, S, 3] uint8, on white: of each object its first orbit, the image's side first.
-        guessed: [4], which of them come of several samples.
+        averaged: [4], which of them are means of several samples.
     """
 
     views: Views
     pixels: Tensor
-    guessed: Tensor
+    averaged: Tensor
 
     @classmethod
     def load(cls, files: Sequence[Path], views: Views) -> Generated:
@@ -47,13 +43,13 @@ class Generated:
         for path in files:
             with np.load(path) as data:
                 pixels.append(torch.from_numpy(data["pixels"]).to(device))
-                guessed = torch.from_numpy(data["guessed"]).to(device)
+                averaged = torch.from_numpy(data["averaged"]).to(device)
         pixels = torch.cat(pixels)
         if len(pixels) != len(views):
             raise LGMError(
                 f"Views of {len(pixels)} objects were generated, of {len(views)} there are true ones. Generate anew."
             )
-        return cls(views, pixels, guessed)
+        return cls(views, pixels, averaged)
 
     @property
     def inputs(self) -> Tensor:
@@ -74,118 +70,49 @@ class Generated:
 def generate(
     photos: np.ndarray,
     elevations: np.ndarray,
-    pipeline: MultiViewPipeline,
+    multiview: MultiViewPipeline,
+    settings: Settings,
     path: Path,
     *,
     batch: int = 128,
-    steps: int = 5,
-    guidance: float = 1.0,
-    match: bool = True,
-    keep: bool = True,
-    samples: int = 4,
-    redraw: bool = True,
     seed: int = 0,
     threads: int = 8,
-    device: torch.device | str = "cpu",
 ) -> int:
     """Generate views of every object as they come of a user's image, and write them with `numpy.savez`.
 
     Args:
         photos: [O, S, S, 4] uint8, premultiplied, as draw_placed draws them.
         elevations: [O], degrees, of the photos.
-        pipeline: The multi-view model, for images.
+        multiview: The multi-view model, for images.
+        settings: How it samples.
         path: A .npz file.
         batch: Objects at once.
-        steps, guidance, samples, redraw: See MultiViewPipeline.
-        match, keep: See finish_views.
-        seed: Of the noise.
-        threads: Of what finish_views does.
-        device: The pipeline's.
+        seed: Of the first object; each has one of its own.
+        threads: Of what finish_frames does.
 
     Returns:
         How many objects there are.
     """
-    generator = torch.Generator(device).manual_seed(seed)
     made = []
     with ThreadPoolExecutor(threads) as pool:
-        waiting = []  # the device draws the next ones while these are finished
-        for i in range(0, len(photos), batch):
-            part = torch.from_numpy(np.array(photos[i : i + batch])).to(device).float().div_(255).movedim(-1, 1)
-            images = part[:, :3] + 1 - part[:, 3:]
-            angles = torch.from_numpy(np.asarray(elevations[i : i + batch], np.float32)).to(device)
-            pictures = draw(pipeline, images, angles, generator, steps, guidance, keep, samples, redraw)
-            frames, inputs = (x.movedim(-3, -1).cpu().numpy() for x in (pictures, images))
+        waiting = []  # the device samples the next ones while these are finished
+        for first in range(0, len(photos), batch):
+            part = np.asarray(photos[first : first + batch], np.float32) / 255
+            images = part[..., :3] + 1 - part[..., 3:]
+            frames = sample_frames(
+                multiview,
+                settings,
+                images=list(images),
+                seeds=[seed + first + i for i in range(len(images))],
+                elevations=[float(angle) for angle in elevations[first : first + batch]],
+            )
             made += waiting
-            waiting = [pool.submit(_finished, *pair, match, keep) for pair in zip(frames, inputs, strict=True)]
+            waiting = [pool.submit(_finished, *pair, settings) for pair in zip(frames, images, strict=True)]
         pixels = np.stack([each.result() for each in (*made, *waiting)])
     with replacing(path) as file:
-        np.savez(file, pixels=pixels, guessed=np.array(guessed_views(samples, keep)))
+        np.savez(file, pixels=pixels, averaged=np.array(settings.averaged_views))
     return len(photos)
 
 
-def _finished(frames: np.ndarray, image: np.ndarray, match: bool, keep: bool) -> np.ndarray:
-    return np.uint8(finish_views(frames, image, match=match, keep=keep) * 255 + 0.5)
-
-
-@torch.inference_mode()
-def draw(
-    pipeline: MultiViewPipeline,
-    images: Tensor,
-    elevations: Tensor,
-    generator: torch.Generator,
-    steps: int,
-    guidance: float,
-    keep_image: bool = False,
-    samples: int = 1,
-    redraw: bool = False,
-) -> Tensor:
-    """Four views of each of many images at once, [B, 4, 3, S, S] in 0 to 1, the images' sides first.
-
-    Args:
-        pipeline: The multi-view model.
-        images: [B, 3, S, S], recentred, on white, 0 to 1.
-        elevations: [B], degrees.
-        generator: Of the noise, on the images' device.
-        steps, guidance, keep_image, samples, redraw: See MultiViewPipeline.
-    """
-    number, device, unet = len(images), images.device, pipeline.unet
-    side = pipeline.image_encoder.config.image_size
-    small = F.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
-    encoder = pipeline.image_encoder
-    pixels = clip_pixels((small * 255).to(torch.uint8)).to(next(encoder.parameters()))
-    embeds = encoder(pixels, output_hidden_states=True).hidden_states[-2].float()
-    image_latents = encode(pipeline.vae, images).float()
-    text = pipeline.encode_text("")[:1]
-    halves = 2 if guidance != 1 else 1
-    scheduler = copy.deepcopy(pipeline.scheduler)
-
-    def denoised(count: int, clean: Tensor | None = None) -> Tensor:
-        """The mean of `count` samples of each image, [B, 4, C, h, w]."""
-        rows = number * count
-        # Of each image its samples, one after the other; and all that once more without the image, to guide.
-        given, kept, angles = (x.repeat_interleave(count, 0) for x in (embeds, image_latents, elevations))
-        image_frame = kept
-        if halves == 2:
-            given, image_frame = (torch.cat([torch.zeros_like(x), x]) for x in (given, kept))
-        words = text.expand(halves * rows, -1, -1)
-        condition = unet.prepare(words, cameras(angles).repeat(halves, 1, 1), given)
-        noise = torch.randn(rows, VIEWS, *kept.shape[1:], generator=generator, device=device)
-        scheduler.set_timesteps(steps)
-        views, first = started(scheduler, noise, clean)
-        for t in scheduler.timesteps[first:]:
-            x = scheduler.scale_model_input(views, t).repeat(halves, 1, 1, 1, 1)
-            x = torch.cat([x, image_frame[:, None]], 1)
-            prediction = unet.denoise(x, t.to(device).expand(halves * rows), condition)[:, :VIEWS].float()
-            if halves == 2:
-                without, with_image = prediction.chunk(2)
-                prediction = without + guidance * (with_image - without)
-            if keep_image:
-                prediction[:, IMAGE_VIEW] = predicted(scheduler, views[:, IMAGE_VIEW], kept, t)
-            views = scheduler.step(prediction, t, views).prev_sample
-        return views.unflatten(0, (number, count)).mean(1)
-
-    latents = denoised(samples)
-    if redraw and samples > 1 and redrawn_from(steps):
-        latents = denoised(1, latents)
-    frames = [pipeline.vae.decode(part / pipeline.vae.config.scaling_factor).sample for part in latents.unbind(1)]
-    return torch.stack([frames[i] for i in FRAMES_TO_LGM], 1).div(2).add(0.5).clamp(0, 1)
+def _finished(frames: np.ndarray, image: np.ndarray, settings: Settings) -> np.ndarray:
+    return np.uint8(finish_frames(frames, image, settings) * 255 + 0.5)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,16 +31,21 @@ from ...core.cameras import (
     view_matrices,
 )
 from ...core.errors import LGMError
-from ...core.files import output_error, replacing, write_together
+from ...core.files import replacing, write_together
 from ...core.gaussians import Gaussians
 from ...worker.devices import device_name, explain_out_of_memory, resolve_device
-from ...worker.floaters import without_haze
-from ...worker.lgm import gaussians_from_views
 from ...worker.matting import matte, recenter
 from ...worker.models import CheckedFiles, Preset, find_preset
-from ...worker.multiview.colors import finish_views
-from ...worker.multiview.pipeline import MultiViewPipeline
-from ...worker.pipeline import FRAMES_TO_LGM, check_output, guessed_views, load_preset_lgm, side_by_side, versions
+from ...worker.outputs import check_output, encode_png, make_folder, side_by_side, versions
+from ...worker.reconstruct import (
+    clean_up,
+    finish_frames,
+    load_lgm,
+    load_multiview,
+    preset_settings,
+    reconstruct,
+    sample_frames,
+)
 from ...worker.rendering import render
 from .contact_sheet import Row, contact_sheet, error_picture, four_in_one, tile
 from .ground_truth import INPUTS, SIZE, LeftOut, ObjectsZip, Truth, ViewFolders
@@ -189,10 +193,7 @@ def evaluate(
             raise
         raise LGMError(sentence, "out_of_memory") from error
     files[folder / RESULTS] = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder / RESULTS, error) from error
+    make_folder(folder)
     write_together(files)
     return results
 
@@ -254,7 +255,7 @@ def _reconstruct(
         rgb, alpha = on_white(truth.pixels, options.device)
         inputs = _pictures(rgb[:INPUTS])
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, inputs, poses=truth.poses[:INPUTS]))
+        gaussians = reconstruct(lgm, inputs, poses=truth.poses[:INPUTS])
         seconds = {"gaussians": time.perf_counter() - began}
         judged = Pictures(rgb[INPUTS:], alpha[INPUTS:])
         drawn = draw(gaussians, truth.poses[INPUTS:], options.device)
@@ -282,7 +283,8 @@ def _image(
         picture = photo_input(truth)
         views, seconds = generator(entry["id"], image=picture, elevation=truth.elevation)
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, views, truth.elevation, guessed=generator.guessed), preset)
+        gaussians = reconstruct(lgm, views, generator.settings, elevation=truth.elevation)
+        gaussians = clean_up(gaussians, generator.settings, options.device)
         seconds["gaussians"] = time.perf_counter() - began
 
         rgb, alpha = on_white(truth.pixels, options.device)
@@ -312,7 +314,7 @@ def _image(
         rows.append(Row(entry["caption"], _lines(entry), tiles, entry["scores"]["prediction"]["psnr"]))
     section = {
         "cameras": _cameras(),
-        "settings": generator.settings | {"clear_haze": preset.clear_haze},
+        "settings": asdict(generator.settings) | {"scheduler": preset.scheduler},
         **_summary(entries, left_out),
         "smaller": float(np.mean([entry["smaller"] for entry in entries])),
         "left_out": left_out,
@@ -350,7 +352,7 @@ def _text(
     for number, prompt in enumerate(texts):
         views, seconds = generator(prompt, prompt=prompt)
         began = time.perf_counter()
-        gaussians = _visible(gaussians_from_views(lgm, views, guessed=generator.guessed), preset)
+        gaussians = clean_up(reconstruct(lgm, views, generator.settings), generator.settings, options.device)
         seconds["gaussians"] = time.perf_counter() - began
         drawn = draw(gaussians, poses, options.device)
         pictures = _tensor(views, options.device)
@@ -371,7 +373,7 @@ def _text(
         rows.append(Row(prompt, lines, tiles, -entry.get("rank", number)))
         options.progress("text", number + 1, len(texts), f"{prompt}: {', '.join(lines)}")
     section = {
-        "settings": generator.settings | {"clear_haze": preset.clear_haze},
+        "settings": asdict(generator.settings) | {"scheduler": preset.scheduler},
         "non_empty": float(np.mean([not entry["empty"] for entry in entries])),
         "consistency": float(np.mean([entry["consistency"] for entry in entries])),
         "clip": {"model": clip[0], "score": float(np.mean([entry["clip"] for entry in entries]))} if clip else None,
@@ -412,7 +414,7 @@ def _ranks(ranks: list[int], objects: int) -> dict[str, float]:
 def _load_lgm(preset: Preset, file: Path | None, options: Options) -> torch.nn.Module:
     if file is None:
         preset.verify("lgm", options.checked)
-    return load_preset_lgm(preset, options.device, file)
+    return load_lgm(preset, options.device, file)
 
 
 class ViewGenerator:
@@ -424,22 +426,12 @@ class ViewGenerator:
 
     def __init__(self, preset: Preset, mode: Literal["image", "text"], options: Options):
         self.cache = options.views_cache
-        self.settings = {
-            "steps": preset.steps[mode],
-            "guidance": preset.guidance[mode],
-            "scheduler": preset.scheduler,
-            "negative_prompt": preset.negative_prompt,
-            "match_colors": preset.match_colors,
-            "keep_image": preset.keep_image,
-            "samples": preset.samples.get(mode, 1),
-            "redraw": preset.redraw,
-        }
-        self.guessed = guessed_views(self.settings["samples"], preset.keep_image and mode == "image")
+        self.settings = preset_settings(preset, mode)
         folder = preset.locate(mode)
         preset.verify(mode, options.checked)
-        self.model = MultiViewPipeline.from_folder(folder, options.device, scheduler=preset.scheduler)
+        self.model = load_multiview(preset, mode, options.device)
         weights = {name: options.checked.sha256(folder / name) for name in sorted(preset.weights[mode].files)}
-        self.state = json.dumps([weights, self.settings]).encode()
+        self.state = json.dumps([weights, preset.scheduler, asdict(self.settings)]).encode()
 
     def __call__(
         self, name: str, prompt: str = "", image: np.ndarray | None = None, elevation: float = 0.0
@@ -451,31 +443,14 @@ class ViewGenerator:
         if path is not None and (views := _read_views(path)) is not None:
             return views, {}
         began = time.perf_counter()
-        frames = self.model(
-            prompt,
-            image,
-            negative_prompt=self.settings["negative_prompt"],
-            steps=self.settings["steps"],
-            guidance=self.settings["guidance"],
-            elevation=elevation,
-            seed=zlib.crc32(name.encode()),
-            keep_image=self.settings["keep_image"],
-            samples=self.settings["samples"],
-            redraw=self.settings["redraw"],
-        )
+        seed = zlib.crc32(name.encode())
+        (frames,) = sample_frames(self.model, self.settings, prompt, image, seeds=[seed], elevations=elevation)
         seconds = time.perf_counter() - began
-        views = frames[list(FRAMES_TO_LGM)]
-        views = finish_views(views, image, match=self.settings["match_colors"], keep=self.settings["keep_image"])
-        pixels = np.uint8(views * 255 + 0.5)
+        pixels = np.uint8(finish_frames(frames, image, self.settings) * 255 + 0.5)
         if path is not None:
-            buffer = io.BytesIO()
-            Image.fromarray(side_by_side(pixels)).save(buffer, "PNG")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise output_error(path, error) from error
+            make_folder(path.parent)
             with replacing(path) as file:
-                file.write(buffer.getvalue())
+                file.write(encode_png(side_by_side(pixels) / np.float32(255)))
         return np.float32(pixels) / 255, {"views": seconds}
 
 
@@ -493,12 +468,6 @@ def photo_input(truth: Truth) -> np.ndarray:
     straight = np.where(alpha > 0, pixels[..., :3] * 255 / np.maximum(alpha, 1), 0)
     rgba = np.uint8(np.concatenate([straight, alpha], -1).clip(0, 255) + 0.5)
     return recenter(matte(Image.fromarray(rgba))[0])
-
-
-def _visible(gaussians: Gaussians, preset: Preset | None = None) -> Gaussians:
-    """As the pipeline saves them: of generated views, of which a preset may have the haze cleared."""
-    gaussians = gaussians.select(gaussians.finite()).prune()
-    return without_haze(gaussians) if preset and preset.clear_haze else gaussians
 
 
 # Pictures

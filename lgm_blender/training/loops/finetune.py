@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from ...core.errors import LGMError
 from ...core.files import output_error
 from ...worker.lgm import lgm_from_file
-from ...worker.lgm.model import PRESETS, LGMConfig
+from ...worker.lgm.model import LGM_CONFIGS, LGMConfig
 from ...worker.models import PUBLISHED, find_preset, write_preset
 from ..data.dataset import find_objects, load_objects
 from ..data.objects import distance_path, draw_objects, evaluation_poses, read_index, read_object, view_poses
@@ -108,13 +108,13 @@ def find_start(init: str, model: str) -> Start:
 
     Args:
         init: See above.
-        model: The configuration for 'none', a name in PRESETS.
+        model: The configuration for 'none', a name in LGM_CONFIGS.
 
     Raises:
         LGMError: If there is no such thing, or it is no LGM.
     """
     if init == "none":
-        return Start(PRESETS[model], None, PUBLISHED.name if model == "big" else "mini")
+        return Start(LGM_CONFIGS[model], None, PUBLISHED.name if model == "big" else "mini")
     path = Path(init)
     if path.suffix == ".safetensors":
         config = _config_of(path)
@@ -141,14 +141,14 @@ def _config_of(path: Path) -> LGMConfig:
         raise LGMError(f"{path} can't be read as safetensors: {error}", "weights") from error
     width, channels = shapes.get("unet.conv_in.weight", [0, 0])[:2]
     last = shapes.get("unet.conv_out.weight", [0, 0])[1]
-    for config in PRESETS.values():
+    for config in LGM_CONFIGS.values():
         if (config.down_channels[0], config.up_channels[-1]) == (width, last):
             others = (
-                replace(config, hull_bins=bins, guess_channel=guess)
+                replace(config, hull_bins=bins, averaged_channel=guess)
                 for bins in (config.hull_bins, 0)
                 for guess in (True, False)
             )
-            plain = replace(config, hull_bins=max(0, channels - 11), guess_channel=False)
+            plain = replace(config, hull_bins=max(0, channels - 11), averaged_channel=False)
             return next((other for other in others if other.in_channels == channels), plain)
     raise LGMError(f"{path} is not LGM of a known size. Put its config.json beside it.", "weights")
 

@@ -188,10 +188,10 @@ def train_lgm(
         if source.size != config.input_size:
             images = resized(images, config.input_size)
         true = torch.ones(inputs.shape, dtype=torch.bool, device=device)
-        guessed = torch.zeros(inputs.shape, device=device)
+        averaged = torch.zeros(inputs.shape, device=device)
         if made is not None:
             true[:, 1:] = False
-            guessed = guessed + generated.guessed
+            averaged = averaged + generated.averaged
         elif augmented:
             images, seen_from, true = augment(images, seen_from, generator)
         judged = others_judged + inputs_judged  # which of the inputs does not matter: each comes first at times
@@ -200,7 +200,7 @@ def train_lgm(
         truth = color + background[..., None, None] * (1 - alpha)
 
         with trainer.autocast():
-            gaussians = trainer.model(images, seen_from, guessed)
+            gaussians = trainer.model(images, seen_from, averaged)
         rgb, opacity = draw(gaussians, poses[:, :judged], source.size, background)
         mse = F.mse_loss(rgb, truth)
         loss = mse + F.mse_loss(opacity, alpha)
@@ -300,12 +300,12 @@ def evaluate_lgm(
         color, alpha = views.pictures(seen)
         poses = views.poses[seen]
         images = color[:, :4] + 1 - alpha[:, :4]
-        guessed = None
+        averaged = None
         if generated is not None:
             images = generated.pictures(torch.tensor([len(psnrs)], device=device))
-            guessed = generated.guessed[None].float()
+            averaged = generated.averaged[None].float()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            gaussians = model(images, poses[:, :4], guessed)
+            gaussians = model(images, poses[:, :4], averaged)
         white = torch.ones(1, seen.shape[1] - 4, 3, device=device)
         rgb, opacity = draw(gaussians, poses[:, 4:], views.size, white)
         truth = color[:, 4:] + 1 - alpha[:, 4:]

@@ -14,9 +14,9 @@ from ...core.cameras import orbit_cameras
 from ...core.errors import LGMError
 from ...core.gaussians import Gaussians
 from ..quantization import load_file
-from .model import LGM, PRESETS, LGMConfig
+from .model import LGM, LGM_CONFIGS, LGMConfig
 
-__all__ = ["LGM", "PRESETS", "LGMConfig", "gaussians_from_views", "lgm_from_file", "load_lgm", "load_lgm_config"]
+__all__ = ["LGM", "LGM_CONFIGS", "LGMConfig", "gaussians_from_views", "lgm_from_file", "load_lgm", "load_lgm_config"]
 
 
 def load_lgm(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> LGM:
@@ -86,7 +86,7 @@ def gaussians_from_views(
     views: np.ndarray,
     elevation: float = 0.0,
     poses: np.ndarray | None = None,
-    guessed: Sequence[bool] | None = None,
+    averaged: Sequence[bool] | None = None,
 ) -> Gaussians:
     """Gaussians of four views.
 
@@ -95,7 +95,7 @@ def gaussians_from_views(
         views: [4, H, W, 3] float32, 0 to 1, on white, azimuth 0, 90, 180, 270; resized if not of the model's size.
         elevation: Of the four cameras above the object, in degrees.
         poses: [4, 4, 4] float32, camera-to-world, of views from other cameras.
-        guessed: Which of the four come of several samples; none by default.
+        averaged: Which of the four are means of several samples; none by default.
 
     Returns:
         All 4 · splat_size² Gaussians, in LGM's frame; those that cannot be seen are not yet pruned.
@@ -106,5 +106,5 @@ def gaussians_from_views(
     if images.shape[-2:] != (size, size):
         images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
     cameras = torch.from_numpy(orbit_cameras(elevation) if poses is None else poses).to(weight.device)
-    known = None if guessed is None else torch.tensor([guessed], dtype=torch.float32, device=weight.device)
+    known = None if averaged is None else torch.tensor([averaged], dtype=torch.float32, device=weight.device)
     return Gaussians.from_array(model(images[None], cameras[None], known)[0].float().cpu().numpy())

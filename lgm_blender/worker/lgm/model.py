@@ -36,8 +36,8 @@ class LGMConfig:
         scale: 'fixed' is the published 0.1 · softplus(x); 'pixel' is in units of a pixel's footprint and bounded.
         hull_bins: Into how many parts a ray is divided for the visual hull's channels (hull.py), which then come after
             the nine of colour and ray; 0, as published, goes without.
-        guess_channel: Whether a last channel says which views are guesses of several samples (Preset.samples), which
-            differ from each other more than true views do. Published models have none.
+        averaged_channel: Whether a last channel says which views are means of several samples (Preset.samples), which
+            differ from each other more than ground-truth views do. Published models have none.
     """
 
     down_channels: tuple[int, ...] = (64, 128, 256, 512, 1024, 1024)
@@ -51,12 +51,12 @@ class LGMConfig:
     position: Literal["xyz", "ray"] = "xyz"
     scale: Literal["fixed", "pixel"] = "fixed"
     hull_bins: int = 0
-    guess_channel: bool = False
+    averaged_channel: bool = False
 
     @property
     def in_channels(self) -> int:
-        """Of the U-Net: colour, Plücker embedding, visual hull, and whether it is a guess."""
-        return 9 + (self.hull_bins + 2 if self.hull_bins else 0) + self.guess_channel
+        """Of the U-Net: colour, Plücker embedding, visual hull, and whether a view is averaged."""
+        return 9 + (self.hull_bins + 2 if self.hull_bins else 0) + self.averaged_channel
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a JSON object."""
@@ -65,10 +65,11 @@ class LGMConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LGMConfig:
         """The configuration from a JSON object; lists become tuples."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        renamed = {"guess_channel": "averaged_channel"}  # as it was called before 0.2
+        return cls(**{renamed.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-PRESETS: dict[str, LGMConfig] = {
+LGM_CONFIGS: dict[str, LGMConfig] = {
     "big": LGMConfig(),
     "small": LGMConfig(up_channels=(1024, 1024, 512, 256), up_attention=(True, True, True, False), splat_size=64),
     "tiny": LGMConfig(
@@ -87,7 +88,7 @@ PRESETS: dict[str, LGMConfig] = {
         position="ray",
         scale="pixel",
         hull_bins=16,
-        guess_channel=True,
+        averaged_channel=True,
     ),
 }
 
@@ -249,14 +250,14 @@ class LGM(nn.Module):
         self.unet = UNet(config)
         self.conv = nn.Conv2d(14, 14, 1)
 
-    def forward(self, images: Tensor, poses: Tensor, guessed: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, poses: Tensor, averaged: Tensor | None = None) -> Tensor:
         """Predict Gaussians.
 
         Args:
             images: [B, V, 3, input_size, input_size], 0 to 1, on white.
             poses: [B, V, 4, 4], camera-to-world with OpenGL axes, in LGM's frame.
-            guessed: [B, V], 1 for views that come of several samples, 0 for others; None for none. A model without
-                a `guess_channel` sees nothing of it.
+            averaged: [B, V], 1 for views that come of several samples, 0 for others; None for none. A model without
+                a `averaged_channel` sees nothing of it.
 
         Returns:
             [B, V·splat_size², 14] float32, activated: xyz, opacity, scale × 3, quaternion wxyz, rgb.
@@ -276,8 +277,8 @@ class LGM(nn.Module):
                 hull = hull_channels(images, poses, self.config.hull_bins).flatten(0, 1)
                 hull = F.interpolate(hull, size=(size, size), mode="nearest").unflatten(0, (batch, views))
                 channels.append(hull.to(images.dtype))
-            if self.config.guess_channel:
-                known = images.new_zeros(batch, views) if guessed is None else guessed.to(images.dtype)
+            if self.config.averaged_channel:
+                known = images.new_zeros(batch, views) if averaged is None else averaged.to(images.dtype)
                 channels.append(known[..., None, None, None].expand(-1, -1, -1, size, size))
         x = torch.cat(channels, dim=2).flatten(0, 1)
         weight = self.unet.conv_in.weight

@@ -9,49 +9,32 @@ from __future__ import annotations
 import io
 import json
 import struct
-from pathlib import Path
 
 import numpy as np
 
 from ...core.cameras import points_to_blender
-from ...core.files import output_error, write_together
 from ...core.formats.gltf import QUAD
 from . import TexturedMesh
 
 FORMATS = ("glb", "obj", "ply")
+SUFFIXES = (".glb", ".obj", ".mtl", "_texture.png", "_mesh.ply")  # of every file that a mesh may have
 ROUGHNESS = 0.8  # of the material: splats have no highlights of their own
 _FLOAT, _UINT, _VERTICES, _INDICES = 5126, 5125, 34962, 34963  # glTF's numbers for them
 _LINEAR, _TRILINEAR, _CLAMP = 9729, 9987, 33071
 
 
-def save_mesh(mesh: TexturedMesh, folder: Path, name: str, formats: tuple[str, ...] = FORMATS) -> list[Path]:
-    """Writes NAME.glb; NAME.obj, NAME.mtl and NAME_texture.png; NAME_mesh.ply. All of them, or none.
-
-    Returns:
-        The files' paths, each format's main one first.
-
-    Raises:
-        LGMError: (kind 'output') if they can't be written.
-    """
+def encode_files(mesh: TexturedMesh, name: str, formats: tuple[str, ...] = FORMATS) -> dict[str, bytes]:
+    """NAME.glb; NAME.obj, NAME.mtl and NAME_texture.png; NAME_mesh.ply: suffix to content, each format's main file
+    first."""
     files: dict[str, bytes] = {}
     if "glb" in formats:
-        files[f"{name}.glb"] = encode_glb(mesh, name)
+        files[".glb"] = encode_glb(mesh, name)
     if "obj" in formats:
         obj, mtl = encode_obj(mesh, name)
-        files |= {f"{name}.obj": obj, f"{name}.mtl": mtl, f"{name}_texture.png": encode_png(mesh.texture)}
+        files |= {".obj": obj, ".mtl": mtl, "_texture.png": encode_png(mesh.texture)}
     if "ply" in formats:
-        files[f"{name}_mesh.ply"] = encode_ply_mesh(mesh)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder / name, error) from error
-    write_together({folder / file: data for file, data in files.items()})
-    return [folder / file for file in files]
-
-
-def file_names(name: str) -> list[str]:
-    """Every file that `save_mesh` may write."""
-    return [f"{name}{suffix}" for suffix in (".glb", ".obj", ".mtl", "_texture.png", "_mesh.ply")]
+        files["_mesh.ply"] = encode_ply_mesh(mesh)
+    return files
 
 
 def encode_png(texture: np.ndarray) -> bytes:

@@ -6,10 +6,11 @@ project's, scheduler and VAE are diffusers', the encoders transformers'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,11 @@ from .unet import MultiViewUNet
 VIEWS = len(VIEW_AZIMUTHS)
 IMAGE_VIEW = 1  # which of them the image shows
 PREVIEW_SIZE = 128
-REDRAWN_FROM = 0.4  # of the steps, from there on the mean of several samples is drawn once more
+REFINED_FROM = 0.4  # of the steps; from there on the mean of several samples is refined
+PIXELS_AT_ONCE = 2**18  # that the VAE decodes: four views of 256²
 SMALL_GPU = 8 * 2**30  # bytes; below, the encoders wait in the computer's memory
 
-Decode = Callable[[], np.ndarray]
-OnStep = Callable[[int, int, Decode], None]
+OnStep = Callable[[int, int, Callable[[], np.ndarray]], None]
 
 
 def signal_and_noise(scheduler: SchedulerMixin, t: Tensor) -> tuple[float, float]:
@@ -40,42 +41,55 @@ def signal_and_noise(scheduler: SchedulerMixin, t: Tensor) -> tuple[float, float
     return alpha**0.5, (1 - alpha) ** 0.5
 
 
-def cleaned(scheduler: SchedulerMixin, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+def pred_original_sample(scheduler: SchedulerMixin, latents: Tensor, model_output: Tensor, t: Tensor) -> Tensor:
     """The latents without the predicted noise (DDIM, arXiv 2010.02502, eq. 12; velocity: arXiv 2202.00512)."""
     signal, noise = signal_and_noise(scheduler, t)
     match scheduler.config.prediction_type:
         case "epsilon":
-            return (latents - noise * prediction) / signal
+            return (latents - noise * model_output) / signal
         case "v_prediction":
-            return signal * latents - noise * prediction
+            return signal * latents - noise * model_output
         case _:
-            return prediction
+            return model_output
 
 
-def predicted(scheduler: SchedulerMixin, latents: Tensor, clean: Tensor, t: Tensor) -> Tensor:
-    """The prediction of which `cleaned` makes `clean`."""
+def model_output_for(scheduler: SchedulerMixin, latents: Tensor, original_sample: Tensor, t: Tensor) -> Tensor:
+    """The model output of which `pred_original_sample` makes `original_sample`."""
     signal, noise = signal_and_noise(scheduler, t)
     match scheduler.config.prediction_type:
         case "epsilon":
-            return (latents - signal * clean) / noise
+            return (latents - signal * original_sample) / noise
         case "v_prediction":
-            return (signal * latents - clean) / noise
+            return (signal * latents - original_sample) / noise
         case _:
-            return clean
+            return original_sample
 
 
-def redrawn_from(steps: int) -> int:
-    """How many of the steps are left out where a mean is drawn once more; 0 of one, which would forget the mean."""
-    return round(REDRAWN_FROM * steps)
+def refinement_start(steps: int) -> int:
+    """How many of the steps SDEdit refinement leaves out; 0 of one, which would forget what is refined."""
+    return round(REFINED_FROM * steps)
 
 
-def started(scheduler: SchedulerMixin, noise: Tensor, clean: Tensor | None = None) -> tuple[Tensor, int]:
-    """What to denoise, and from which step: noise from the first, or clean latents under it from a later one."""
-    if clean is None:
+def start_latents(scheduler: SchedulerMixin, noise: Tensor, init_latents: Tensor | None = None) -> tuple[Tensor, int]:
+    """What to denoise, and from which step: noise from the first, or noised init latents from a later one (SDEdit)."""
+    if init_latents is None:
         return noise.float() * scheduler.init_noise_sigma, 0
-    first = redrawn_from(len(scheduler.timesteps))
+    first = refinement_start(len(scheduler.timesteps))
     signal, share = signal_and_noise(scheduler, scheduler.timesteps[first])
-    return signal * clean.float() + share * noise.float(), first
+    return signal * init_latents.float() + share * noise.float(), first
+
+
+def one_of_each(value: Any, count: int, name: str) -> list[Any]:
+    """`value` `count` times, or as it is if it is a list of that length.
+
+    Raises:
+        LGMError: If it is a list of another length.
+    """
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise LGMError(f"There are {len(value)} {name} for {count} seeds: give one for all, or one of each.")
+    return list(value)
 
 
 def is_small(device: torch.device) -> bool:
@@ -185,119 +199,154 @@ class MultiViewPipeline:
     @torch.inference_mode()
     def __call__(
         self,
-        prompt: str = "",
-        image: np.ndarray | None = None,
+        prompts: str | Sequence[str] = "",
+        images: np.ndarray | Sequence[np.ndarray] | None = None,
         *,
+        seeds: Sequence[int] = (0,),
         negative_prompt: str = "",
         steps: int = 30,
         guidance: float = 5.0,
-        elevation: float = 0.0,
-        seed: int = 0,
+        elevations: float | Sequence[float] = 0.0,
         size: int | None = None,
         keep_image: bool = False,
         samples: int = 1,
-        redraw: bool = False,
+        refine: bool = False,
         on_step: OnStep | None = None,
     ) -> np.ndarray:
-        """Four views, [4, size, size, 3] float32 in 0..1, on white, at azimuth 0, 90, 180, 270 of the model's frame.
+        """Four views for each seed, [B, 4, size, size, 3] float32 in 0..1, on white.
 
-        The model's azimuth 90 is the input image's side: LGM takes the views in the order 1, 2, 3, 0. The same seed
-        gives the same views; the noise is drawn on the CPU, so it does not depend on the device. Without an image,
-        an ImageDream U-Net sees one of zeros, as in the unconditional half.
+        They are at azimuth 0, 90, 180, 270 of the model's frame, whose 90 is the input image's side: LGM takes them in
+        the order 1, 2, 3, 0. The same seed gives the same views; the noise is drawn on the CPU, so it does not depend
+        on the device. Without an image, an ImageDream U-Net sees one of zeros, as in the unconditional half.
 
         Args:
-            prompt: Text of at most 75 tokens; what is longer is cut. '' for an image alone.
-            image: [H, W, 3] float in 0..1, the object cut out, recentred, on white.
+            prompts: Text of at most 75 tokens; what is longer is cut. '' for an image alone. Like `images` and
+                `elevations`, one for all seeds or a list of one for each.
+            images: [H, W, 3] float in 0..1, the object cut out, recentred, on white.
+            seeds: [B], 0 to 2**64 - 1.
             negative_prompt: What to move away from.
             steps: Denoising steps, 1 to 1000.
             guidance: Classifier-free guidance scale (arXiv 2207.12598); 1 is none and takes half the time.
-            elevation: Degrees of the input view above the object.
-            seed: 0 to 2**64 - 1.
+            elevations: Degrees of the input view above the object.
             size: Side of the views, or None for the one it was trained for.
-            keep_image: The view from the image's side is the image, as the VAE restores it, and the others are drawn
+            keep_image: The view from the image's side is the image, as the VAE restores it, and the others are sampled
                 to go with it (Preset.keep_image).
-            samples: How many samples are drawn, each from noise of its own, and averaged: the mean is nearer to the
-                truth than one sample is, and less sharp where they differ (Preset.samples).
-            redraw: The mean of several is noised again, and the later ones of two or more steps make a sharp sample of
+            samples: How many samples are averaged for each seed: the mean is nearer to the ground truth than one
+                sample is, and less sharp where they differ (Preset.samples).
+            refine: The mean of several is noised again, and the later ones of two or more steps make a sharp sample of
                 it (SDEdit, arXiv 2108.01073).
-            on_step: Called after each step with its number from 1, the number of steps, and a function that draws the
-                views as they are expected to become, [4, h, w, 3] of about 128 pixels. What it raises ends the job.
+            on_step: Called after each step with its number from 1, the number of steps, and a function that decodes
+                the views as they are expected to become, [B, 4, h, w, 3] of about 128 pixels. What it raises ends the
+                job.
 
         Raises:
             LGMError: If the model can't start from what is given, a setting is out of range, or the numbers overflow.
         """
-        size = self.size if size is None else size
-        self._check(prompt, image, steps, guidance, size, samples)
-        text = self.encode_text(prompt, negative_prompt)
-        embeds, image_latent = None, None
-        if image is not None:
-            embeds, image_latent = self.encode_image(image, size)
+        size, count = self.size if size is None else size, len(seeds)
+        prompts = one_of_each(prompts, count, "prompts")
+        images = [images] if images is None or isinstance(images, np.ndarray) else one_of_each(images, count, "images")
+        elevations = one_of_each(elevations, count, "elevations")
+        self._check(prompts, images, steps, guidance, size, samples)
+        text = self.encode_text(prompts, negative_prompt)
+        embeds, image_latents = None, None
+        if images[0] is not None:
+            embeds, image_latents = (x.expand(count, *x.shape[1:]) for x in self.encode_images(images, size))
         side = size // self._vae_factor
-        generator = torch.Generator().manual_seed(seed)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-        def drawn(number: int, clean: Tensor | None = None) -> Tensor:
+        def mean_of(number: int, init_latents: Tensor | None = None) -> Tensor:
+            """The mean of `number` samples for each seed, [B, 4, C, h, w]."""
             shape = number, VIEWS, self.unet.in_channels, side, side
-            noise = torch.randn(shape, generator=generator).to(self.device)
-            keep = keep_image and image is not None
-            given = text, embeds, image_latent, steps, guidance, elevation, on_step
-            return self.denoise(noise, *given, keep_image=keep, clean=clean).mean(0, keepdim=True)
+            noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
+            # For each seed its samples, one after the other.
+            given = [x if x is None else x.repeat_interleave(number, 0) for x in (embeds, image_latents)]
 
-        latents = drawn(samples)
-        if redraw and samples > 1 and redrawn_from(steps):
-            latents = drawn(1, latents)
+            def mean(latents: Tensor) -> Tensor:
+                return latents.unflatten(0, (count, number)).mean(1)
+
+            def tell(step: int, steps: int, expected: Callable[[], Tensor]) -> None:
+                on_step(step, steps, lambda: self._preview(mean(expected())))
+
+            latents = self.denoise(
+                noise,
+                text.repeat_interleave(number, 1),
+                *given,
+                steps=steps,
+                guidance=guidance,
+                elevations=np.repeat(elevations, number),
+                on_step=tell if on_step else None,
+                keep_image=keep_image and images[0] is not None,
+                init_latents=init_latents,
+            )
+            return mean(latents)
+
+        latents = mean_of(samples)
+        if refine and samples > 1 and refinement_start(steps):
+            latents = mean_of(1, latents)
         if not torch.isfinite(latents).all():  # fp16 ends at 65504
             raise LGMError(
                 "The views' numbers went out of range. Choose the CPU, or weights made for this precision.", "internal"
             )
-        return self.decode(latents[0])
+        return self.decode(latents)
 
     @torch.inference_mode()
-    def encode_text(self, prompt: str, negative_prompt: str = "") -> Tensor:
-        """[2, L, C] float32: the text encoder's tokens of the negative prompt and of the prompt."""
+    def encode_text(self, prompts: Sequence[str], negative_prompt: str = "") -> Tensor:
+        """[2, B, L, C] float32: the text encoder's tokens of the negative prompt, and of the prompts."""
         if self.text_encoder is None:
-            return torch.zeros(2, 1, self.unet.context_dim, device=self.device)
+            return torch.zeros(2, len(prompts), 1, self.unet.context_dim, device=self.device)
         length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        different = list(dict.fromkeys(prompts))
         tokens = self.tokenizer(
-            [negative_prompt, prompt], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            [negative_prompt, *different], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
         with self._awake(self.text_encoder) as encoder:
-            return encoder(tokens.input_ids.to(self.device)).last_hidden_state.float()
+            states = encoder(tokens.input_ids.to(self.device)).last_hidden_state.float()
+        positive = states[[1 + different.index(prompt) for prompt in prompts]]
+        return torch.stack([states[:1].expand_as(positive), positive])
 
     @torch.inference_mode()
-    def encode_image(self, image: np.ndarray, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """The image encoder's penultimate tokens [1, T, D], and the VAE's latent [1, 4, h, w], both float32.
+    def encode_images(self, images: Sequence[np.ndarray], size: int | None = None) -> tuple[Tensor, Tensor]:
+        """The image encoder's penultimate tokens [B, T, D], and the VAE's latents [B, C, h, w], both float32.
 
-        The latent is the mean of the VAE's distribution: the published code draws a sample, past any seed.
+        A latent is the mean of the VAE's distribution: the published code draws a sample, past any seed.
 
         Args:
-            image: [H, W, 3] float in 0..1.
-            size: Side in pixels at which the VAE sees it.
+            images: [H, W, 3] float in 0..1.
+            size: Side in pixels at which the VAE sees them.
         """
         size = self.size if size is None else size
         # Cut off, not rounded, as the published code feeds its encoder.
-        pixels = self.image_processor((image * 255).astype(np.uint8), return_tensors="pt").pixel_values
+        pixels = self.image_processor(
+            [(image * 255).astype(np.uint8) for image in images], return_tensors="pt"
+        ).pixel_values
         with self._awake(self.image_encoder) as encoder:
             weight = next(encoder.parameters())
             embeds = encoder(pixels.to(weight), output_hidden_states=True).hidden_states[-2].float()
-        picture = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None].to(self.device)
-        picture = F.interpolate(2 * picture - 1, (size, size), mode="bilinear", align_corners=False)
-        return embeds, self.vae.encode(picture).latent_dist.mean * self.vae.config.scaling_factor
+        pictures = [torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None] for image in images]
+        pictures = [
+            F.interpolate(2 * picture.to(self.device) - 1, (size, size), mode="bilinear", align_corners=False)
+            for picture in pictures
+        ]
+        latents = self.vae.encode(torch.cat(pictures)).latent_dist.mean * self.vae.config.scaling_factor
+        return embeds, latents
 
     @torch.inference_mode()
     def denoise(
         self,
-        latents: Tensor,  # [N, 4, C, h, w] noise of N samples
-        text: Tensor,  # [2, L, context_dim], negative and positive
-        embeds: Tensor | None,  # [1, T, image_embed_dim]
-        image_latent: Tensor | None,  # [1, C, h, w]
+        noise: Tensor,  # [N, 4, C, h, w]
+        text: Tensor,  # [2, N, L, context_dim], negative and positive
+        embeds: Tensor | None,  # [N, T, image_embed_dim]
+        image_latents: Tensor | None,  # [N, C, h, w]
+        *,
         steps: int = 30,
         guidance: float = 5.0,
-        elevation: float = 0.0,
-        on_step: OnStep | None = None,
+        elevations: Sequence[float] = (0.0,),  # [N]
+        on_step: Callable[[int, int, Callable[[], Tensor]], None] | None = None,
         keep_image: bool = False,
-        clean: Tensor | None = None,  # [N, 4, C, h, w]
+        init_latents: Tensor | None = None,  # [N, 4, C, h, w]
     ) -> Tensor:  # [N, 4, C, h, w]
-        """Noise to the latents of samples of four views, under what `encode_text` and `encode_image` give.
+        """Noise to the latents of N samples of four views, each under its own conditions (`encode_text`,
+        `encode_images`).
 
         The image is a fifth frame that the U-Net sees at every step. It is neither stepped nor decoded: the published
         code does both and puts the clean latent back before the next step.
@@ -305,70 +354,77 @@ class MultiViewPipeline:
         With `keep_image` what is predicted of the image's side is always that it becomes the image, so at each step the
         U-Net sees it there under just the noise of that step, as in training.
 
-        With `clean` latents the noise is added to them, and the first `REDRAWN_FROM` of the steps are left out; to
-        `on_step` all others are the last one.
+        With `init_latents` (SDEdit) the noise is added to them, and the first `REFINED_FROM` of the steps are left out;
+        to `on_step`, which gets a function for the latents as they are expected to become, all others are the last one.
         """
-        kept = image_latent[0] if keep_image else None
-        samples = len(latents)
+        count = len(noise)
         guided = guidance != 1
         halves = 2 if guided else 1  # the unconditional half, and the conditional one
-        rows = halves * samples
+        kept = image_latents
         with_image = self.unet.ip_dim > 0
         if with_image:
             if embeds is None:
-                embeds = torch.zeros(1, self._image_tokens, self.unet.image_embed_dim, device=self.device)
-                image_latent = torch.zeros_like(latents[0, :1])
+                embeds = torch.zeros(count, self._image_tokens, self.unet.image_embed_dim, device=self.device)
+                image_latents = torch.zeros_like(noise[:, 0])
             if guided:
                 embeds = torch.cat([torch.zeros_like(embeds), embeds])
-                image_latent = torch.cat([torch.zeros_like(image_latent), image_latent])
-            embeds, image_latent = (tensor.repeat_interleave(samples, 0) for tensor in (embeds, image_latent))
-        camera = torch.from_numpy(multiview_cameras(elevation, image_frame=with_image)).to(self.device)
-        text = text[-halves:].repeat_interleave(samples, 0)
-        condition = self.unet.prepare(text, camera.expand(rows, -1, -1), embeds)
+                image_latents = torch.cat([torch.zeros_like(image_latents), image_latents])
+        cameras = {angle: multiview_cameras(float(angle), image_frame=with_image) for angle in {*elevations}}
+        camera = torch.from_numpy(np.stack([cameras[angle] for angle in elevations])).to(self.device)
+        condition = self.unet.prepare(text[-halves:].flatten(0, 1), camera.repeat(halves, 1, 1), embeds)
 
         self.scheduler.set_timesteps(steps)
-        latents, first = started(self.scheduler, latents, clean)
+        latents, first = start_latents(self.scheduler, noise, init_latents)
         on_device = self.scheduler.timesteps.to(self.device)  # the scheduler's own stay where reading them is free
         for i, t in enumerate(self.scheduler.timesteps[first:], first):
             x = self.scheduler.scale_model_input(latents, t).repeat(halves, 1, 1, 1, 1)
             if with_image:
-                x = torch.cat([x, image_latent[:, None]], dim=1)
-            noise = self.unet.denoise(x, on_device[i].expand(rows), condition)[:, :VIEWS].float()
+                x = torch.cat([x, image_latents[:, None]], dim=1)
+            output = self.unet.denoise(x, on_device[i].expand(halves * count), condition)[:, :VIEWS].float()
             if guided:
-                without, with_condition = noise.chunk(2)
-                noise = without + guidance * (with_condition - without)
+                unconditional, conditional = output.chunk(2)
+                output = unconditional + guidance * (conditional - unconditional)
             if keep_image:
-                noise[:, IMAGE_VIEW] = predicted(self.scheduler, latents[:, IMAGE_VIEW], kept, t)
-            before, latents = latents, self.scheduler.step(noise, t, latents).prev_sample
+                output[:, IMAGE_VIEW] = model_output_for(self.scheduler, latents[:, IMAGE_VIEW], kept, t)
+            before, latents = latents, self.scheduler.step(output, t, latents).prev_sample
             if on_step is not None:
-                expected = partial(cleaned, self.scheduler, before, noise, t)
-                number = i + 1 if clean is None else steps
-                on_step(number, steps, lambda expected=expected: self._preview(expected().mean(0)))
+                expected = partial(pred_original_sample, self.scheduler, before, output, t)
+                number = i + 1 if init_latents is None else steps
+                on_step(number, steps, expected)
         return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents [N, C, h, w] to pictures [N, size, size, 3] float32 in 0..1."""
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        """Latents [..., C, h, w] to pictures [..., size, size, 3] float32 in 0..1."""
+        at_once = max(1, PIXELS_AT_ONCE // (latents.shape[-1] * self._vae_factor) ** 2)
+        parts = (latents.flatten(0, -4) / self.vae.config.scaling_factor).split(at_once)
+        pictures = torch.cat([self.vae.decode(part).sample for part in parts]).unflatten(0, latents.shape[:-3])
+        return (pictures / 2 + 0.5).clamp(0, 1).movedim(-3, -1).cpu().numpy()
 
-    @torch.inference_mode()
     def _preview(self, latents: Tensor) -> np.ndarray:
         # A smaller latent decodes to a smaller picture, at a cost that falls with its area.
         factor = max(1, latents.shape[-1] * self._vae_factor // PREVIEW_SIZE)
-        return self.decode(F.avg_pool2d(latents, factor))
+        return self.decode(F.avg_pool2d(latents.flatten(0, 1), factor).unflatten(0, latents.shape[:2]))
 
     def _check(
-        self, prompt: str, image: np.ndarray | None, steps: int, guidance: float, size: int, samples: int
+        self,
+        prompts: Sequence[str],
+        images: Sequence[np.ndarray | None],
+        steps: int,
+        guidance: float,
+        size: int,
+        samples: int,
     ) -> None:
-        if image is None and not prompt.strip():
-            raise LGMError("Give an image, a text, or both.")
-        if image is not None and "image" not in self.modes:
-            raise LGMError("This preset can't start from an image; give a text alone, or choose another preset.")
-        if prompt.strip() and "text" not in self.modes:
-            raise LGMError("This preset takes no text; give an image alone, or choose another preset.")
-        if image is not None and (image.ndim != 3 or image.shape[2] != 3 or not image.size):
-            raise LGMError(f"The image must have height, width and 3 colours, not the shape {list(image.shape)}.")
+        for image in images:
+            if image is not None and "image" not in self.modes:
+                raise LGMError("This preset can't start from an image; give a text alone, or choose another preset.")
+            if image is not None and (image.ndim != 3 or image.shape[2] != 3 or not image.size):
+                raise LGMError(f"The image must have height, width and 3 colours, not the shape {list(image.shape)}.")
+        for prompt in prompts:
+            if images[0] is None and not prompt.strip():
+                raise LGMError("Give an image, a text, or both.")
+            if prompt.strip() and "text" not in self.modes:
+                raise LGMError("This preset takes no text; give an image alone, or choose another preset.")
         if not 1 <= steps <= self.scheduler.config.num_train_timesteps:
             raise LGMError(f"Steps must be 1 to {self.scheduler.config.num_train_timesteps}, not {steps}.")
         if not 0 <= guidance < float("inf"):

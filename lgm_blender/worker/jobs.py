@@ -1,0 +1,87 @@
+"""A job under way: its stages, who hears of them, whether it goes on, and how long each took."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ..core.errors import Cancelled
+from ..core.messages import Progress
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[Progress], None]
+IsCancelled = Callable[[], bool]
+
+
+class Job:
+    """What the stages of a request share.
+
+    Args:
+        name: The request's.
+        stages: Their names, in order.
+        labels: What users read of those that messages.STAGE_LABELS does not know.
+        progress: Called at the start of each stage and after each step of it.
+        cancelled: Asked as often.
+
+    Attributes:
+        number: Unlike any other job's, for names of temporary files.
+        warnings: Sentences for the user.
+        timings: Seconds of each stage that is over.
+    """
+
+    def __init__(
+        self, name: str, stages: Sequence[str], labels: dict[str, str], progress: OnProgress, cancelled: IsCancelled
+    ):
+        self.name = name
+        self.stages = stages
+        self.labels = labels
+        self.progress = progress
+        self.cancelled = cancelled
+        self.number = secrets.token_hex(4)
+        self.warnings: list[str] = []
+        self.timings: dict[str, float] = {}
+        self.current = stages[0]
+        self.began = self.stage_began = time.perf_counter()
+
+    def check(self) -> None:
+        """Raises Cancelled if the job should not go on."""
+        if self.cancelled():
+            raise Cancelled
+
+    def report(self, step: int = 0, steps: int = 0, preview: str | None = None) -> None:
+        """Tells how far the current stage is."""
+        index, label = self.stages.index(self.current), self.labels.get(self.current, "")
+        self.progress(Progress(self.name, self.current, index, len(self.stages), step, steps, label, preview))
+
+    def step(self, step: int, steps: int) -> None:
+        """Tells how far the current stage is, and raises Cancelled if it should not go on."""
+        self.report(step, steps)
+        self.check()
+
+    def substage(self, name: str, step: int, steps: int) -> None:
+        """Tells of a stage that takes its own time and asks by itself whether it goes on (meshing's)."""
+        self.current = name
+        self.report(step, steps)
+
+    @contextmanager
+    def stage(self, name: str, steps: int = 0) -> Iterator[None]:
+        """A stage, its start told and its time taken.
+
+        Raises:
+            Cancelled: If the job should not go on.
+        """
+        self.check()
+        self.current, self.stage_began = name, time.perf_counter()
+        self.report(0, steps)
+        yield
+        self.timings[name] = round(time.perf_counter() - self.stage_began, 3)
+        log.info("job %s: %s took %.2f s", self.name, name, self.timings[name])
+
+    def timings_until_now(self) -> dict[str, float]:
+        """The timings, with those of the current stage and the total so far."""
+        now = time.perf_counter()
+        return self.timings | {self.current: round(now - self.stage_began, 3), "total": round(now - self.began, 3)}

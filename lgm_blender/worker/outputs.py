@@ -1,0 +1,183 @@
+"""What a job leaves behind: folders, names, pictures, previews, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import platform
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import LGMError
+from ..core.files import TEMPORARY_SUFFIX, output_error, replacing, write_together
+from ..core.version import VERSION
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SHARE = 0.1  # of the time, at most, goes into previews
+PREVIEW_INTERVAL = 0.3  # seconds
+
+_RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def check_output(folder: str) -> Path:
+    """The output folder as an absolute path, in which a file can be made. It is not made yet.
+
+    Raises:
+        LGMError: (kind 'output') if it is no folder, or can't be written to.
+    """
+    if not folder.strip() or "\0" in folder:
+        raise LGMError("There is no output folder of that name. Choose one.", "output")
+    try:
+        folder = Path(folder).expanduser().absolute()
+        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not existing.is_dir():
+            raise LGMError(
+                f"{existing} is not a folder, so nothing can be saved in {folder}. Choose another.", "output"
+            )
+        # Whether one may write is best found out by writing: permissions do not tell of read-only disks.
+        probe = existing / f".lgm-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except (OSError, StopIteration) as error:
+        reason = getattr(error, "strerror", "") or "there is no such disk"
+        raise LGMError(
+            f"Nothing can be saved in {folder} ({reason}). Choose another output folder.", "output"
+        ) from error
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, if they are missing.
+
+    Raises:
+        LGMError: (kind 'output') if it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder / "result", error) from error
+
+
+def file_stem(name: str, source: str | Path | None, prompt: str = "") -> str:
+    """The stem of the files' names: the name that was asked for, else the source's, else the text's first words.
+
+    Letters of all languages and spaces are kept; what some system's file names can't have becomes '_'.
+    """
+    stem = name or (Path(source).stem if source else " ".join(prompt.split()[:6]))
+    stem = _RESERVED.sub("_", stem).strip().rstrip(". ")
+    while len(stem.encode()) > 200:  # of 255 bytes, which most file systems allow
+        stem = stem[:-1].rstrip(". ")
+    return f"_{stem}" if _DEVICES.fullmatch(stem) else stem or "untitled"
+
+
+def save_together(
+    folder: Path,
+    stem: str,
+    suffixes: Iterable[str],
+    contents: Callable[[str], dict[str, bytes]],
+    *,
+    overwrite: bool = False,
+    source: str | Path | None = None,
+) -> dict[str, Path]:
+    """Writes files NAME + suffix of one result, all or none; the last one gets its name last.
+
+    Args:
+        folder: Made if missing.
+        stem: NAME, to which a number is appended if a file of the result is there and may not be replaced.
+        suffixes: Of all files that belong to such a result, whether this one has them or not.
+        contents: Given NAME, what each suffix's file is to hold.
+        overwrite: Whether files of that name may be replaced; all but `source`.
+        source: What the result was made from.
+
+    Returns:
+        The files' paths by their suffixes.
+
+    Raises:
+        LGMError: (kind 'output') if they can't be written; none of them is there then.
+    """
+    make_folder(folder)
+    suffixes = tuple(suffixes)
+    for number in range(1_000_000):
+        name = f"{stem}_{number:03}" if number else stem
+        taken = [folder / f"{name}{suffix}" for suffix in suffixes]
+        if overwrite:
+            taken = [path for path in taken if source and path.resolve() == Path(source).resolve()]
+        if any(os.path.lexists(path) for path in taken):
+            continue
+        data = contents(name)
+        paths = {suffix: folder / f"{name}{suffix}" for suffix in data}
+        try:
+            write_together({paths[suffix]: content for suffix, content in data.items()}, overwrite=overwrite)
+        except FileExistsError:  # another process took the name meanwhile
+            continue
+        return paths
+    raise LGMError(f"{folder} holds a million results named {stem}. Choose another folder.", "output")
+
+
+class Previews:
+    """Pictures of the views while they are sampled, at intervals that cost little.
+
+    Args:
+        folder: Where they are written; the last two are kept.
+        prefix: Of their names.
+    """
+
+    def __init__(self, folder: Path, prefix: str):
+        self.folder, self.prefix = folder, prefix
+        self._pause, self._last = 0.0, -math.inf
+
+    def write(self, step: int, decode: Callable[[], np.ndarray]) -> str | None:
+        """A file with the views [V, H, W, 3] side by side, or None if it is too early for another one.
+
+        Each is a file of its own, so that who reads one never sees it change.
+        """
+        if time.monotonic() - self._last <= self._pause:
+            return None
+        started = time.monotonic()
+        path = self.folder / f"{self.prefix}_{step:04}.png"
+        try:
+            with replacing(path) as file:
+                file.write(encode_png(side_by_side(decode())))
+            for old in sorted(self.folder.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)[:-2]:
+                old.unlink(missing_ok=True)
+        except (LGMError, OSError) as error:  # a full temporary disk is no reason to lose the job
+            log.warning("no preview: %s", error)
+            return None
+        finally:
+            self._last = time.monotonic()
+            self._pause = max(PREVIEW_INTERVAL, (self._last - started) / PREVIEW_SHARE)
+        return str(path)
+
+
+def side_by_side(views: np.ndarray) -> np.ndarray:
+    """Views [V, H, W, 3] in one row [H, V * W, 3]."""
+    return np.concatenate(list(views), axis=1)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """A picture [H, W, 3] in 0..1 as a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.uint8(np.clip(np.nan_to_num(picture), 0, 1) * 255 + 0.5)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def versions() -> dict[str, str]:
+    """Of the extension, Python, and the packages that decide what comes out."""
+    found = {"lgm_blender": VERSION, "python": platform.python_version()}
+    for package in ("torch", "diffusers", "transformers", "numpy"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -41,8 +41,9 @@ BUILD, DIST = ROOT / "build", ROOT / "dist"
 SAMPLE = ROOT / "docs" / "samples" / "cactus.png"
 SAMPLE_ELEVATION = 10.0  # degrees that its camera was above the cactus
 
-# The Python each Blender has inside, and the Blender that is tested with it: the oldest and the newest we support.
-BLENDERS = {(3, 11): "bpy>=4.2.0,<4.3", (3, 13): "bpy>=5.2.0,<5.3"}
+# The Blenders that are tested, by the Python they have inside, the newest of each last: the oldest we support, the last
+# with long support and the newest.
+BLENDERS = {(3, 11): ("4.2",), (3, 13): ("5.2", "5.3")}
 
 TEST_REQUIREMENTS = ("pytest>=8.3", "pytest-timeout>=2.3", "ruff>=0.12", "pillow>=11", "moderngl>=5.12", "trimesh>=5.0")
 # What training needs beside TEST_REQUIREMENTS: into the worker's environment only, after its torch, since accelerate
@@ -294,6 +295,7 @@ class Environment:
 
     folder: Path
     base: Interpreter
+    blender: str = ""  # the version of the Blender that is installed in it, if one is
 
     @property
     def python(self) -> Path:
@@ -324,20 +326,27 @@ class Environment:
         return ", ".join([str(self.base), *parts])
 
 
-def environment_for(base: Interpreter) -> Environment:
-    """The environment for a Python version: the one there is, else `.venv`, else for example `.venv-3.13`."""
+def environment_for(base: Interpreter, blender: str = "") -> Environment:
+    """The environment for a Python version and its newest Blender, or the one that is named.
+
+    That of the newest is the one there is, else `.venv`, else for example `.venv-3.13`. Another of the same Python has
+    its own, for example `.venv-blender-5.2`.
+    """
+    newest = BLENDERS.get(base.version, ("",))[-1]
+    if blender not in ("", newest):
+        return Environment(ROOT / f".venv-blender-{blender}", base, blender)
     named = ROOT / ".venv-{}.{}".format(*base.version)
     for folder in (ROOT / ".venv", named):
         exists = environment.environment_python(folder).exists()
         if not exists or environment.environment_version(folder) == base.version:
-            return Environment(folder, base)
-    return Environment(named, base)
+            return Environment(folder, base, newest)
+    return Environment(named, base, newest)
 
 
-def requirements(group: str, version: tuple[int, int]) -> tuple[str, ...]:
+def requirements(group: str, blender: str) -> tuple[str, ...]:
     """What a group of packages asks pip for; the worker's torch comes on top."""
     groups = {
-        "blender": (BLENDERS.get(version, ""),),
+        "blender": (f"bpy=={blender}.*",),
         "worker": environment.WORKER_REQUIREMENTS,
         "training": TRAINING_REQUIREMENTS,
         "test": TEST_REQUIREMENTS,
@@ -351,9 +360,9 @@ def has_gpu() -> bool:
     return environment.has_nvidia_gpu()
 
 
-def fingerprint(group: str, version: tuple[int, int]) -> str:
+def fingerprint(group: str, blender: str) -> str:
     """Changes when a group must be installed anew."""
-    parts = [*requirements(group, version)]
+    parts = [*requirements(group, blender)]
     if group == "worker":
         parts += [environment.TORCH, environment.torch_tag(has_gpu())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -362,14 +371,14 @@ def fingerprint(group: str, version: tuple[int, int]) -> str:
 def install(target: Environment, *groups: str) -> Environment:
     """Makes the environment if needed and brings these groups of packages up to date. Does nothing if they are."""
     done = target.installed()
-    wanted = {group: fingerprint(group, target.base.version) for group in groups}
+    wanted = {group: fingerprint(group, target.blender) for group in groups}
     missing = [group for group in groups if done.get(group) != wanted[group]]
     if not missing:
         return target
     make(target)
     packages, options = [], []
     for group in missing:
-        packages += requirements(group, target.base.version)
+        packages += requirements(group, target.blender)
     if "worker" in missing:
         torch = environment.choose_torch(target.python, has_gpu())
         if has_gpu() and target.version_of("torch").endswith("+cpu"):  # a GPU has come since; pip would be content
@@ -571,8 +580,9 @@ def test(arguments: list[str]) -> int:
     (BUILD / "logs").mkdir(parents=True, exist_ok=True)
     main = install(environment_for(blender_python()), "blender", "test")
     worker = install(worker_environment(main), "training", "test")
-    bases = find_pythons([version for version in BLENDERS if version != main.base.version])
-    others = [install(environment_for(base), "blender", "test") for base in bases]
+    bases = [main.base, *find_pythons([version for version in BLENDERS if version != main.base.version])]
+    others = [environment_for(base, blender) for base in bases for blender in BLENDERS[base.version]]
+    others = [install(target, "blender", "test") for target in others if target.blender != main.blender]
     # Blender and torch never share a process when they are used, so they don't here.
     sessions = [Session("torch", worker, ("worker", "training")), Session("bpy", main, ("core", "blender", "build"))]
     sessions += [Session("bpy", blender, ("core", "blender")) for blender in others]

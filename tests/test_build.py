@@ -131,6 +131,26 @@ def test_environments_are_kept_apart(build, monkeypatch, tmp_path):
     assert build.environment_for(new).folder == tmp_path / ".venv"
 
 
+def test_every_blender_has_an_environment_of_its_own(build, monkeypatch, tmp_path):
+    """Two Blenders of one Python don't share one; the newest has the one that is used when none is named."""
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    fake_environment(tmp_path / ".venv", "3.11.7")
+    bases = {version: build.Interpreter(Path("python"), version) for version in build.BLENDERS}
+    made = [build.environment_for(bases[v], blender) for v, names in build.BLENDERS.items() for blender in names]
+    assert {target.blender: target.folder.name for target in made} == {
+        "4.2": ".venv",
+        "5.2": ".venv-blender-5.2",
+        "5.3": ".venv-3.13",
+    }
+    for base in bases.values():
+        assert build.environment_for(base) == build.environment_for(base, build.BLENDERS[base.version][-1])
+    assert [build.requirements("blender", target.blender) for target in made] == [
+        ("bpy==4.2.*",),
+        ("bpy==5.2.*",),
+        ("bpy==5.3.*",),
+    ]
+
+
 def test_worker_environment_is_the_one_with_torch(build, tmp_path):
     fake_environment(tmp_path / ".venv", "3.13.0", "bpy")
     assert build.environment.worker_environment(tmp_path) is None
@@ -255,13 +275,12 @@ def test_arguments_go_on_to_pytest(build, here, monkeypatch, capsys):
 )
 def test_exit_code_of_all_sessions(build, here, monkeypatch, tmp_path, capsys, codes, expected):
     """A crash in one of them is a failure, and the last line counts them together."""
-    other = build.Environment(tmp_path / ".venv-3.13", here.base)
-    environments, left = iter([here, other]), list(codes)
+    left = list(codes)
+    monkeypatch.setattr(build, "BLENDERS", {here.base.version: ("1.0", "2.0")})
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(build, "install", lambda target, *groups: target)
-    monkeypatch.setattr(build, "environment_for", lambda base: next(environments))
     monkeypatch.setattr(build, "blender_python", lambda: here.base)
     monkeypatch.setattr(build, "worker_environment", lambda main: main)
-    monkeypatch.setattr(build, "find_pythons", lambda versions: iter([here.base]))
     monkeypatch.setattr(build, "run_pytest", lambda *_: (left.pop(0), {"passed": 2, "error": 1}))
     assert build.test([]) == expected
     assert capsys.readouterr().out.endswith("\n6 passed, 3 failed, 0 skipped\n")

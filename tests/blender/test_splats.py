@@ -78,7 +78,7 @@ def test_front_is_minus_y_and_up_is_z(lgm, blender):
 def test_one_object_with_one_modifier_in_the_scenes_collection(gaussians):
     made = splats.add_splats(gaussians, "splats")
     assert list(bpy.data.objects) == [made]
-    assert [m.type for m in made.modifiers] == ([] if compat.has_native_splats() else ["NODES"])
+    assert [m.type for m in made.modifiers] == ["NODES"]
     assert made.name in bpy.context.collection.objects
 
 

@@ -166,7 +166,7 @@ def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.S
                     material = light.material(slot.material)
                     slot.link = "OBJECT"  # the copy's, where the mesh's own stays as it is
                     slot.material = material
-            elif not compat.has_native_splats():
+            else:
                 modifier = splats.show_splats(copy)
                 compat.set_modifier_input(modifier, "Colors", "Exact")
                 compat.set_modifier_input(
@@ -192,15 +192,10 @@ def _set_up(scene: bpy.types.Scene, size, engine: str, samples: int, background)
     render.use_file_extension = False
     render.use_compositing = render.use_sequencer = False
     render.dither_intensity = 0.0
-    color = background or (0.0, 0.0, 0.0)
-    if compat.has_native_splats():
-        scene.view_settings.view_transform = "Standard"
-        color = tuple(c / 12.92 if c < 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color)
-    else:
-        scene.view_settings.view_transform = "Raw"  # with the trained values, blended as in training
+    scene.view_settings.view_transform = "Raw"  # with the trained values, blended as in training
     scene.view_settings.look = "None"
     shader = next(n for n in compat.node_tree(scene.world).nodes if n.type == "BACKGROUND")
-    shader.inputs["Color"].default_value = (*color, 1.0)
+    shader.inputs["Color"].default_value = (*(background or (0.0, 0.0, 0.0)), 1.0)
     splats.prepare_scene_for_splats(scene)
     if engine == "CYCLES":
         cycles = scene.cycles

@@ -7,8 +7,8 @@ The object carries the point attributes of Blender 5.3's own splats, so that a s
     rotation       QUATERNION    (w, x, y, z)
     radiance:base  FLOAT4        f_dc red, green, blue as raw coefficients, and opacity 0 to 1 (FLOAT_COLOR before 5.2)
 
-Where Blender draws such points itself they are a point cloud of that type. Elsewhere they are the vertices of a mesh
-without faces, with the node group "LGM Splats" (nodes/splat_geometry.py) to draw them.
+They are the vertices of a mesh without faces, with the node group "LGM Splats" (nodes/splat_geometry.py) to draw them,
+in every Blender: 5.3's own display blends in linear light, where they were trained to be blended as they are seen.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ def add_splats(
     made[FRAME] = [factor, *offset.tolist()]
     write_settings(made, settings or {})
     (collection or active_collection(scene)).objects.link(made)
-    if not compat.has_native_splats():
-        show_splats(made)
+    show_splats(made)
     for sentence in prepare_scene_for_splats(scene):
         if on_change is not None:
             on_change(sentence)
@@ -92,8 +91,8 @@ def add_splats(
 
 def new_splat_data(
     name: str, positions: np.ndarray, scales: np.ndarray, rotations: np.ndarray, looks: Gaussians
-) -> bpy.types.Mesh | bpy.types.PointCloud:
-    """A data-block with the splat attributes: a point cloud where Blender draws splats itself, else a mesh.
+) -> bpy.types.Mesh:
+    """A mesh without faces that has the splat attributes.
 
     Args:
         positions: [N, 3] float32, in the object's space.
@@ -101,14 +100,9 @@ def new_splat_data(
         rotations: [N, 4], wxyz.
         looks: N Gaussians, of which the colours and opacities are taken.
     """
-    if compat.has_native_splats():
-        data = bpy.data.pointclouds.new(name)
-        data.resize(len(positions))
-        data.type = "GAUSSIAN_SPLAT"
-    else:
-        data = bpy.data.meshes.new(name)
-        data.vertices.add(len(positions))
-        data.materials.append(splat_material())
+    data = bpy.data.meshes.new(name)
+    data.vertices.add(len(positions))
+    data.materials.append(splat_material())
     _put(data, "position", "FLOAT_VECTOR", positions)
     _put(data, "scale", "FLOAT_VECTOR", scales)
     _put(data, "rotation", "QUATERNION", rotations)

@@ -9,6 +9,9 @@ import bpy
 
 VERSION_KEY = "lgm_version"  # custom property of what was built here
 
+# The operands of a Math or Vector Math node share a name; what .blend files know them by tells them apart.
+OPERANDS = {name: (name, f"{name}_001", f"{name}_002") for name in ("Value", "Vector")}
+
 
 class Builder:
     """Adds nodes to `tree`. Sockets and plain values may be given wherever an input is wanted."""
@@ -16,13 +19,13 @@ class Builder:
     def __init__(self, tree: bpy.types.NodeTree):
         self.tree = tree
 
-    def node(self, kind: str, inputs: dict[str | int, Any] | None = None, **properties) -> bpy.types.Node:
-        """A node of type `kind`, its properties set first, then its inputs by name (enabled ones) or by number."""
+    def node(self, kind: str, inputs: dict[str, Any] | None = None, **properties) -> bpy.types.Node:
+        """A node of type `kind`, its properties set first, then its inputs by name or identifier (`enabled`)."""
         node = self.tree.nodes.new(kind)
         for name, value in properties.items():
             setattr(node, name, value)
         for key, value in (inputs or {}).items():
-            self.plug(value, node.inputs[key] if isinstance(key, int) else enabled(node.inputs, key))
+            self.plug(value, enabled(node.inputs, key))
         return node
 
     def plug(self, value: Any, socket: bpy.types.NodeSocket) -> None:
@@ -34,19 +37,18 @@ class Builder:
 
     def math(self, operation: str, *operands, clamp: bool = False) -> bpy.types.NodeSocket:
         """A float operation of one to three operands."""
-        return self.node("ShaderNodeMath", dict(enumerate(operands)), operation=operation, use_clamp=clamp).outputs[0]
+        inputs = dict(zip(OPERANDS["Value"], operands, strict=False))
+        return self.node("ShaderNodeMath", inputs, operation=operation, use_clamp=clamp).outputs["Value"]
 
     def vector(self, operation: str, *operands) -> bpy.types.NodeSocket:
         """A vector operation; dot products, lengths and distances give a float."""
-        inputs = dict(enumerate(operands))
-        if operation == "SCALE":
-            inputs = {0: operands[0], "Scale": operands[1]}
-        node = self.node("ShaderNodeVectorMath", inputs, operation=operation)
-        return enabled(node.outputs)
+        names = ("Vector", "Scale") if operation == "SCALE" else OPERANDS["Vector"]
+        node = self.node("ShaderNodeVectorMath", dict(zip(names, operands, strict=False)), operation=operation)
+        return node.outputs["Value" if operation in ("DOT_PRODUCT", "LENGTH", "DISTANCE") else "Vector"]
 
     def xyz(self, x: Any, y: Any, z: Any) -> bpy.types.NodeSocket:
         """The vector (x, y, z)."""
-        return self.node("ShaderNodeCombineXYZ", {0: x, 1: y, 2: z}).outputs[0]
+        return self.node("ShaderNodeCombineXYZ", {"X": x, "Y": y, "Z": z}).outputs["Vector"]
 
     def arrange(self) -> None:
         """Place the nodes in columns from left to right, so that an artist can read the tree."""
@@ -68,9 +70,19 @@ class Builder:
             heights[column] = y - 60 - 22 * (sum(s.enabled for s in node.inputs) + sum(s.enabled for s in node.outputs))
 
 
-def enabled(sockets: Any, name: str | None = None) -> bpy.types.NodeSocket:
-    """The first enabled socket, of that name if one is given: many nodes hide one of each data type under one name."""
-    return next(s for s in sockets if s.enabled and name in (None, s.name))
+def enabled(sockets: Any, name: str) -> bpy.types.NodeSocket:
+    """The first enabled socket of that name or identifier: many nodes hide one of each data type under one name.
+
+    Never by number: Blender 5.3 put a hidden `LightIndex` before Vector Transform's `Vector`, which was number 0. The
+    identifier stays where a name is changed (`Fac` is shown as `Factor` in 5.x) and where sockets share one.
+
+    Raises:
+        KeyError: If there is none.
+    """
+    for socket in sockets:
+        if socket.enabled and name in (socket.name, socket.identifier):
+            return socket
+    raise KeyError(f"There is no socket {name!r} among {[s.identifier for s in sockets if s.enabled]}")
 
 
 def reuse_or_build(

@@ -59,7 +59,7 @@ class EvenLight:
                 color = b.node("ShaderNodeVertexColor", layer_name=colors).outputs["Color"]
             shader = b.node("ShaderNodeGroup", {}, node_tree=self.shader)
             b.plug(color, shader.inputs["Color"])
-            b.node("ShaderNodeOutputMaterial", {"Surface": shader.outputs[0]})
+            b.node("ShaderNodeOutputMaterial", {"Surface": shader.outputs["Shader"]})
         if hasattr(result, "cycles"):  # an add-on that can be turned off
             result.cycles.emission_sampling = "NONE"  # it lights nothing, so Cycles need not look for it
         return result
@@ -100,7 +100,7 @@ class EvenLight:
                 shader.inputs[target].default_value = socket.default_value
         for output in node.outputs:
             for link in list(output.links):
-                tree.links.new(shader.outputs[0], link.to_socket)
+                tree.links.new(shader.outputs["Shader"], link.to_socket)
         tree.nodes.remove(node)
 
     @property
@@ -136,16 +136,16 @@ def _build(tree: bpy.types.NodeTree) -> None:
     light = b.math("MULTIPLY_ADD", light, SHADE[1], SHADE[0])
 
     # Display values: what is rendered is blended and smoothed as it is seen.
-    separated = b.node("ShaderNodeSeparateXYZ", {0: color})
+    separated = b.node("ShaderNodeSeparateXYZ", {"Vector": color}).outputs
     channels = []
-    for channel in separated.outputs:
-        linear = b.math("ADD", channel, 0.0, clamp=True)
+    for axis in "XYZ":
+        linear = b.math("ADD", separated[axis], 0.0, clamp=True)
         power = b.math("MULTIPLY_ADD", b.math("POWER", linear, 1 / 2.4), 1.055, -0.055)
         small = b.math("LESS_THAN", linear, 0.0031308)
         straight = b.math("MULTIPLY", linear, 12.92)
         value = b.math("MULTIPLY_ADD", small, b.math("SUBTRACT", straight, power), power)
         channels.append(b.math("MULTIPLY", value, light))
-    emission = b.node("ShaderNodeEmission", {"Color": b.xyz(*channels)})
-    transparent = b.node("ShaderNodeBsdfTransparent")
-    mix = b.node("ShaderNodeMixShader", {0: given["Alpha"], 1: transparent.outputs[0], 2: emission.outputs[0]})
-    b.node("NodeGroupOutput", {0: mix.outputs[0]})
+    emission = b.node("ShaderNodeEmission", {"Color": b.xyz(*channels)}).outputs["Emission"]
+    transparent = b.node("ShaderNodeBsdfTransparent").outputs["BSDF"]
+    mix = b.node("ShaderNodeMixShader", {"Fac": given["Alpha"], "Shader": transparent, "Shader_001": emission})
+    b.node("NodeGroupOutput", {"Shader": mix.outputs["Shader"]})

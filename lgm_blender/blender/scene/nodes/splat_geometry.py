@@ -17,6 +17,7 @@ VERSION = 1
 ViewportDisplay = Literal["Splats", "Points", "As Rendered"]
 ColorSpace = Literal["Linear", "Exact"]
 MIN_SCALE = 1e-6  # a standard deviation of 0 could not be inverted
+RGB = ("Red", "Green", "Blue")
 FAR_AWAY = 1e3  # where an orthographic camera's eye is taken to be
 MAX_REACH = 3.0  # standard deviations, 3DGS's
 OTHER_REACH = (
@@ -73,46 +74,48 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
 
     b = Builder(group)
     given = b.node("NodeGroupInput").outputs
-    in_viewport = b.node("GeometryNodeIsViewport").outputs[0]
+    in_viewport = b.node("GeometryNodeIsViewport").outputs["Is Viewport"]
 
     scale = b.vector("SCALE", _attribute(b, "scale", "FLOAT_VECTOR"), given["Scale"])
     scale = b.vector("MAXIMUM", scale, (MIN_SCALE,) * 3)
     rotation = _attribute(b, "rotation", "QUATERNION")
-    radiance = b.node("FunctionNodeSeparateColor", {0: _attribute(b, "radiance:base", "FLOAT_COLOR")}).outputs
+    radiance = _attribute(b, "radiance:base", "FLOAT_COLOR")
+    radiance = b.node("FunctionNodeSeparateColor", {"Color": radiance}).outputs
     opacity = b.math("MULTIPLY", radiance["Alpha"], given["Opacity"], clamp=True)
     exact = _menu(b, given["Colors"], "INT", {"Linear": 0, "Exact": 1})
-    color = b.node("FunctionNodeCombineColor", {**{i: _color(b, radiance[i], exact) for i in range(3)}, 3: opacity})
+    color = {channel: _color(b, radiance[channel], exact) for channel in RGB} | {"Alpha": opacity}
+    color = b.node("FunctionNodeCombineColor", color).outputs["Color"]
 
     # So many standard deviations out alpha is under the cutoff.
     reach = b.math("SQRT", b.math("MULTIPLY", b.math("LOGARITHM", b.math("DIVIDE", opacity, CUTOFF), math.e), 2.0))
     reach = b.math("MINIMUM", reach, MAX_REACH)
     amount = _switch(b, in_viewport, given["Render Amount"], given["Viewport Amount"], "FLOAT")
     lot = b.node("FunctionNodeRandomValue", data_type="FLOAT")
-    drawn = b.math("LESS_THAN", enabled(lot.outputs), amount)
+    drawn = b.math("LESS_THAN", enabled(lot.outputs, "Value"), amount)
     lowest = b.math("MAXIMUM", given["Min Opacity"], CUTOFF)
     shown = b.math("MULTIPLY", drawn, b.math("SUBTRACT", 1.0, b.math("LESS_THAN", opacity, lowest)))
 
-    position = b.node("GeometryNodeInputPosition").outputs[0]
-    longest = b.node("ShaderNodeSeparateXYZ", {0: scale}).outputs
-    longest = b.math("MAXIMUM", b.math("MAXIMUM", longest[0], longest[1]), longest[2])
+    position = b.node("GeometryNodeInputPosition").outputs["Position"]
+    longest = b.node("ShaderNodeSeparateXYZ", {"Vector": scale}).outputs
+    longest = b.math("MAXIMUM", b.math("MAXIMUM", longest["X"], longest["Y"]), longest["Z"])
     radius = b.math("MULTIPLY", b.math("MULTIPLY", reach, longest), DIAMOND)
     to_points = b.node("GeometryNodeMeshToPoints", {"Mesh": given["Geometry"], "Selection": shown, "Radius": radius})
-    points = _store(b, to_points.outputs[0], "splat:color", "FLOAT_COLOR", color.outputs[0])
+    points = _store(b, to_points.outputs["Points"], "splat:color", "FLOAT_COLOR", color)
     points = _store(b, points, "splat:center", "FLOAT_VECTOR", position)
     inverse = b.vector("DIVIDE", (1.0, 1.0, 1.0), scale)
-    inverse = b.node("ShaderNodeSeparateXYZ", {0: inverse}).outputs
-    for i, axis in enumerate("xyz"):
-        unit = tuple(float(i == k) for k in range(3))
-        own_axis = b.node("FunctionNodeRotateVector", {"Vector": unit, "Rotation": rotation}).outputs[0]
-        points = _store(b, points, f"splat:whiten_{axis}", "FLOAT_VECTOR", b.vector("SCALE", own_axis, inverse[i]))
-    points = points.node.outputs[0]
+    inverse = b.node("ShaderNodeSeparateXYZ", {"Vector": inverse}).outputs
+    for axis in "xyz":
+        unit = tuple(float(axis == other) for other in "xyz")
+        own_axis = b.node("FunctionNodeRotateVector", {"Vector": unit, "Rotation": rotation}).outputs["Vector"]
+        row = b.vector("SCALE", own_axis, inverse[axis.upper()])
+        points = _store(b, points, f"splat:whiten_{axis}", "FLOAT_VECTOR", row)
 
     rendered = _rendered(b, points, position, scale, rotation, reach, longest, given["Shadows and Reflections"])
-    dots = _dots(b, points, longest, color.outputs[0])
+    dots = _dots(b, points, longest, color)
     shown_here = _menu(b, given["Viewport"], "GEOMETRY", {"Splats": points, "Points": dots, "As Rendered": rendered})
     result = _switch(b, in_viewport, rendered, shown_here, "GEOMETRY")
-    result = b.node("GeometryNodeSetMaterial", {"Geometry": result, "Material": splat_material()}).outputs[0]
-    b.node("NodeGroupOutput", {0: result})
+    result = b.node("GeometryNodeSetMaterial", {"Geometry": result, "Material": splat_material()}).outputs["Geometry"]
+    b.node("NodeGroupOutput", {"Geometry": result})
     for name, item in (("Viewport", "Splats"), ("Colors", "Linear")):  # a menu knows its items only once it is linked
         next(s for s in group.interface.items_tree if s.name == name).default_value = item
     b.arrange()
@@ -125,11 +128,11 @@ def _rendered(b, points, center, scale, rotation, reach, longest, other_rays) ->
     distance = b.vector("LENGTH", sight)
     depth = b.vector("DOT_PRODUCT", sight, back)  # negative in front of the camera
     in_front = b.math("LESS_THAN", depth, b.math("MULTIPLY", distance, -0.1))
-    unrotate = b.node("FunctionNodeInvertRotation", {0: rotation}).outputs[0]
+    unrotate = b.node("FunctionNodeInvertRotation", {"Rotation": rotation}).outputs["Rotation"]
 
     def own_half_axes(direction: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
         """The component along `direction` of each of the Gaussian's three half-axes of one standard deviation."""
-        turned = b.node("FunctionNodeRotateVector", {"Vector": direction, "Rotation": unrotate}).outputs[0]
+        turned = b.node("FunctionNodeRotateVector", {"Vector": direction, "Rotation": unrotate}).outputs["Vector"]
         return b.vector("MULTIPLY", turned, scale)
 
     half_x, half_y = _half_axes(b, right, up, sight, own_half_axes)
@@ -142,39 +145,37 @@ def _rendered(b, points, center, scale, rotation, reach, longest, other_rays) ->
     points = _store(b, points, "splat:axis", "FLOAT_VECTOR", back)
     carriers = _store(b, points, "splat:half_x", "FLOAT_VECTOR", b.vector("SCALE", half_x, reach_here))
     carriers = _store(b, carriers, "splat:half_y", "FLOAT_VECTOR", b.vector("SCALE", half_y, reach_here))
-    square = b.node("GeometryNodeMeshGrid", {"Size X": 2.0, "Size Y": 2.0, "Vertices X": 2, "Vertices Y": 2}).outputs[0]
-    inputs = {"Points": carriers, "Selection": in_front, "Instance": square}
-    quads = b.node("GeometryNodeInstanceOnPoints", inputs).outputs[0]
-    quads = b.node("GeometryNodeRealizeInstances", {"Geometry": quads}).outputs[0]
+    square = b.node("GeometryNodeMeshGrid", {"Size X": 2.0, "Size Y": 2.0, "Vertices X": 2, "Vertices Y": 2})
+    inputs = {"Points": carriers, "Selection": in_front, "Instance": square.outputs["Mesh"]}
+    quads = b.node("GeometryNodeInstanceOnPoints", inputs).outputs["Instances"]
+    quads = b.node("GeometryNodeRealizeInstances", {"Geometry": quads}).outputs["Geometry"]
     middle = _attribute(b, "splat:center", "FLOAT_VECTOR")
-    corner = b.vector("SUBTRACT", b.node("GeometryNodeInputPosition").outputs[0], middle)
-    corner = b.node("ShaderNodeSeparateXYZ", {0: corner}).outputs
-    along_x = b.vector("SCALE", _attribute(b, "splat:half_x", "FLOAT_VECTOR"), corner[0])
-    along_y = b.vector("SCALE", _attribute(b, "splat:half_y", "FLOAT_VECTOR"), corner[1])
+    corner = b.vector("SUBTRACT", b.node("GeometryNodeInputPosition").outputs["Position"], middle)
+    corner = b.node("ShaderNodeSeparateXYZ", {"Vector": corner}).outputs
+    along_x = b.vector("SCALE", _attribute(b, "splat:half_x", "FLOAT_VECTOR"), corner["X"])
+    along_y = b.vector("SCALE", _attribute(b, "splat:half_y", "FLOAT_VECTOR"), corner["Y"])
     corner = b.vector("ADD", middle, b.vector("ADD", along_x, along_y))
-    quads = b.node("GeometryNodeSetPosition", {"Geometry": quads, "Position": corner}).outputs[0]
+    quads = b.node("GeometryNodeSetPosition", {"Geometry": quads, "Position": corner}).outputs["Geometry"]
     quads = _store(b, quads, "splat:quad", "FLOAT", 1.0)
 
     radius = b.math("MULTIPLY", b.math("MINIMUM", reach, OTHER_REACH), longest)
-    points = b.node("GeometryNodeSetPointRadius", {"Points": points, "Radius": radius}).outputs[0]
+    points = b.node("GeometryNodeSetPointRadius", {"Points": points, "Radius": radius}).outputs["Points"]
     both = b.node("GeometryNodeJoinGeometry")
-    b.plug(quads, both.inputs[0])
-    b.plug(_switch(b, other_rays, None, points, "GEOMETRY"), both.inputs[0])
-    return both.outputs[0]
+    b.plug(quads, both.inputs["Geometry"])
+    b.plug(_switch(b, other_rays, None, points, "GEOMETRY"), both.inputs["Geometry"])
+    return both.outputs["Geometry"]
 
 
 def _camera(b) -> tuple[bpy.types.NodeSocket, ...]:
     """The active camera in object space: its picture's right and up, the normal towards it, and its position."""
-    camera = b.node("GeometryNodeInputActiveCamera").outputs[0]
+    camera = b.node("GeometryNodeInputActiveCamera").outputs["Active Camera"]
     info = b.node("GeometryNodeObjectInfo", {"Object": camera}, transform_space="RELATIVE").outputs
-    right, up = (
-        b.node("FunctionNodeTransformDirection", {"Direction": axis, "Transform": info["Transform"]}).outputs[0]
-        for axis in ((1, 0, 0), (0, 1, 0))
-    )
+    axes = ({"Direction": axis, "Transform": info["Transform"]} for axis in ((1, 0, 0), (0, 1, 0)))
+    right, up = (b.node("FunctionNodeTransformDirection", inputs).outputs["Direction"] for inputs in axes)
     back = b.vector("NORMALIZE", b.vector("CROSS_PRODUCT", right, up))
     eye = info["Location"]
     if compat.has_node("GeometryNodeCameraInfo"):
-        orthographic = b.node("GeometryNodeCameraInfo", {0: camera}).outputs["Is Orthographic"]
+        orthographic = b.node("GeometryNodeCameraInfo", {"Camera": camera}).outputs["Is Orthographic"]
         eye = _switch(b, orthographic, eye, b.vector("ADD", eye, b.vector("SCALE", back, FAR_AWAY)), "VECTOR")
     return right, up, back, eye
 
@@ -199,19 +200,21 @@ def _half_axes(b, right, up, sight, own_half_axes) -> tuple[bpy.types.NodeSocket
 
 def _dots(b, points, longest, color) -> bpy.types.NodeSocket:
     """The points as opaque ellipsoids that end where the Gaussian's alpha is SOLID_ALPHA; fainter ones are left out."""
-    parts = b.node("FunctionNodeSeparateColor", {0: color}).outputs
+    parts = b.node("FunctionNodeSeparateColor", {"Color": color}).outputs
     ratio = b.math("DIVIDE", parts["Alpha"], SOLID_ALPHA)
     faint = b.math("LESS_THAN", ratio, 1.01)
-    dots = b.node("GeometryNodeDeleteGeometry", {"Geometry": points, "Selection": faint}, domain="POINT").outputs[0]
+    dots = b.node("GeometryNodeDeleteGeometry", {"Geometry": points, "Selection": faint}, domain="POINT")
     reach = b.math("SQRT", b.math("MULTIPLY", b.math("LOGARITHM", ratio, math.e), 2.0))
     radius = b.math("MULTIPLY", b.math("MULTIPLY", reach, longest), DIAMOND)
-    dots = b.node("GeometryNodeSetPointRadius", {"Points": dots, "Radius": radius}).outputs[0]
+    dots = {"Points": dots.outputs["Geometry"], "Radius": radius}
+    dots = b.node("GeometryNodeSetPointRadius", dots).outputs["Points"]
     # The material draws these as it draws all; a falloff from e^50 that reaches the cutoff at `reach` is a solid's.
     steep = b.math("DIVIDE", math.sqrt(2 * (50 - math.log(CUTOFF))), reach)
     for axis in "xyz":
         row = _attribute(b, f"splat:whiten_{axis}", "FLOAT_VECTOR")
         dots = _store(b, dots, f"splat:whiten_{axis}", "FLOAT_VECTOR", b.vector("SCALE", row, steep))
-    solid = b.node("FunctionNodeCombineColor", {**{i: parts[i] for i in range(3)}, 3: math.exp(50)}).outputs[0]
+    solid = {channel: parts[channel] for channel in RGB} | {"Alpha": math.exp(50)}
+    solid = b.node("FunctionNodeCombineColor", solid).outputs["Color"]
     return _store(b, dots, "splat:color", "FLOAT_COLOR", solid)
 
 
@@ -240,12 +243,13 @@ def _attribute(b: Builder, name: str, data_type: str) -> bpy.types.NodeSocket:
 
 def _store(b: Builder, geometry, name: str, data_type: str, value) -> bpy.types.NodeSocket:
     inputs = {"Geometry": geometry, "Name": name, "Value": value}
-    return b.node("GeometryNodeStoreNamedAttribute", inputs, data_type=data_type, domain="POINT").outputs[0]
+    node = b.node("GeometryNodeStoreNamedAttribute", inputs, data_type=data_type, domain="POINT")
+    return node.outputs["Geometry"]
 
 
 def _switch(b: Builder, condition, no, yes, input_type: str) -> bpy.types.NodeSocket:
     node = b.node("GeometryNodeSwitch", {"Switch": condition, "False": no, "True": yes}, input_type=input_type)
-    return enabled(node.outputs)
+    return enabled(node.outputs, "Output")
 
 
 def _menu(b: Builder, choice: bpy.types.NodeSocket, data_type: str, items: dict) -> bpy.types.NodeSocket:
@@ -255,7 +259,7 @@ def _menu(b: Builder, choice: bpy.types.NodeSocket, data_type: str, items: dict)
             node.enum_items[i].name = name
         else:
             node.enum_items.new(name)
-    b.plug(choice, node.inputs[0])
+    b.plug(choice, node.inputs["Menu"])
     for name, value in items.items():
         b.plug(value, enabled(node.inputs, name))
-    return enabled(node.outputs)
+    return enabled(node.outputs, "Output")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ... import compat
-from .build import Builder, reuse_or_build
+from .build import Builder, enabled, reuse_or_build
 
 NAME = "LGM Splat"
 VERSION = 1
@@ -42,9 +42,9 @@ def _build(material: bpy.types.Material) -> None:
 
     def to_object(vector: bpy.types.NodeSocket, kind: str) -> bpy.types.NodeSocket:
         node = b.node(
-            "ShaderNodeVectorTransform", {0: vector}, vector_type=kind, convert_from="WORLD", convert_to="OBJECT"
+            "ShaderNodeVectorTransform", {"Vector": vector}, vector_type=kind, convert_from="WORLD", convert_to="OBJECT"
         )
-        return node.outputs[0]
+        return node.outputs["Vector"]
 
     geometry = b.node("ShaderNodeNewGeometry")
     position = to_object(geometry.outputs["Position"], "POINT")
@@ -70,14 +70,13 @@ def _build(material: bpy.types.Material) -> None:
     by_camera = b.math(
         "MULTIPLY", by_camera, b.math("MULTIPLY", facing, b.node("ShaderNodeLightPath").outputs["Is Camera Ray"])
     )
-    unseen = b.math("ABSOLUTE", b.math("SUBTRACT", by_camera, attribute("splat:quad").outputs["Fac"]))
+    unseen = b.math("ABSOLUTE", b.math("SUBTRACT", by_camera, enabled(attribute("splat:quad").outputs, "Fac")))
     alpha = b.math("MULTIPLY", alpha, b.math("SUBTRACT", 1.0, unseen))
 
-    emission = b.node("ShaderNodeEmission", {"Color": color.outputs["Color"]})
-    mix = b.node(
-        "ShaderNodeMixShader", {0: alpha, 1: b.node("ShaderNodeBsdfTransparent").outputs[0], 2: emission.outputs[0]}
-    )
-    b.node("ShaderNodeOutputMaterial", {"Surface": mix.outputs[0]})
+    emission = b.node("ShaderNodeEmission", {"Color": color.outputs["Color"]}).outputs["Emission"]
+    transparent = b.node("ShaderNodeBsdfTransparent").outputs["BSDF"]
+    mix = b.node("ShaderNodeMixShader", {"Fac": alpha, "Shader": transparent, "Shader_001": emission})
+    b.node("ShaderNodeOutputMaterial", {"Surface": mix.outputs["Shader"]})
     b.arrange()
 
     material.surface_render_method = "DITHERED"  # the only one that sorts within an object

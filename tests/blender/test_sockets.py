@@ -13,10 +13,10 @@ import bpy
 import pytest
 
 from lgm_blender import blender
-from lgm_blender.blender.nodes.build import Builder, enabled
-from lgm_blender.blender.nodes.even_light import EvenLight
-from lgm_blender.blender.nodes.splat_geometry import splat_geometry
-from lgm_blender.blender.nodes.splat_material import splat_material
+from lgm_blender.blender.scene.nodes.build import Builder, enabled
+from lgm_blender.blender.scene.nodes.even_light import EvenLight
+from lgm_blender.blender.scene.nodes.splat_geometry import splat_geometry
+from lgm_blender.blender.scene.nodes.splat_material import splat_material
 
 
 def numbered(source: str) -> list[int]:

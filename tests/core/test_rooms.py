@@ -118,3 +118,20 @@ def test_build_needs_nothing_installed():
     command = [sys.executable, "-I", "-S", "-c", code, str(PACKAGE.parent)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (answer.stdout.strip(), answer.stderr) == ("[]", "")
+
+
+def test_no_files_import_each_other():
+    """Neither directly nor in a circle, at their top or inside a function."""
+    paths = {module_name(path).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")}
+    graph = {}
+    for name, path in paths.items():
+        needed = set()
+        for full in imports(path.read_text(encoding="utf-8"), module_name(path)):
+            target = full if full in paths else full.rpartition(".")[0]
+            needed |= {target} & paths.keys() - {name}
+        graph[name] = needed
+    assert len(graph) > 80
+    assert any(graph.values())
+    while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+    assert graph == {}, "these import each other, or need files that do"

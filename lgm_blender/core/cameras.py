@@ -15,15 +15,15 @@ from .gaussians import Gaussians, multiply_quaternions
 
 RADIUS = 1.5  # LGM's camera distance from the origin (paper, section 4.1)
 FOV_Y = 49.1  # LGM's vertical field of view in degrees (zero123's)
-NEAR, FAR = 0.5, 2.5  # the depth range LGM draws
+NEAR, FAR = 0.5, 2.5  # the depth range that LGM's renderer sees
 VIEW_AZIMUTHS = (0, 90, 180, 270)
 
 # Training views of an object: the sphere it is scaled into, and which cameras look at it.
 OBJECT_RADIUS = 0.62  # what a camera at 1.5 with LGM's field of view sees whole: 1.5 · sin(24.55°)
 RING, RAISED, FREE = 16, 8, 12  # views: elevation 0, one other elevation, anywhere
 VIEWS = RING + RAISED + FREE
-LIGHT = (0.3, 0.85, 0.45)  # where the light is that objects are drawn under, fixed to the object, in LGM's frame
-SHADE = 0.8, 0.2  # colours are drawn times SHADE[0] + SHADE[1] · (normal · light), the normal turned to the camera
+LIGHT = (0.3, 0.85, 0.45)  # where the light is that objects are rendered under, fixed to the object, in LGM's frame
+SHADE = 0.8, 0.2  # colours are rendered times SHADE[0] + SHADE[1] · (normal · light), the normal turned to the camera
 
 
 def orbit_camera(elevation: float, azimuth: float, radius: float = RADIUS) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from ..core.errors import LGMError
 
-MAX_SIDE = 1024  # pixels; the object is drawn at 205 of 256, so more only costs time
+MAX_SIDE = 1024  # pixels; the models see the object at 205 of 256, so more only costs time
 MIN_SIDE = 16
 MAX_ASPECT = 16  # beyond it no object can be made out once the picture is reduced
 

@@ -2,7 +2,7 @@
 
 A VAE this small, trained for minutes, drops weak hues: its group normalisation takes away a picture's mean, and a grey
 wall costs little more than a blue one. Of the colours' contrast it kept 0.67, and the best linear map of its latents
-explained 7% of the pictures' chroma, so the multi-view model, too, had to draw hues from what barely tells them.
+explained 7% of the pictures' chroma, so the multi-view model, too, had to infer hues from what barely tells them.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def serve(idle_minutes: float = IDLE_MINUTES) -> None:
 
 
 @dataclass
-class _Job:
+class _Pending:
     """A request that has no answer yet."""
 
     id: int | str
@@ -91,8 +91,8 @@ class Server:
         self.idle_seconds = idle_seconds
         self.leaving = threading.Event()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._jobs: dict[str, _Job] = {}
-        self._running: _Job | None = None
+        self._jobs: dict[str, _Pending] = {}
+        self._running: _Pending | None = None
         self._jobs_lock = threading.RLock()
         self._write_lock = threading.Lock()
         self._timer = threading.Timer(GRACE, self._leave_by_force)
@@ -186,7 +186,7 @@ class Server:
             with self._jobs_lock:
                 if request.job in self._jobs:
                     raise LGMError(f"There already is a job {request.job!r}.")
-                job = self._jobs[request.job] = _Job(id, method, request)
+                job = self._jobs[request.job] = _Pending(id, method, request)
         except LGMError as error:
             data = messages.to_params(JobError(str(name), error.kind, self.log_file))
             self._send(messages.error_response(id, messages.INVALID_PARAMS, error.message, data))
@@ -209,7 +209,7 @@ class Server:
 
     # Working
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, job: _Pending) -> None:
         with self._jobs_lock:
             if job.answered:
                 return
@@ -229,7 +229,7 @@ class Server:
         finally:
             self._running = None
 
-    def _end(self, job: _Job, result: Any = None, error: LGMError | None = None) -> None:
+    def _end(self, job: _Pending, result: Any = None, error: LGMError | None = None) -> None:
         """Answers a job, once."""
         with self._jobs_lock:
             if job.answered:

@@ -1,7 +1,7 @@
 """The visual hull of the views, as more channels for LGM: where along its ray a pixel can see something at all.
 
 Views a quarter turn apart share little that could be matched; their outlines say most of what they know of depth. What
-lies in all of them is the visual hull (Laurentini 1994). Where the outlines of ground-truth views are right, a pixel's first
+lies in all of them is the visual hull (Laurentini 1994). With the outlines of ground-truth views, a pixel's first
 point in the hull is within 0.02 of the surface as often as what a trained mini finds without it, and mostly elsewhere.
 """
 

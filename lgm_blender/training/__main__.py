@@ -121,7 +121,7 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from ..worker.models import Fetched
+    from ..worker.download import Fetched
     from .evaluation import lpips
     from .evaluation.evaluate import evaluate, table
 

@@ -42,8 +42,8 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[
         "match_colors": True,
         "keep_image": True,
         "samples": {"image": 4},
-        "redraw": True,
-        "clear_haze": True,
+        "refine": True,
+        "remove_floaters": True,
         "files": {
             p.relative_to(output).as_posix(): {
                 "size": p.stat().st_size,

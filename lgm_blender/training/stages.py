@@ -199,7 +199,7 @@ def main() -> None:
         )
     elif args.stage == "generate":
         from ..worker import reconstruct
-        from ..worker.models import find_preset
+        from ..worker.presets import find_preset
         from .data.generated import generate
 
         preset = find_preset(args.preset)

@@ -47,7 +47,7 @@ from lgm_blender.training.evaluation.evaluate import (
 from lgm_blender.training.evaluation.lpips import LPIPS
 from lgm_blender.training.evaluation.metrics import Pictures, alpha_iou, psnr, scores, ssim
 from lgm_blender.training.evaluation.text_scores import ClipScore, Retrieval
-from lgm_blender.worker import models
+from lgm_blender.worker import download, presets
 from lgm_blender.worker.lgm import LGM
 from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
 from lgm_blender.worker.quantization import load_file, save_file
@@ -100,7 +100,7 @@ def preset(tmp_path_factory) -> Path:
     folder = write_preset(tmp_path_factory.mktemp("presets") / "tiny")
     save_file(small_gaussians("tiny"), folder / "lgm" / "model.safetensors")
     settings = json.loads((folder / "preset.json").read_text())
-    (folder / "preset.json").write_text(json.dumps(settings | {"files": models.file_table(folder)}))
+    (folder / "preset.json").write_text(json.dumps(settings | {"files": presets.file_table(folder)}))
     return folder
 
 
@@ -114,7 +114,7 @@ def small_gaussians(salt: str) -> dict[str, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def own_home(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
 
 
 def random_lpips() -> LPIPS:
@@ -498,7 +498,7 @@ def judged(archive, preset, tmp_path_factory) -> tuple[dict, Path]:
     told = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(output / "data"))
-        patch.setenv("HF_HOME", str(output / "hf"))
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(output / "hf" / "hub"))
         results = evaluate(
             preset,
             archive,
@@ -777,7 +777,7 @@ def index(tmp_path):
 def test_lpips_is_fetched_checked_and_converted(index, monkeypatch):
     url, archive, params = index
     monkeypatch.setattr(lpips_module, "ARCHIVE_SIZE", archive.stat().st_size)
-    monkeypatch.setattr(models.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     target = lpips_module.default_file()
     with pytest.raises(LGMError, match="arrived damaged"):
         lpips_module.fetch(index=url)

@@ -23,7 +23,8 @@ from lgm_blender.training.loops import trainer as schedule
 from lgm_blender.training.loops.multiview import Samples
 from lgm_blender.training.loops.vae import MINI, train_vae
 from lgm_blender.worker import quantization
-from lgm_blender.worker.models import CheckedFiles, find_preset
+from lgm_blender.worker.presets import find_preset
+from lgm_blender.worker.weights import CheckedFiles
 
 PRESET = Path(command.__file__).parents[1] / "weights" / "mini"
 SMALL = MINI | {"block_out_channels": [16, 16, 16, 16], "norm_num_groups": 8, "sample_size": 32}

@@ -35,8 +35,8 @@ from ...core.files import replacing, write_together
 from ...core.gaussians import Gaussians
 from ...worker.devices import device_name, explain_out_of_memory, resolve_device
 from ...worker.matting import matte, recenter
-from ...worker.models import CheckedFiles, Preset, find_preset
 from ...worker.outputs import check_output, encode_png, make_folder, side_by_side, versions
+from ...worker.presets import Preset, find_preset
 from ...worker.reconstruct import (
     clean_up,
     finish_frames,
@@ -47,6 +47,7 @@ from ...worker.reconstruct import (
     sample_frames,
 )
 from ...worker.rendering import render
+from ...worker.weights import CheckedFiles
 from .contact_sheet import Row, contact_sheet, error_picture, four_in_one, tile
 from .ground_truth import INPUTS, SIZE, LeftOut, ObjectsZip, Truth, ViewFolders
 from .lpips import LPIPS

@@ -29,7 +29,7 @@ from ...core.errors import LGMError
 from ...core.files import output_error
 from ...worker.lgm import lgm_from_file
 from ...worker.lgm.model import LGM_CONFIGS, LGMConfig
-from ...worker.models import PUBLISHED, find_preset, write_preset
+from ...worker.presets import PUBLISHED, find_preset, write_preset
 from ..data.dataset import find_objects, load_objects
 from ..data.objects import distance_path, draw_objects, evaluation_poses, read_index, read_object, view_poses
 from ..data.views import Views, find_orbits, orbit_angles

@@ -377,6 +377,8 @@ def test_what_the_server_refuses(hub):
     del hub.files["some/lgm"]
     with pytest.raises(LGMError, match="some/lgm could not be fetched: the server says there is no such"):
         download(PRESET, endpoint=hub.url)
+    with pytest.raises(LGMError, match="none could not be fetched: the server says there is no such file"):
+        fetch_file(f"{hub.url}/store/some/views/{ONE}/none", Path(constants.HF_HUB_CACHE) / "none", 1, "0" * 64)
 
 
 def test_no_server():

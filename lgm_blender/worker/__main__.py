@@ -172,15 +172,17 @@ def _add_models(commands) -> None:
 
 def _models(options: argparse.Namespace) -> int:
     from . import presets
-    from .download import download
     from .weights import CheckedFiles
 
     if options.until_stdin_ends:
         end_with_stdin()
     if options.download:
+        from .download import download
+
         preset = presets.find_preset(options.download)
         modes = options.mode or preset.modes
-        print(*preset.terms(modes), sep="\n", end="\n" * bool(preset.published()), file=sys.stderr)
+        for line in preset.terms(modes):
+            print(line, file=sys.stderr, flush=True)
         download(preset, modes, DownloadPrinter())
         print(f"The preset '{preset.name}' is here.")
     elif options.check:

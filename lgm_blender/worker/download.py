@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_status
 
 from ..core.errors import LGMError
@@ -101,43 +102,50 @@ def _remote_files(weights: Weights, endpoint: str | None) -> list[_RemoteFile]:
     """The files of a model that are not in the cache, as the first of its revisions that the server has knows them."""
     repository, cache = weights.repository, cache_folder(weights.repository)
     api = HfApi(endpoint=endpoint, library_name="lgm_blender", library_version=VERSION)
-    url = f"{api.endpoint}/{repository}"
-    try:
-        with _explained(url, cache):
-            for revision in weights.revisions():
-                try:
-                    info = api.model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
-                    break
-                except RevisionNotFoundError:  # the author rewrote the history; hashes that are known must still fit
-                    if revision == MAIN:
-                        raise
+    address = f"{api.endpoint}/{repository}"
+    with _explained(address, cache):
+        try:
+            info = _model_info(api, weights)
             if not re.fullmatch("[0-9a-f]{40}", info.sha):
                 raise ValueError(info.sha)
-            folder = cache / "snapshots" / info.sha
-            folder.mkdir(parents=True, exist_ok=True)
-            (cache / "refs").mkdir(exist_ok=True)
-            for name in (OURS, MAIN):  # later runs stay on ours; the other serves programs that are offline
-                if name == OURS or not (cache / "refs" / name).exists():
-                    with replacing(cache / "refs" / name) as reference:
-                        reference.write(info.sha.encode())
-        server = {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings}
+            server = {
+                f.rfilename: (int(f.size), str.lower(f.lfs.sha256 if f.lfs else f.blob_id)) for f in info.siblings
+            }
+        except HTTPError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            sentence = f"{address} is not answered by a Hugging Face server. Check HF_ENDPOINT and your proxy."
+            raise LGMError(sentence, "weights") from error
+        folder = cache / "snapshots" / info.sha
         files = []
         for name, known in weights.files.items():
             if name not in server:
                 raise LGMError(f"{repository} has no {name} any more. Update the extension.", "weights")
             size, digest = server[name]
-            if not (size and digest):
-                raise ValueError(name)
             if known.size not in (None, size) or known.sha256 not in ("", digest):
                 sentence = f"{repository} now holds another {name} than the one this version knows. Update it."
                 raise LGMError(sentence, "weights")
             if _length(folder / name) != size:
                 url = hf_hub_url(repository, name, revision=info.sha, endpoint=endpoint)
                 files.append(_RemoteFile(f"{repository}/{name}", url, folder / name, size, digest))
-        return files
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        sentence = f"{url} is not answered by a Hugging Face server. Check HF_ENDPOINT and your proxy."
-        raise LGMError(sentence, "weights") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        (cache / "refs").mkdir(exist_ok=True)
+        for name in (OURS, MAIN):  # later runs stay on ours; the other serves programs that are offline
+            if name == OURS or not (cache / "refs" / name).exists():
+                with replacing(cache / "refs" / name) as reference:
+                    reference.write(info.sha.encode())
+    return files
+
+
+def _model_info(api: HfApi, weights: Weights) -> ModelInfo:
+    for revision in weights.revisions():
+        try:
+            return api.model_info(weights.repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
+        except (
+            RevisionNotFoundError
+        ):  # the author rewrote the history; files whose hashes are known must still be there
+            if revision == MAIN:
+                raise
 
 
 def fetch_file(

@@ -355,6 +355,7 @@ def test_another_file_than_expected(hub, file):
     with pytest.raises(LGMError, match="now holds another"):
         download(replace(PRESET, weights=PRESET.weights | {"lgm": other}), endpoint=hub.url)
     assert hub.asked == []
+    assert not Path(constants.HF_HUB_CACHE).exists()  # so that nothing makes later runs stay on this commit
 
 
 def test_of_a_folder_that_shares_published_models_those_are_fetched(hub, tmp_path):
@@ -388,10 +389,17 @@ def test_no_server():
 
 
 @pytest.mark.parametrize(
-    "talk", [b"<html>Log in to the hotel's network", b"[]", b"{}", b'{"id": "a/b", "sha": "../.."}']
+    "talk",
+    [
+        "<html>Log in to the hotel's network",
+        "[]",
+        "{}",
+        '{"id": "a/b", "sha": "../.."}',
+        f'{{"id": "a/b", "sha": "{ONE}", "siblings": [{{"rfilename": "m.safetensors"}}]}}',
+    ],
 )
 def test_a_server_that_is_none(hub, talk):
-    hub.talk = talk
+    hub.talk = talk.encode()
     with pytest.raises(LGMError, match="not answered by a Hugging Face server"):
         download(PRESET, endpoint=hub.url)
     assert not Path(constants.HF_HUB_CACHE).exists()

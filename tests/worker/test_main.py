@@ -68,7 +68,7 @@ def test_generate(preset, image, tmp_path):
     paths = [Path(line) for line in out.splitlines()]
     assert [path.name for path in paths] == ["a ż.ply", "a ż_views.png", "a ż_input.png", "a ż.json"]
     assert all(path.is_file() and path.parent == tmp_path / "out put" for path in paths)
-    assert "Drawing the views 3/3" in err.splitlines()
+    assert "Sampling the views 3/3" in err.splitlines()
     assert json.loads(paths[-1].read_text(encoding="utf-8"))["settings"]["seed"] == 3
 
 
@@ -178,7 +178,7 @@ def test_ctrl_c(preset, image, tmp_path):
         folder=tmp_path,
     )
     for line in process.stderr:
-        if "Drawing the views 2/" in line:
+        if "Sampling the views 2/" in line:
             break
     process.send_signal(signal.SIGINT)
     began = time.monotonic()

@@ -141,9 +141,8 @@ def _model_info(api: HfApi, weights: Weights) -> ModelInfo:
     for revision in weights.revisions():
         try:
             return api.model_info(weights.repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
-        except (
-            RevisionNotFoundError
-        ):  # the author rewrote the history; files whose hashes are known must still be there
+        except RevisionNotFoundError:
+            # The author rewrote the history; files whose hashes are known must still be there.
             if revision == MAIN:
                 raise
 

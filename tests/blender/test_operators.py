@@ -168,7 +168,7 @@ def test_step_by_step(worker, tmp_path):
         labels.append(job.label)
         factors.append(panel.job_factor(job))
         time.sleep(0.005)
-    assert {"Waiting", "Drawing the views 1/4", "Drawing the views 4/4"} <= set(labels)
+    assert {"Waiting", "Sampling the views 1/4", "Sampling the views 4/4"} <= set(labels)
     assert factors == sorted(factors)
     assert 0 < factors[-1] <= 1
     assert bpy.context.object.name == "x"

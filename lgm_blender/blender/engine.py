@@ -283,7 +283,7 @@ class Engine:
             self._dismiss()
 
     def close(self, patience: float = 1.0) -> None:
-        """`stop`, and waits for the end, by force after `patience` seconds. Happens by itself when this process ends."""
+        """`stop`, and waits for the end, by force after `patience` seconds. Happens by itself when this Python ends."""
         with self._lock:
             self.stop()
             end = time.monotonic() + patience

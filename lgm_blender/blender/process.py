@@ -118,7 +118,7 @@ class Process:
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def leave(self, patience: float) -> None:
-        """Ends its stdin and sees to it, without waiting, that it has ended by itself or by force in `patience` seconds.
+        """Ends its stdin; without waiting, sees to it that it ends by itself, or after `patience` seconds by force.
 
         With a patience of 0 it and its children are ended at once.
         """

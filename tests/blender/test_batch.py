@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import bpy
-import numpy as np
 import pytest
+from PIL import Image
 
 from lgm_blender.blender import batch
-from lgm_blender.blender.scene import images
 from lgm_blender.core.formats.ply import read_ply
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -39,7 +38,7 @@ def pictures(tmp_path):
     folder = tmp_path / "in, mit Bildern"
     folder.mkdir()
     for name in ("Äpfel 1.png", "bad.png", "cup.PNG", ".hidden.png"):
-        images.write_png(folder / name, np.full((4, 4, 4), 200, np.uint8))
+        Image.new("RGBA", (4, 4), (200, 200, 200, 200)).save(folder / name)
     (folder / "notes.txt").write_text("")
     return folder
 

@@ -56,7 +56,7 @@ def test_float_image_is_written_in_display_space(new_image, tmp_path):
 
 def test_file_is_taken_as_it_is(pixels, tmp_path):
     path = tmp_path / "a file.png"
-    images.write_png(path, (pixels * 255).astype(np.uint8))
+    Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
     image = bpy.data.images.load(str(path))
     assert images.image_file(image, tmp_path / "unused") == path
     assert not (tmp_path / "unused").exists()
@@ -65,7 +65,7 @@ def test_file_is_taken_as_it_is(pixels, tmp_path):
 
 def test_packed_image_outlives_its_file(pixels, tmp_path):
     path = tmp_path / "packed.png"
-    images.write_png(path, (pixels * 255).astype(np.uint8))
+    Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
     image = bpy.data.images.load(str(path))
     image.pack()
     path.unlink()
@@ -77,7 +77,7 @@ def test_packed_image_outlives_its_file(pixels, tmp_path):
 
 def test_image_whose_file_is_gone(tmp_path):
     path = tmp_path / "gone.png"
-    images.write_png(path, np.zeros((2, 2, 4), np.uint8))
+    Image.new("RGBA", (2, 2)).save(path)
     image = bpy.data.images.load(str(path))
     path.unlink()
     with pytest.raises(LGMError, match="has no pixels"):

@@ -9,10 +9,11 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
+from PIL import Image
 
 import lgm_blender
 from lgm_blender.blender import install, session
-from lgm_blender.blender.scene import images, splats
+from lgm_blender.blender.scene import splats
 from lgm_blender.blender.ui import panel
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.messages import MeshRequest
@@ -41,7 +42,7 @@ def worker(monkeypatch, tmp_path, golden):
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "ein Bild, schön.png"
-    images.write_png(path, np.full((4, 4, 4), 200, np.uint8))
+    Image.new("RGBA", (4, 4), (200, 200, 200, 200)).save(path)
     return path
 
 
@@ -233,7 +234,7 @@ def test_worker_stays_for_the_next_job_and_leaves_with_the_add_on(worker, tmp_pa
     assert session.current().engine._process is process
     session.close_session()
     assert process.wait(0)  # it has ended; reading its last words may take a moment longer
-    session.open_session(lambda name: "")
+    session.open_session()
 
 
 def test_presets_of_the_worker(worker, tmp_path):

@@ -17,7 +17,8 @@ from PIL import Image
 import lgm_blender
 from lgm_blender.blender import compat, training_views
 from lgm_blender.blender.scene.nodes.even_light import EvenLight
-from lgm_blender.blender.training_views import ViewMaker, object_items
+from lgm_blender.blender.scene.training_items import _all_blocks, object_items
+from lgm_blender.blender.scene.view_maker import ViewMaker
 from lgm_blender.blender.ui import training
 from lgm_blender.core.formats.transforms import read_transforms
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def blocks() -> dict[str, tuple]:
     """Everything in the file: each data-block's users, and what objects, scenes and materials are made of."""
     found = {}
-    for block in training_views._all_blocks():
+    for block in _all_blocks():
         # Blender 4.2 itself miscounts the users of a node group when a material with it is copied and removed.
         facts = [] if isinstance(block, bpy.types.NodeTree) else [block.users]
         if isinstance(block, bpy.types.Object):

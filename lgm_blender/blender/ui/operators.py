@@ -13,8 +13,8 @@ from ...core.errors import LGMError
 from ...core.formats.ply import read_ply, write_ply
 from ...core.messages import GenerateRequest, MeshRequest
 from .. import install, session
-from ..scene import images, splats
-from . import preferences
+from ..scene import images, results, splats
+from ..settings import ADDON, output_folder, preference
 
 MAX_SEED = (1 << 31) - 1  # Blender's integers end there
 
@@ -124,7 +124,7 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             guidance=given("guidance") or None,
             view_samples=given("view_samples") or None,
             elevation=given("elevation"),
-            device=self.device or preferences.value("device"),
+            device=self.device or preference("device"),
             previews=not bpy.app.background,
             output_kind=given("output_kind"),
             faces=given("faces"),
@@ -180,7 +180,7 @@ class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
             faces=given("faces"),
             texture_size=int(given("texture_size")),
             quads=given("quads"),
-            device=self.device or preferences.value("device"),
+            device=self.device or preference("device"),
         )
         now.begin(request, context.scene, source=source)
 
@@ -188,15 +188,6 @@ class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
 def scene_image(settings) -> Path | None:
     """The file of the scene's image, or None if none is chosen."""
     return images.image_file(settings.image, session.current().temporary_folder()) if settings.image else None
-
-
-def output_folder(chosen: str) -> Path:
-    """Where results go: what was chosen, else the preference, else beside the .blend, else the user's own folder."""
-    if chosen := chosen or preferences.value("output"):
-        return Path(bpy.path.abspath(chosen)).absolute()
-    if bpy.data.filepath:
-        return Path(bpy.data.filepath).parent / "lgm"
-    return preferences.user_folder() / "results"
 
 
 class LGM_OT_cancel(bpy.types.Operator):
@@ -234,7 +225,7 @@ class _Fetch:
     def poll(cls, context):
         if session.current().working:
             cls.poll_message_set("Something else is going on")
-        elif not preferences.online():
+        elif not bpy.app.online_access:
             cls.poll_message_set(ONLINE_NEEDED)
         else:
             return True
@@ -300,8 +291,7 @@ class LGM_OT_remove_worker(bpy.types.Operator):
     def execute(self, context):
         now = session.current()
         size = install.size()
-        if now.engine:
-            now.engine.stop()
+        now.end_worker(patience=0.0)
         try:
             install.remove()
         except LGMError as error:
@@ -387,7 +377,7 @@ class LGM_OT_show_preferences(bpy.types.Operator):
 
     def execute(self, context):
         bpy.ops.screen.userpref_show()
-        return bpy.ops.preferences.addon_show(module=preferences.ADDON)
+        return bpy.ops.preferences.addon_show(module=ADDON)
 
 
 # How files of 3D Gaussians lie: degrees about x that turn their frame into LGM's, whose y is up.
@@ -428,7 +418,7 @@ class LGM_OT_import_ply(bpy.types.Operator, ImportHelper):
                 self.report({"ERROR"}, error.message)
                 continue
             made[-1].rotation_euler.x = _TURNS[self.up]
-            session.select(made[-1:], context.scene)
+            results.select(made[-1:], context.scene)
         return {"FINISHED"} if made else {"CANCELLED"}
 
 

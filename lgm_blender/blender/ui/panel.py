@@ -8,7 +8,8 @@ import bpy
 
 from ...core.messages import STAGES, PresetInfo
 from .. import session
-from . import preferences
+from . import icons, preferences
+from .properties import BUNDLED, known_presets
 
 
 class _Panel:
@@ -114,7 +115,7 @@ class LGM_PT_files(_Panel, bpy.types.Panel):
 def draw_install(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
     """Why nothing can be made yet, and the button that changes it."""
     preferences.draw_text(layout, now.worker().where, context, icon="INFO")
-    if not preferences.online():
+    if not bpy.app.online_access:
         preferences.draw_online(layout, context)
     column = layout.column(align=True)
     row = column.row(align=True)
@@ -140,18 +141,16 @@ def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
 
 def draw_fetch(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """The button that fetches the chosen preset's models, if they can be."""
-    if context.scene.lgm.preset == session.BUNDLED:
+    if context.scene.lgm.preset == BUNDLED:
         return
-    if not preferences.online():
+    if not bpy.app.online_access:
         preferences.draw_online(layout, context)
     layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.preset
 
 
 def preset_info(settings) -> PresetInfo | None:
     """What the worker told of the chosen preset, if it has."""
-    engine = session.current().engine
-    known = engine.info.presets if engine and engine.info else []
-    return next((preset for preset in known if preset.name == settings.preset), None)
+    return next((preset for preset in known_presets() if preset.name == settings.preset), None)
 
 
 def what_is_missing(settings) -> str:
@@ -181,9 +180,10 @@ def draw_job(layout: bpy.types.UILayout, now: session.Session) -> None:
 def draw_views(layout: bpy.types.UILayout, now: session.Session) -> None:
     """The views, two by two."""
     column = layout.column(align=True)
-    for first in range(0, len(now.pictures), 2):
+    shown = icons.views if now.views else []
+    for first in range(0, len(shown), 2):
         row = column.row(align=True)
-        for icon in now.pictures[first : first + 2]:
+        for icon in shown[first : first + 2]:
             row.template_icon(icon_value=icon, scale=5.5)
 
 

@@ -8,9 +8,10 @@ import bpy
 
 from ...core.cameras import VIEWS
 from ...core.errors import LGMError
-from .. import session
-from ..training_views import Item, ViewMaker, asset_items, object_items
-from . import operators, preferences
+from .. import session, settings
+from ..scene.training_items import Item, asset_items, object_items
+from ..scene.view_maker import ViewMaker
+from . import preferences, timer
 
 _maker: ViewMaker | None = None  # the one at work, or the last one
 _running = False
@@ -124,7 +125,7 @@ class LGM_OT_training_views(bpy.types.Operator):
     def _show(self, context) -> None:
         context.window_manager.progress_update(100 * _maker.factor)
         context.workspace.status_text_set(f"Rendering training views: {_at(_maker)}   |   Esc: stop")
-        _redraw(context)
+        timer.redraw()
 
     def _end(self, context) -> None:
         global _running
@@ -132,7 +133,7 @@ class LGM_OT_training_views(bpy.types.Operator):
         context.window_manager.event_timer_remove(self._timer)
         context.window_manager.progress_end()
         context.workspace.status_text_set(None)
-        _redraw(context)
+        timer.redraw()
 
 
 def chosen_items(context: bpy.types.Context, source: str, collection: str, library: str) -> list[Item]:
@@ -167,14 +168,7 @@ def chosen_items(context: bpy.types.Context, source: str, collection: str, libra
 
 def default_folder() -> Path:
     """Where views go if nothing else is chosen."""
-    return operators.output_folder("") / "training"
-
-
-def _redraw(context: bpy.types.Context) -> None:
-    for window in context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                area.tag_redraw()
+    return settings.output_folder() / "training"
 
 
 def _at(maker: ViewMaker) -> str:

@@ -98,20 +98,6 @@ class LGM_PT_advanced(_Panel, bpy.types.Panel):
             column.prop(settings, name)
 
 
-class LGM_PT_files(_Panel, bpy.types.Panel):
-    """Splats from and to files."""
-
-    bl_idname = "LGM_PT_files"
-    bl_label = "Files"
-    bl_parent_id = "LGM_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
-
-    def draw(self, context):
-        column = self.layout.column(align=True)
-        column.operator("lgm.import_ply", icon="IMPORT")
-        column.operator("lgm.export_ply", icon="EXPORT")
-
-
 def draw_install(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
     """Why nothing can be made yet, and the button that changes it."""
     preferences.draw_text(layout, now.worker().where, context, icon="INFO")
@@ -234,4 +220,4 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     layout.operator("lgm.open_folder", icon="FILE_FOLDER")
 
 
-CLASSES = (LGM_PT_main, LGM_PT_mesh, LGM_PT_advanced, LGM_PT_files)
+CLASSES = (LGM_PT_main, LGM_PT_mesh, LGM_PT_advanced)

@@ -92,6 +92,22 @@ def test_whole_way(worker, pictures, tmp_path, golden):
     assert Path(record["blend"]).read_bytes()[:7] != b"BLENDER"  # compressed
 
 
+def test_exr_is_converted(worker, tmp_path):
+    """The worker gets a PNG, and the results tell of the EXR."""
+    (tmp_path / "in").mkdir()
+    settings = bpy.context.scene.render.image_settings
+    settings.file_format = "OPEN_EXR"
+    image = bpy.data.images.new("x", 8, 8, float_buffer=True)
+    image.save_render(str(tmp_path / "in" / "a thing.exr"), scene=bpy.context.scene)
+    code, (record,) = run("--input", tmp_path / "in", "--output", tmp_path / "out", *QUICK)
+    assert (code, record["name"]) == (0, "a thing")
+    told = json.loads(Path(record["json"]).read_text(encoding="utf-8"))
+    assert record["input"] == told["settings"]["image"] == str(tmp_path / "in" / "a thing.exr")
+    seen = (tmp_path / "out" / "a thing_seen.bin").read_bytes()
+    assert seen.startswith(b"\x89PNG")
+    assert not list(Path(bpy.app.tempdir).glob("lgm_*"))
+
+
 def test_results_are_never_replaced_unless_asked(worker, pictures, tmp_path):
     arguments = ("--input", pictures / "cup.PNG", "--output", tmp_path / "out", *QUICK)
     names = [run(*arguments)[1][0]["name"] for _ in range(2)]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import lgm_blender
 from lgm_blender.blender import install, session
 from lgm_blender.blender.scene import splats
 from lgm_blender.blender.ui import panel
@@ -19,24 +18,6 @@ from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.messages import MeshRequest
 
 FAKE = Path(__file__).with_name("fake_worker.py")
-
-
-@pytest.fixture
-def worker(monkeypatch, tmp_path, golden):
-    """Sets how the stand-in for the worker behaves; the add-on is registered in an empty file."""
-    monkeypatch.setenv("LGM_BLENDER_PYTHON", sys.executable)
-    monkeypatch.setenv("LGM_BLENDER_LOG_DIR", str(tmp_path / "logs"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    lgm_blender.register()
-
-    def behave(behaviour):
-        command = [sys.executable, "-u", str(FAKE), behaviour, str(golden / "lgm.ply")]
-        monkeypatch.setattr(session, "worker_command", lambda python, *arguments: command)
-
-    behave("well")
-    yield behave
-    lgm_blender.unregister()
 
 
 @pytest.fixture
@@ -96,6 +77,18 @@ def test_image_datablock_without_a_file(worker, tmp_path):
     result = session.current().outcome.result
     assert Path(result.ply).name == "Gemälde.ply"
     assert not Path(result.settings["image"]).exists()  # the temporary file is gone
+
+
+def test_image_file_that_only_blender_reads(worker, tmp_path):
+    bpy.context.scene.render.image_settings.file_format = "OPEN_EXR"
+    path = tmp_path / "a thing.exr"
+    bpy.data.images.new("x", 8, 8, float_buffer=True).save_render(str(path), scene=bpy.context.scene)
+    assert generate(tmp_path, image_path=str(path)) == {"FINISHED"}
+    assert (tmp_path / "out" / "a thing_seen.bin").read_bytes().startswith(b"\x89PNG")
+    bpy.context.scene.lgm.image = bpy.data.images.load(str(path))
+    (tmp_path / "out" / "a thing_seen.bin").unlink()
+    assert generate(tmp_path) == {"FINISHED"}
+    assert (tmp_path / "out" / "a thing_seen.bin").read_bytes().startswith(b"\x89PNG")
 
 
 def test_random_seed_is_shown(worker, tmp_path):

@@ -56,8 +56,11 @@ def readable_file(path: Path, folder: Path) -> Path:
         LGMError: See `image_file`.
     """
     if path.suffix.lower() not in bpy.path.extensions_image or not path.is_file() or _is_plain(path):
-        return path  # if anything is wrong with it, the worker says what
-    image = bpy.data.images.load(str(path), check_existing=False)
+        return path  # if anything is wrong with it, here and below, the worker says what
+    try:
+        image = bpy.data.images.load(str(path), check_existing=False)
+    except RuntimeError:
+        return path
     try:
         return image_file(image, folder, path.stem)
     finally:

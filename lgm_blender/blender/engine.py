@@ -415,7 +415,10 @@ class Engine:
             self._end(job, "failed", sentence, "worker")
         else:
             self._end(job, "cancelled", "Cancelled; the worker did not react and was ended.", "cancelled")
-        for other in self._jobs.values():
+        for other in list(self._jobs.values()):
+            if other.state == "cancelling":
+                self._end(other, "cancelled", "Cancelled.", "cancelled")
+                continue
             other.state, other.progress = "waiting", None
             self._note(other)
         if self._jobs:

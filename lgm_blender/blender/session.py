@@ -317,20 +317,20 @@ def open_session(logs: Path | None = None, on_work: Callable[[], None] = lambda:
     global _session
     close_session()
     _session = Session(logs, on_work)
-    bpy.app.handlers.load_pre.append(_before_load)
+    bpy.app.handlers.load_post.append(_after_load)  # and not before: a file that can't be read changes nothing
 
 
 def close_session() -> None:
     """Ends the session and everything that it started. Does nothing if there is none."""
     global _session
-    if _before_load in bpy.app.handlers.load_pre:
-        bpy.app.handlers.load_pre.remove(_before_load)
+    if _after_load in bpy.app.handlers.load_post:
+        bpy.app.handlers.load_post.remove(_after_load)
     if _session is not None:
         _session.close()
         _session = None
 
 
 @bpy.app.handlers.persistent
-def _before_load(*_) -> None:
+def _after_load(*_) -> None:
     if _session is not None:
         _session.abandon()

@@ -233,6 +233,18 @@ def test_deaf_worker_is_ended_and_the_next_job_runs(make_engine, tmp_path):
     assert not alive(pid)
 
 
+def test_job_that_is_cancelled_too_does_not_come_back_with_the_next_worker(make_engine, tmp_path):
+    engine = make_engine("deaf", cancel_timeout=0.3)
+    first, second = engine.submit(request(tmp_path)), engine.submit(request(tmp_path))
+    run_until(engine, lambda: first.progress)
+    engine.cancel(first)
+    time.sleep(0.1)
+    engine.cancel(second)
+    run_until(engine, lambda: first.ended)
+    assert second.state == "cancelled"
+    assert not engine.busy
+
+
 def test_timeout_of_a_job(make_engine, tmp_path):
     engine = make_engine("long")
     with pytest.raises(LGMError, match="longer than"):

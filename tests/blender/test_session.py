@@ -171,6 +171,22 @@ def undo(operator, **options):
         assert operator(**options) == {"FINISHED"}
 
 
+# Other files
+
+
+def test_file_that_can_not_be_read_does_not_end_the_job(worker, tmp_path):
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "file.blend"), compress=False)
+    (tmp_path / "cut.blend").write_bytes((tmp_path / "file.blend").read_bytes()[:3000])
+    worker("slow")
+    job = start(tmp_path)
+    step_until(lambda: job.progress)
+    with pytest.raises(RuntimeError):
+        bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "cut.blend"))
+    step_until(lambda: session.current().job is None)
+    assert job.state == "done"
+    assert "x" in bpy.data.objects
+
+
 # Installs and downloads
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import math
 import os
 import signal
 import sys
@@ -69,6 +70,7 @@ class Job:
         log: The log file that says more, or ''.
         started: time.monotonic() of the request.
         seconds: How long it took, once it ended.
+        deadline: time.monotonic() after which a cancelled job is ended by force.
     """
 
     request: Request
@@ -80,6 +82,7 @@ class Job:
     log: str = ""
     started: float = 0.0
     seconds: float = 0.0
+    deadline: float = math.inf
 
     @property
     def id(self) -> str:
@@ -151,7 +154,6 @@ class Engine:
         self._numbers = itertools.count(1)
         self._asked: dict[int, str] = {}  # request number -> job, or '' for initialize
         self._deadline = 0.0  # of the start
-        self._cancel_deadlines: dict[str, float] = {}
         self._idle_since = 0.0
         self._lock = threading.RLock()
 
@@ -216,7 +218,7 @@ class Engine:
             job.state = "cancelling"
             self._note(job)
             self._ask("cancel", {"job": job.id}, None)
-            self._cancel_deadlines[job.id] = time.monotonic() + self.cancel_timeout
+            job.deadline = time.monotonic() + self.cancel_timeout
 
     def step(self) -> list[Job]:
         """Does what can be done without waiting; returns the jobs that have changed since the last call."""
@@ -384,7 +386,7 @@ class Engine:
             self._give_up_worker(f"The worker did not answer within {self.start_timeout:g} seconds.")
         elif self.state == "ready" and self._process.is_mute():
             self._give_up_worker("The worker closed its output and can't be heard any more.")
-        elif late := [self._jobs[name] for name, deadline in self._cancel_deadlines.items() if now > deadline]:
+        elif late := [job for job in self._jobs.values() if now > job.deadline]:
             for job in late:
                 self._give_up(job, "")
         elif self._jobs:
@@ -440,7 +442,6 @@ class Engine:
         job.state, job.error, job.kind, job.log = state, error, kind, log
         job.seconds = time.monotonic() - job.started
         self._jobs.pop(job.id, None)
-        self._cancel_deadlines.pop(job.id, None)
         self._idle_since = time.monotonic()
         self._note(job)
 
@@ -455,7 +456,6 @@ class Engine:
         self._process = None
         self.state = "off"
         self._asked.clear()
-        self._cancel_deadlines.clear()
 
     def _dismiss(self) -> None:
         if self._process:

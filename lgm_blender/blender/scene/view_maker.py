@@ -15,6 +15,7 @@ from ...core.cameras import VIEWS, into_sphere, pose_to_blender, view_poses
 from ...core.errors import LGMError
 from ...core.files import output_error
 from ...core.formats.transforms import file_name, find_transforms, new_folder, unique_names, write_transforms
+from . import stage
 from .nodes.even_light import EvenLight
 from .render import camera_from_pose
 from .training_items import Item
@@ -115,12 +116,12 @@ class ViewMaker:
         poses = view_poses(item.name, self.views)[0]
         with contextlib.ExitStack() as stack:
             objects = stack.enter_context(item.open())
-            stage = stack.enter_context(_stage(objects, self.size))
+            scene = stack.enter_context(_stage(objects, self.size))
             folder = stack.enter_context(new_folder(self.output, item.name, self.overwrite))
             seen = 0
             for i, pose in enumerate(poses):
                 yield
-                seen += stage.shoot(pose, folder / file_name(i))
+                seen += scene.shoot(pose, folder / file_name(i))
                 self.view = i + 1
             if seen < VISIBLE * len(poses):
                 raise LGMError("nothing of it can be seen in most of its views.")
@@ -162,28 +163,16 @@ def _stage(objects: Sequence[bpy.types.Object], size: int) -> Iterator[_Stage]:
     """A scene with the surfaces of `objects`, evenly lit; all that was made for it is removed at the end.
 
     Raises:
-        LGMError: If they have no faces, or Cycles is turned off.
+        LGMError: If they have no faces.
     """
-    had_result = any(image.type == "RENDER_RESULT" for image in bpy.data.images)
     user = bpy.context.scene
-    light = EvenLight()
-    made: list[bpy.types.ID] = []
-    try:
-        scene = bpy.data.scenes.new("LGM Training Views")
-        made.append(scene)
+    with stage.own_scene("LGM Training Views") as (scene, light, made):
         scene.frame_set(user.frame_current, subframe=user.frame_subframe)
         low, high = _realise(objects, scene, light, made)
         center, factor = into_sphere(low, high)
-        camera = camera_from_pose(np.eye(4), near=0.05 / factor, far=10 / factor)
-        made += [camera, camera.data]
-        scene.collection.objects.link(camera)
-        scene.camera = camera
+        stage.put_camera(scene, camera_from_pose(np.eye(4), near=0.05 / factor, far=10 / factor), made)
         _set_up(scene, size)
         yield _Stage(scene, center, factor)
-    finally:
-        if not had_result:
-            made += [image for image in bpy.data.images if image.type == "RENDER_RESULT"]
-        bpy.data.batch_remove(made + light.made)
 
 
 def _realise(
@@ -253,26 +242,11 @@ def _realise(
 
 def _set_up(scene: bpy.types.Scene, size: int) -> None:
     """The render settings: colours as they are, box-filtered as the fast maker's are, alpha kept."""
-    render = scene.render
-    render.engine = "CYCLES"
-    render.resolution_x = render.resolution_y = size
-    render.resolution_percentage = 100
-    render.image_settings.file_format = "PNG"
-    render.image_settings.color_mode = "RGBA"
-    render.image_settings.color_depth = "8"
-    render.image_settings.compression = 30
-    render.film_transparent = True
-    render.use_file_extension = render.use_compositing = render.use_sequencer = False
-    render.use_persistent_data = True  # from view to view only the camera moves
-    render.dither_intensity = 0.0
-    for prop in render.bl_rna.properties:
+    stage.set_up_render(scene, (size, size), SAMPLES, transparent=True)
+    scene.render.image_settings.compression = 30
+    scene.render.use_persistent_data = True  # from view to view only the camera moves
+    for prop in scene.render.bl_rna.properties:
         if prop.identifier.startswith("use_stamp_"):  # no names and paths of the user's in a data set
-            setattr(render, prop.identifier, False)
-    scene.view_settings.view_transform = "Raw"  # the materials give display values
-    scene.view_settings.look = "None"
-    cycles = scene.cycles
-    cycles.samples = SAMPLES
-    cycles.use_adaptive_sampling = cycles.use_denoising = False
-    cycles.max_bounces = 0
-    cycles.transparent_max_bounces = cycles.min_transparent_bounces = 128
-    cycles.pixel_filter_type = "BOX"
+            setattr(scene.render, prop.identifier, False)
+    scene.cycles.transparent_max_bounces = scene.cycles.min_transparent_bounces = 128
+    scene.cycles.pixel_filter_type = "BOX"

@@ -11,6 +11,7 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 from ...core.errors import LGMError
 from ...core.formats.ply import read_ply, write_ply
 from ..scene import results, splats
+from .operators import Operator
 
 # How files of 3D Gaussians lie: radians about x that turn their frame into LGM's, whose y is up.
 UP_AXES = [
@@ -54,7 +55,7 @@ class LGM_OT_import_ply(bpy.types.Operator, ImportHelper):
         return {"FINISHED"} if made else {"CANCELLED"}
 
 
-class LGM_OT_export_ply(bpy.types.Operator, ExportHelper):
+class LGM_OT_export_ply(Operator, bpy.types.Operator, ExportHelper):
     """Export the active object's Gaussians as a PLY that 3D Gaussian Splatting programs read"""
 
     bl_idname = "lgm.export_ply"
@@ -68,19 +69,12 @@ class LGM_OT_export_ply(bpy.types.Operator, ExportHelper):
     )
 
     @classmethod
-    def poll(cls, context):
-        if context.object is None or not splats.is_splats(context.object):
-            cls.poll_message_set("The active object holds no splats")
-            return False
-        return True
+    def obstacle(cls, context) -> str:
+        return "" if splats.is_splats(context.object) else "The active object holds no splats"
 
-    def execute(self, context):
-        try:
-            gaussians = splats.read_splats(context.object)
-            write_ply(self.filepath, gaussians, sh_degree=3 if self.pad else 0, normals=self.pad)
-        except LGMError as error:
-            self.report({"ERROR"}, error.message)
-            return {"CANCELLED"}
+    def act(self, context):
+        gaussians = splats.read_splats(context.object)
+        write_ply(self.filepath, gaussians, sh_degree=3 if self.pad else 0, normals=self.pad)
         self.report({"INFO"}, f"{len(gaussians):,} Gaussians were written to {self.filepath}")
         return {"FINISHED"}
 

@@ -23,7 +23,7 @@ ONLINE_NEEDED = (
 )
 
 
-class _Operator:
+class Operator:
     """What the operators here share: they say why they can't be pressed, and what goes wrong."""
 
     @classmethod
@@ -39,14 +39,18 @@ class _Operator:
         return "Something else is going on" if session.current().working else ""
 
     def execute(self, context):
+        return self.attempt(self.act, context)
+
+    def attempt(self, act, context):
+        """Does it; an error is told in Blender's way."""
         try:
-            return self.act(context)
+            return act(context)
         except LGMError as error:
             self.report({"ERROR"}, error.message)
             return {"CANCELLED"}
 
 
-class _Job(_Operator):
+class _Job(Operator):
     """What operators share that give the worker a job: one at a time, waited for where nobody would see it end."""
 
     output: bpy.props.StringProperty(name="Output Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
@@ -232,7 +236,7 @@ class LGM_OT_dismiss(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class _Fetch(_Operator):
+class _Fetch(Operator):
     """What operators share that fetch something: not without leave, and not beside anything else."""
 
     @classmethod
@@ -272,7 +276,7 @@ class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
         session.current().download(self.preset or context.scene.lgm.preset)
 
 
-class LGM_OT_remove_worker(_Operator, bpy.types.Operator):
+class LGM_OT_remove_worker(Operator, bpy.types.Operator):
     """Delete the packages that were installed for the worker, and its logs"""
 
     bl_idname = "lgm.remove_worker"
@@ -300,7 +304,7 @@ class LGM_OT_remove_worker(_Operator, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class LGM_OT_check_worker(_Operator, bpy.types.Operator):
+class LGM_OT_check_worker(Operator, bpy.types.Operator):
     """Start the worker and show what it says about itself"""
 
     bl_idname = "lgm.check_worker"

@@ -76,11 +76,11 @@ def run(
         return EXIT_OK if not stop.code else EXIT_USAGE
 
 
-def main(run: Callable[[Sequence[str], Write], int], stopped: str) -> None:
+def main(batch: Callable[[Sequence[str], Write], int], stopped: str) -> None:
     """Runs the command line of this process and ends the process.
 
     Args:
-        run: A batch: its arguments, and what receives the lines for stdout; gives the exit code.
+        batch: Is given its arguments, and what receives the lines for stdout; gives the exit code.
         stopped: What Ctrl-C is answered with.
     """
     arguments = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:]
@@ -91,7 +91,7 @@ def main(run: Callable[[Sequence[str], Write], int], stopped: str) -> None:
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(_noise(), 1)
     try:
-        code = run(arguments, lambda line: print(line, file=results, flush=True))
+        code = batch(arguments, lambda line: print(line, file=results, flush=True))
     except KeyboardInterrupt:
         tell(stopped)
         code = EXIT_STOPPED

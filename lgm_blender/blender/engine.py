@@ -386,9 +386,8 @@ class Engine:
             self._give_up_worker(f"The worker did not answer within {self.start_timeout:g} seconds.")
         elif self.state == "ready" and self._process.is_mute():
             self._give_up_worker("The worker closed its output and can't be heard any more.")
-        elif late := [job for job in self._jobs.values() if now > job.deadline]:
-            for job in late:
-                self._give_up(job, "")
+        elif late := next((job for job in self._jobs.values() if now > job.deadline), None):
+            self._give_up(late, "")
         elif self._jobs:
             self._idle_since = now
         elif self.idle_timeout is not None and self.state == "ready" and now - self._idle_since > self.idle_timeout:

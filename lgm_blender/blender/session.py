@@ -148,7 +148,7 @@ class Session:
             LGMError: (kind 'worker') If there is no Python for it.
         """
         self.forget_worker()
-        command = worker_command(settings.worker_python(), "models", "--download", preset)
+        command = worker_command(settings.worker_python(), "models", "--download", preset, "--until-stdin-ends")
         self._begin_task(install.Download(command, preset, self._logs / "download.log"))
 
     def _begin_task(self, task: install.Task) -> None:

@@ -242,6 +242,20 @@ def test_presets_of_the_worker(worker, tmp_path):
     assert panel.what_is_missing(settings) == "Not fetched."
 
 
+def test_a_preset_in_a_folder(worker, tmp_path):
+    settings = bpy.context.scene.lgm
+    settings.prompt, settings.preset = "x", "folder"
+    assert panel.what_is_missing(settings) == "Choose the preset's folder."
+    with pytest.raises(RuntimeError, match="Choose the preset's folder first"):
+        generate(tmp_path)
+    settings.preset_folder = f"{tmp_path / 'my preset'}/"
+    assert panel.what_is_missing(settings) == ""
+    assert generate(tmp_path) == {"FINISHED"}
+    assert session.current().outcome.result.settings["preset"] == str(tmp_path / "my preset")
+    assert bpy.ops.lgm.check_worker() == {"FINISHED"}
+    assert settings.preset == "folder"  # also among what the worker tells of
+
+
 def test_import_and_export(worker, tmp_path, golden):
     assert bpy.ops.lgm.import_ply(filepath=str(golden / "lgm.ply"), up="-Y") == {"FINISHED"}
     made = bpy.context.object
@@ -305,7 +319,7 @@ def test_fetch_weights(worker, monkeypatch):
     while now.fetching:
         now.step()
         factors.add(now.task.factor)
-    assert asked == [("models", "--download", "lgm")]
+    assert asked == [("models", "--download", "lgm", "--until-stdin-ends")]
     assert now.problem.sentence == "The server is on holiday."
     assert not bpy.ops.lgm.fetch_weights.poll()  # not without leave to go online
 

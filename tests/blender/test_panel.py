@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lgm_blender.blender import install, session
-from lgm_blender.blender.ui import files, panel, preferences, training
+from lgm_blender.blender.ui import files, operators, panel, preferences, training
 from lgm_blender.core.messages import GenerateRequest
 
 FUNCTIONS = bpy.types.UILayout.bl_rna.functions
@@ -106,6 +106,25 @@ def test_nothing_chosen_yet(worker):
     assert "elevation" not in told
     for name in ("seed", "output_kind", "faces", "guidance", "lgm.convert_to_mesh", "lgm.import_ply", "idle_minutes"):
         assert name in told.splitlines()
+
+
+def test_a_preset_in_a_folder(worker):
+    assert "preset_folder" not in drawn(panel.LGM_PT_main).splitlines()
+    bpy.context.scene.lgm.preset, bpy.context.scene.lgm.prompt = "folder", "x"
+    told = drawn(panel.LGM_PT_main)
+    assert "preset_folder" in told.splitlines()
+    assert "Choose the preset's folder." in sentences(told)
+
+
+def test_before_models_are_fetched_their_licences_are_shown(worker):
+    fetch, seen = operators.LGM_OT_fetch_weights, []
+    asked = SimpleNamespace(preset="lgm", terms=fetch.terms, layout=Layout(seen))
+    fetch.draw(asked, bpy.context)
+    assert "LGM's licence is MIT" in " ".join(seen)  # before the worker has told more
+    assert bpy.ops.lgm.check_worker() == {"FINISHED"}
+    seen.clear()
+    fetch.draw(asked, bpy.context)
+    assert seen == ["a/b: 1 GB, licence MIT", "They go into the cache"]
 
 
 def test_image_is_chosen(worker, tmp_path):

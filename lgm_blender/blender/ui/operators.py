@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ...core.messages import GenerateRequest, MeshRequest
 from .. import install, session
 from ..scene import images, splats
 from ..settings import ADDON, output_folder, preference
+from .properties import known_presets
 
 MAX_SEED = (1 << 31) - 1  # Blender's integers end there
 
@@ -131,6 +133,8 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
         image = self.image_file() if own else scene_image(settings)
         if image is None and not prompt:
             raise LGMError("Choose an image or write a prompt first.")
+        if not (preset := self.preset or settings.chosen_preset()):
+            raise LGMError("Choose the preset's folder first.")
         if settings.use_random_seed and not self.properties.is_property_set("seed"):
             settings.seed = random.randint(0, MAX_SEED)
         return GenerateRequest(
@@ -139,7 +143,7 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             image=None if image is None else str(image),
             prompt=prompt,
             negative_prompt=given("negative_prompt") or None,
-            preset=given("preset"),
+            preset=preset,
             seed=given("seed"),
             steps=given("steps") or None,
             guidance=given("guidance") or None,
@@ -265,15 +269,29 @@ class LGM_OT_install_worker(_Fetch, bpy.types.Operator):
 
 
 class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
-    """Fetch the chosen preset's published models into the Hugging Face cache"""
+    """Fetch the chosen preset's published models: LGM's licence is MIT, ImageDream's and MVDream's is OpenRAIL"""
 
     bl_idname = "lgm.fetch_weights"
     bl_label = "Fetch Models"
 
     preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
 
+    def invoke(self, context, event):
+        return context.window_manager.invoke_props_dialog(self, width=550, confirm_text="Fetch")
+
+    def draw(self, context):
+        for line in self.terms(self.preset or context.scene.lgm.chosen_preset()):
+            self.layout.label(text=line)
+
+    @classmethod
+    def terms(cls, name: str) -> list[str]:
+        """What to know before a preset's models are fetched, as the worker tells it if it knows the preset."""
+        known = {preset.name: preset.terms for preset in known_presets()}
+        terms = known.get(name) or f"{cls.__doc__}."
+        return [part for line in terms.splitlines() for part in textwrap.wrap(line, 90, break_on_hyphens=False)]
+
     def begin(self, context):
-        session.current().download(self.preset or context.scene.lgm.preset)
+        session.current().download(self.preset or context.scene.lgm.chosen_preset())
 
 
 class LGM_OT_remove_worker(Operator, bpy.types.Operator):

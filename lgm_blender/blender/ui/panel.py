@@ -9,7 +9,7 @@ import bpy
 from ...core.messages import STAGES, PresetInfo
 from .. import session
 from . import icons, preferences
-from .properties import BUNDLED, known_presets
+from .properties import BUNDLED, FOLDER, known_presets
 
 
 class _Panel:
@@ -41,6 +41,8 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
         column.use_property_decorate = False
         column.active = now.job is None
         column.prop(settings, "preset")
+        if settings.preset == FOLDER:
+            column.prop(settings, "preset_folder", text="Folder")
         row = column.row(align=True)
         row.prop(settings, "seed")
         row.prop(settings, "use_random_seed", text="", icon="FILE_REFRESH")
@@ -131,7 +133,7 @@ def draw_fetch(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         return
     if not bpy.app.online_access:
         preferences.draw_online(layout, context)
-    layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.preset
+    layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.chosen_preset()
 
 
 def preset_info(settings) -> PresetInfo | None:
@@ -143,6 +145,8 @@ def what_is_missing(settings) -> str:
     """A sentence about what the user has yet to give, or ''."""
     if settings.image is None and not settings.prompt.strip():
         return "Choose an image or write a prompt."
+    if not settings.chosen_preset():
+        return "Choose the preset's folder."
     preset = preset_info(settings)
     if preset and not preset.ready:
         return preset.problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import bpy
 
@@ -14,6 +15,7 @@ from ..scene import results
 # What every worker has; it tells more once it runs.
 BUNDLED = "mini"
 PRESETS = ((BUNDLED, "Mini", "Small models that come with the add-on"), ("lgm", "LGM", "The published models"))
+FOLDER = "folder"  # the item of the enum that stands for a preset in a folder
 _items: list[tuple] = []
 
 
@@ -24,8 +26,9 @@ def known_presets() -> list[PresetInfo]:
 
 
 def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
-    """The presets that the worker told of, or those every worker has."""
+    """The presets that the worker told of, or those every worker has; and that of a folder."""
     presets = [(p.name, p.label, p.problem or "Ready") for p in known_presets()] or PRESETS
+    presets = [*presets, (FOLDER, "Folder...", "A preset in a folder, as training makes it")]
     # Blender keeps no reference to these strings: they must live on.
     _items[:] = [(name, label, tip, "NONE", preset_number(name)) for name, label, tip in presets]
     return _items
@@ -88,6 +91,11 @@ class LGM_Settings(bpy.types.PropertyGroup):
     )
     preset: bpy.props.EnumProperty(
         name="Preset", description="Which models", items=preset_items, default=preset_number(BUNDLED)
+    )
+    preset_folder: bpy.props.StringProperty(
+        name="Preset Folder",
+        description="The folder of a preset: it holds a preset.json, as what training makes does",
+        subtype="DIR_PATH",
     )
     seed: bpy.props.IntProperty(name="Seed", description="The same seed gives the same result", min=0)
     use_random_seed: bpy.props.BoolProperty(
@@ -161,6 +169,12 @@ class LGM_Settings(bpy.types.PropertyGroup):
         subtype="DIR_PATH",
     )
     training: bpy.props.PointerProperty(type=LGM_TrainingSettings)
+
+    def chosen_preset(self) -> str:
+        """What a request calls the preset: its name or its folder; '' if the folder is yet to be chosen."""
+        if self.preset != FOLDER:
+            return self.preset
+        return str(Path(bpy.path.abspath(self.preset_folder)).absolute()) if self.preset_folder else ""
 
 
 CLASSES = (LGM_TrainingSettings, LGM_Settings)

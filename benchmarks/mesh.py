@@ -42,6 +42,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lgm_blender.core import cameras
+from lgm_blender.core.color import linear_to_srgb
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.training.data import objects
@@ -101,7 +102,7 @@ def sample_object(mesh: objects.TexturedMesh, count: int, rng: np.random.Generat
     normals = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     light = light[chosen].clip(0, 1)
-    colors = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    colors = linear_to_srgb(light)
     return values[chosen, :3], normals, colors, area * solid.mean()
 
 

@@ -27,6 +27,7 @@ from ...core.cameras import (  # noqa: F401 - training finds all of them here
     evaluation_poses,
     view_poses,
 )
+from ...core.color import srgb_to_linear
 
 _VERTEX = """
 #version 330
@@ -152,8 +153,7 @@ def centred(positions: np.ndarray, radius: float = OBJECT_RADIUS) -> np.ndarray:
 def to_linear(colors: np.ndarray) -> np.ndarray:
     """sRGB values [..., 3 or more] in 0 to 1 in linear light; what comes after the third stays."""
     colors = np.array(colors, np.float32)
-    rgb = colors[..., :3]
-    colors[..., :3] = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    colors[..., :3] = srgb_to_linear(colors[..., :3])
     return colors
 
 

@@ -29,7 +29,6 @@ import argparse
 import io
 import json
 import statistics
-import struct
 import sys
 import time
 import zipfile
@@ -43,13 +42,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lgm_blender.core import cameras
 from lgm_blender.core.color import linear_to_srgb
+from lgm_blender.core.formats.gltf import decode_glb
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.training.data import objects
 from lgm_blender.worker.devices import device_name, resolve_device
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings, Method, TexturedMesh, mesh_from_gaussians
-from lgm_blender.worker.meshing.files import encode_glb
+from lgm_blender.worker.meshing.files import encode_files
 from lgm_blender.worker.meshing.quads import corner_angles, quad_corners
 from lgm_blender.worker.meshing.topology import defects
 from lgm_blender.worker.meshing.views import sphere_poses
@@ -187,24 +187,12 @@ class Painter:
         return views
 
 
-def read_glb(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Corners [3F, 5] and the texture [S, S, 3] of a GLB as encode_glb writes it: what others will see."""
-    (length,) = struct.unpack("<I", data[12:16])
-    document, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
-
-    def array(number: int) -> np.ndarray:
-        accessor = document["accessors"][number]
-        offset = document["bufferViews"][accessor["bufferView"]]["byteOffset"]
-        kind, width = {5125: "<u4", 5126: "<f4"}[accessor["componentType"]], {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
-        count = accessor["count"] * width[accessor["type"]]
-        return np.frombuffer(binary, kind, count, offset).reshape(accessor["count"], -1)
-
-    primitive = document["meshes"][0]["primitives"][0]
-    indices = array(primitive["indices"])[:, 0]
-    positions, uvs = (array(primitive["attributes"][name])[indices] for name in ("POSITION", "TEXCOORD_0"))
-    view = document["bufferViews"][document["images"][0]["bufferView"]]
-    picture = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
-    return np.concatenate([positions, uvs], 1), np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+def corners_and_texture(glb: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Corners [3F, 5] (xyz, uv with v down) and the texture [S, S, 3] of a GLB: what others will see."""
+    mesh = decode_glb(glb)
+    uvs = mesh.corner_uvs * np.float32([1, -1]) + np.float32([0, 1])
+    corners = np.concatenate([mesh.vertices[mesh.faces], uvs], 2).reshape(-1, 5)
+    return corners, np.asarray(Image.open(io.BytesIO(mesh.texture)).convert("RGB"))
 
 
 def splat_pictures(gaussians: Gaussians, poses: np.ndarray, size: int, device: str) -> np.ndarray:
@@ -255,7 +243,7 @@ def geometry(mesh: TexturedMesh, truth: objects.TexturedMesh, painter: Painter) 
 
 def appearance(mesh: TexturedMesh, gaussians: Gaussians, painter: Painter, device: str) -> tuple[dict, np.ndarray]:
     """How like its Gaussians the mesh looks; and a picture [H, W, 3] of both."""
-    corners, texture = read_glb(encode_glb(mesh, "mesh"))
+    corners, texture = corners_and_texture(encode_files(mesh, "mesh", ("glb",))[".glb"])
     facing = painter.draw(corners, AROUND, 256, DISTANCE)[..., 1]
     truth = splat_pictures(gaussians, JUDGES, 256, device)
     drawn = painter.draw(corners, JUDGES, 256, TEXTURED, texture)[..., :3]
@@ -290,7 +278,7 @@ def timing(gaussians: Gaussians, settings: MeshSettings, repeats: int) -> dict:
     mesh_from_gaussians(gaussians, settings)
     runs = [mesh_from_gaussians(gaussians, settings) for _ in range(repeats)]
     began = time.perf_counter()
-    encode_glb(runs[0], "mesh")
+    encode_files(runs[0], "mesh", ("glb",))
     stages = {stage: statistics.median(run.timings[stage] for run in runs) for stage in runs[0].timings}
     return {
         "faces": runs[0].polygons,

@@ -51,6 +51,6 @@ def _repair(meshes: pymeshlab.MeshSet) -> None:
 if __name__ == "__main__":
     name, source, target = sys.argv[1:]
     with np.load(source) as arrays:
-        mesh = {"repair": repair, "remesh": remesh, "poisson": poisson}[name](**arrays).current_mesh()
-    mesh.compact()  # filters only mark what they delete
+        meshes = {"repair": repair, "remesh": remesh, "poisson": poisson}[name](**arrays)
+    mesh = meshes.current_mesh()  # part of `meshes`, and gone with it
     np.savez(target, vertices=mesh.vertex_matrix(), faces=mesh.face_matrix())

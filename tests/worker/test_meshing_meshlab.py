@@ -129,7 +129,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert holes(vertices, faces) == 1
     tube = np.hypot(np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 2]) - 0.4, mesh.vertices[:, 1])
     assert np.median(tube) == pytest.approx(0.15, abs=0.02)
-    assert evenness(vertices, faces).mean() > 0.9
+    assert evenness(vertices, faces).mean() > 0.75  # fitting outlines moves them; without remeshing it is 0.66
 
 
 @needs_pymeshlab

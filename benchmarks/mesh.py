@@ -50,9 +50,10 @@ from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.training.data import objects
 from lgm_blender.worker.devices import device_name, resolve_device
 from lgm_blender.worker.lgm import load_lgm
-from lgm_blender.worker.meshing import MeshSettings, Method, TexturedMesh, mesh_from_gaussians, topology
+from lgm_blender.worker.meshing import MeshSettings, TexturedMesh, mesh_from_gaussians, topology
 from lgm_blender.worker.meshing.files import encode_files
 from lgm_blender.worker.meshing.quads import corner_angles, quad_corners
+from lgm_blender.worker.meshing.settings import Method
 from lgm_blender.worker.meshing.topology import defects
 from lgm_blender.worker.meshing.views import sphere_poses
 from lgm_blender.worker.rendering import backend_for, render

@@ -27,7 +27,7 @@ REFRESH = 32  # steps between looking which cells are empty
 EMPTY = 1.0  # density, below which a cell is
 SURFACE = 10.0  # density at the surface, nerf2mesh's: what is soft counts too, outlines are fitted later
 HALF_EXTENT = 1.05 * FRAME_RADIUS
-RATE = 1e-2, 1e-3  # Adam's, in the beginning and in the end
+LEARNING_RATES = 1e-2, 1e-3  # Adam's, in the beginning and in the end
 POINTS_AT_ONCE = {"cpu": 2**16, "cuda": 2**19}
 
 
@@ -107,8 +107,8 @@ def _fit(model: DensityField, views: RenderedViews, on_step: OnStep) -> tuple[Te
     buried = ~(F.max_pool3d((~deep).view(1, OCCUPANCY, OCCUPANCY, OCCUPANCY).float(), 3, 1, 1).flatten() > 0)
     hull = _hull(views, centers) & ~buried
     occupied = hull
-    optimizer = torch.optim.Adam(model.parameters(), RATE[0], betas=(0.9, 0.99), eps=1e-15)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (RATE[1] / RATE[0]) ** (1 / STEPS))
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATES[0], betas=(0.9, 0.99), eps=1e-15)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (LEARNING_RATES[1] / LEARNING_RATES[0]) ** (1 / STEPS))
     # Rays that pass the hull by are empty as it is.
     nearest, span = 1.5 - HALF_EXTENT, 2 * HALF_EXTENT
     middle = (torch.arange(SAMPLES, device=device) + 0.5) / SAMPLES * span + nearest

@@ -25,6 +25,7 @@ from .stages import OnStep, silent
 from .topology import face_normals
 
 CHECK_EVERY = 0.1  # seconds between asking whether the work goes on
+AIM = 0.95  # of the wanted number of faces: remeshing meets it within some 5%, and edge collapses would spoil it
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,12 @@ def repair(vertices: Tensor, faces: Tensor, on_step: OnStep = silent) -> tuple[T
 
 
 def remesh(vertices: Tensor, faces: Tensor, count: int, on_step: OnStep = silent) -> tuple[Tensor, Tensor]:
-    """The same closed surface with about `count` faces of about the same size, nearly equilateral.
+    """The same closed surface with at most about `count` faces of about the same size, nearly equilateral.
 
     Isotropic remeshing (Hoppe et al. 1993, Botsch and Kobbelt 2004); edges sharper than 30 degrees stay.
     """
     area = float(face_normals(vertices, faces).norm(dim=1).sum()) / 2
-    length = (area / count * 4 / 3**0.5) ** 0.5
+    length = (area / (AIM * count) * 4 / 3**0.5) ** 0.5
     arrays = {"vertices": _array(vertices), "faces": faces.cpu().numpy(), "length": np.array(length)}
     return _filtered("remesh", vertices.device, on_step, **arrays)
 

@@ -74,8 +74,8 @@ JUDGES = np.stack(
 )
 
 
-# objects.TexturedMesh
-# -----
+# Objects
+# -------
 
 
 def sample_surface(corners: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:

@@ -78,7 +78,7 @@ def test_repair_makes_a_closed_manifold(torus, broken):
 def test_remeshing_makes_triangles_even(torus, count):
     vertices, faces = meshlab.remesh(*torus, count)
     assert not any(defects(vertices, faces).values())
-    assert len(faces) == pytest.approx(0.95 * count, rel=0.07)
+    assert len(faces) == pytest.approx(0.95 * count, rel=0.1)
     assert holes(vertices, faces) == 1
     assert volume(vertices, faces) == pytest.approx(volume(*torus), rel=0.05)
     assert evenness(vertices, faces).mean() > 0.9 > evenness(*decimate(*torus, 1000)).mean()
@@ -129,7 +129,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert holes(vertices, faces) == 1
     tube = np.hypot(np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 2]) - 0.4, mesh.vertices[:, 1])
     assert np.median(tube) == pytest.approx(0.15, abs=0.02)
-    assert evenness(vertices, faces).mean() > 0.83  # fitting outlines moves them; without remeshing it is 0.78
+    assert evenness(vertices, faces).mean() > 0.9
 
 
 @needs_pymeshlab

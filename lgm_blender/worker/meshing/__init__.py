@@ -110,7 +110,8 @@ def mesh_from_gaussians(
     with stages("simplify") as on_step:
         if len(faces) < settings.faces:
             warnings.append(f"The mesh has {len(faces):,} faces: there is no detail for {settings.faces:,}.")
-        if settings.remesh:
+        if settings.remesh:  # from four times as many: from afar it would not get there in its few rounds
+            vertices, faces = decimate(vertices, faces, 4 * settings.faces, on_step)
             vertices, faces = remesh(vertices, faces, settings.faces, on_step)
         vertices, faces = decimate(vertices, faces, settings.faces, on_step)
         if len(faces) > settings.faces:

@@ -53,7 +53,7 @@ def repair(vertices: Tensor, faces: Tensor, on_step: OnStep = silent) -> tuple[T
 def remesh(vertices: Tensor, faces: Tensor, count: int, on_step: OnStep = silent) -> tuple[Tensor, Tensor]:
     """The same closed surface with at most about `count` faces of about the same size, nearly equilateral.
 
-    Isotropic remeshing (Hoppe et al. 1993, Botsch and Kobbelt 2004); edges sharper than 30 degrees stay.
+    Isotropic remeshing (Hoppe et al. 1993, Botsch and Kobbelt 2004); edges sharper than 45 degrees stay.
     """
     area = float(face_normals(vertices, faces).norm(dim=1).sum()) / 2
     length = (area / (AIM * count) * 4 / 3**0.5) ** 0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,7 @@ from .topology import without_islands
 from .views import RenderedViews
 
 POINTS = 250_000
-DEPTH = 8  # of the octree: 256 cells along the longest side
+DEEPEST = 8  # octree: 256 cells along the longest side, or fewer, for none is smaller than a pixel
 GRAZING = 0.3  # cosine between ray and surface below which a depth says little
 AGREED = 0.5  # of the truncation: points further from what the other views show are left out
 
@@ -28,7 +30,8 @@ def poisson_surface(views: RenderedViews, on_step: OnStep = silent) -> tuple[Ten
     points, normals = oriented_points(views)
     if not len(points):
         raise LGMError(NOTHING_SOLID)
-    return without_islands(*screened_poisson(points + OFFSET * normals, normals, DEPTH, on_step))
+    depth = min(DEEPEST, int(math.log2(views.size)))
+    return without_islands(*screened_poisson(points + OFFSET * normals, normals, depth, on_step))
 
 
 def oriented_points(views: RenderedViews) -> tuple[Tensor, Tensor]:

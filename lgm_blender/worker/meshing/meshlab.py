@@ -2,7 +2,7 @@
 
 For what is asked for by name only. pymeshlab has no builds for Linux with a glibc before 2.35 and needs the system's
 libGL, so nothing that every mesh needs is here. It works in a process of its own: so it can be stopped, a crash is not
-the worker's, and on macOS its OpenMP and torch's, two copies that end a process that loads both, never meet.
+the worker's, and its OpenMP and torch's, of which a process on macOS may not load both, never meet.
 """
 
 from __future__ import annotations

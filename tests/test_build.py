@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -14,94 +13,122 @@ from pathlib import Path
 
 import pytest
 
+import tools
+from lgm_blender.core import environment
+from lgm_blender.core.version import VERSION
+from tools import demo, environments, packaging, terminal
+from tools import tests as runs
+from tools.environments import BLENDERS, Environment
+from tools.terminal import Failure
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def build(tmp_path, monkeypatch):
-    """build.py as a module, with its build/ and dist/ elsewhere."""
+def elsewhere(tmp_path, monkeypatch):
+    """build/ and dist/ in another folder; returns it."""
+    monkeypatch.setattr(tools, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(tools, "DIST", tmp_path / "dist")
+    return tmp_path
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """build.py as a module."""
     spec = importlib.util.spec_from_file_location("build_under_test", ROOT / "build.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
-    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(module, "DIST", tmp_path / "dist")
     return module
 
 
-@pytest.fixture
-def here(build):
-    """The environment that runs this test."""
-    return build.Environment(Path(sys.prefix), build.this_python())
+HERE = Environment(Path(sys.prefix))  # what runs this test
 
 
-def fake_environment(folder: Path, version: str, *packages: str) -> Path:
-    """A folder that looks like a virtual environment."""
-    (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "python").touch()
-    (folder / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {version}\n")
-    for package in packages:
-        (folder / "lib" / f"python{version[:4]}" / "site-packages" / package).mkdir(parents=True)
+def fake_environment(folder: Path, *requirements: str, gpu: bool = False) -> Path:
+    """A folder that looks like a finished environment."""
+    python = environment.environment_python(folder)
+    python.parent.mkdir(parents=True)
+    python.touch()
+    marker = f'{{"requirements": {list(requirements)}, "gpu": {gpu}, "trial": "torch 9 on Python 3.11.7"}}'
+    (folder / environment.MARKER).write_text(marker.replace("'", '"').replace("False", "false").replace("True", "true"))
     return folder
 
 
 # ------------------------------------------------------------------------------------------------------ the package
 
 
-def test_package(build, here):
+def test_package(elsewhere):
     """The zip is valid, has what Blender and the worker need at its root, and nothing else."""
-    result = build.package(here)
-    assert result.name == f"lgm_blender-{build.VERSION}.zip"
+    result = packaging.package(HERE)
+    assert result.name == f"lgm_blender-{VERSION}.zip"
     with zipfile.ZipFile(result) as archive:
         names = set(archive.namelist())
         manifest = tomllib.loads(archive.read("blender_manifest.toml").decode())
-        archive.extractall(build.BUILD / "lgm_blender")
+        archive.extractall(tools.BUILD / "lgm_blender")
     assert {"__init__.py", "blender_manifest.toml", "LICENSE", "blender/__init__.py", "core/__init__.py"} <= names
     assert manifest["id"] == "lgm_blender"
-    assert not [name for name in names if "tests" in name or "__pycache__" in name or name.endswith(".pyc")]
+    assert not [name for name in names if re.search(r"tests|^tools|__pycache__|\.pyc$|^build", name)]
     sources = [path for path in (ROOT / "lgm_blender").rglob("*.py") if path.name[0] != "."]
     assert {path.relative_to(ROOT / "lgm_blender").as_posix() for path in sources} <= names
-    # The worker runs from what was installed.
-    code = "import lgm_blender.worker, lgm_blender.core.messages; print(lgm_blender.__file__)"
-    answer = subprocess.run([sys.executable, "-c", code], cwd=build.BUILD, capture_output=True, text=True, check=True)
-    assert Path(answer.stdout.strip()) == build.BUILD / "lgm_blender" / "__init__.py"
+    # The worker runs from what was installed, and its list of packages came along.
+    code = (
+        "import lgm_blender.worker, lgm_blender.core.messages, lgm_blender.core.environment as e\n"
+        "print(lgm_blender.__file__, *e.requirements(), *e.requirements('training'), sep='\\n')"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tools.BUILD, capture_output=True, text=True, check=True
+    ).stdout.split("\n")[:-1]
+    assert Path(answer[0]) == tools.BUILD / "lgm_blender" / "__init__.py"
+    assert answer[1:] == [*environment.requirements(), *environment.requirements("training")]
 
 
-def test_package_refuses_an_invalid_manifest(build, here, monkeypatch, tmp_path):
+def test_package_refuses_an_invalid_manifest(elsewhere, monkeypatch):
     """Blender's own tool is asked, and what it says is passed on."""
-    root = tmp_path / "root"
+    root = elsewhere / "root"
     (root / "lgm_blender").mkdir(parents=True)
     (root / "lgm_blender" / "__init__.py").touch()
     (root / "LICENSE").touch()
     (root / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     manifest = (ROOT / "blender_manifest.toml").read_text()
     (root / "blender_manifest.toml").write_text(manifest.replace('type = "add-on"', 'type = "nonsense"'))
-    monkeypatch.setattr(build, "ROOT", root)
-    with pytest.raises(build.Failure, match="nonsense"):
-        build.package(here)
-    assert not build.DIST.exists() or not list(build.DIST.iterdir())
+    monkeypatch.setattr(tools, "ROOT", root)
+    with pytest.raises(Failure, match="nonsense"):
+        packaging.package(HERE)
+    assert not tools.DIST.exists() or not list(tools.DIST.iterdir())
 
 
-def test_version_stands_in_three_files(build, monkeypatch):
-    build.check_versions()
-    monkeypatch.setattr(build, "VERSION", "9.9.9")
-    with pytest.raises(build.Failure, match=r"9\.9\.9"):
-        build.check_versions()
+def test_version_stands_in_three_files(monkeypatch):
+    packaging.check_versions()
+    monkeypatch.setattr(packaging, "VERSION", "9.9.9")
+    with pytest.raises(Failure, match=r"9\.9\.9"):
+        packaging.check_versions()
 
 
-def test_requirements_are_the_same_everywhere(build):
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    worker = {build.environment.TORCH, *build.environment.WORKER_REQUIREMENTS}
-    assert worker == {*project["dependencies"], *project["optional-dependencies"]["worker"]}
-    tests = {*build.TEST_REQUIREMENTS, *build.TRAINING_REQUIREMENTS}
-    assert tests - {*worker} == {*project["optional-dependencies"]["test"]}
+# ----------------------------------------------------------------------------------------------- lists of packages
 
 
-def test_only_the_worker_brings_torch(build):
+def test_pyproject_reads_the_same_lists():
+    """Its extras are the files that the installer reads: there is no other list."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["optional-dependencies"]
+    extras = project["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
+    lists = {
+        room: [line for name in extras[room]["file"] for line in environment.read_requirements(ROOT / name)]
+        for room in extras
+    }
+    assert lists["worker"] == environment.requirements(libc=("glibc", "2.99"))
+    assert lists["train"] == environment.requirements("training")
+    assert lists["test"] == environments.test_requirements()
+    assert "uvunwrap==0.3.*" in lists["worker"]
+    (numpy,) = [line for line in lists["worker"] if environment.package_name(line) == "numpy"]
+    assert project["project"]["dependencies"] == [numpy]
+
+
+def test_only_the_worker_brings_torch():
     """PyPI's torch is 4 GB with CUDA's libraries: nothing that goes into a Blender's environment may ask for it."""
-    seen, waiting = set(), [re.split(r"[<>=~]", text)[0] for text in build.TEST_REQUIREMENTS]
+    seen, waiting = set(), [environment.package_name(text) for text in environments.test_requirements()]
     while waiting:
         name = waiting.pop()
         if name in seen:
@@ -111,7 +138,7 @@ def test_only_the_worker_brings_torch(build):
             needs = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:  # for another system, say
             continue
-        waiting += [re.split(r"[^\w.-]", text)[0].lower() for text in needs if "extra ==" not in text]
+        waiting += [environment.package_name(text) for text in needs if "extra ==" not in text]
     assert {"pluggy", "numpy"} <= seen
     assert "torch" not in seen
 
@@ -119,179 +146,170 @@ def test_only_the_worker_brings_torch(build):
 # ---------------------------------------------------------------------------------------------------- environments
 
 
-def test_environments_are_kept_apart(build, monkeypatch, tmp_path):
-    """An environment of another Python is neither used nor overwritten; a broken one is made anew."""
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    old, new = (build.Interpreter(Path("python"), version) for version in build.BLENDERS)
-    assert build.environment_for(old).folder == tmp_path / ".venv"
-    fake_environment(tmp_path / ".venv", "3.11.7")
-    assert build.environment_for(old).folder == tmp_path / ".venv"
-    assert build.environment_for(new).folder == tmp_path / ".venv-3.13"
-    (tmp_path / ".venv" / "bin" / "python").unlink()
-    assert build.environment_for(new).folder == tmp_path / ".venv"
-
-
-def test_every_blender_has_an_environment_of_its_own(build, monkeypatch, tmp_path):
-    """Two Blenders of one Python don't share one; the newest has the one that is used when none is named."""
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    fake_environment(tmp_path / ".venv", "3.11.7")
-    bases = {version: build.Interpreter(Path("python"), version) for version in build.BLENDERS}
-    made = [build.environment_for(bases[v], blender) for v, names in build.BLENDERS.items() for blender in names]
-    assert {target.blender: target.folder.name for target in made} == {
-        "4.2": ".venv",
-        "5.2": ".venv-blender-5.2",
-        "5.3": ".venv-3.13",
+def test_every_environment_is_apart(elsewhere, monkeypatch):
+    """One for the worker and one for each Blender, each on the Python that it needs."""
+    monkeypatch.setattr(tools, "ROOT", elsewhere)
+    made = {}
+    monkeypatch.setattr(environments, "follow", lambda task, _: made.setdefault(task.plan.folder.name, task.plan))
+    found = {(3, minor): Path(f"p{minor}") for minor in (13, 10, 11, 12, 14, 15)}
+    monkeypatch.setattr(environments, "find_pythons", lambda: found)
+    for version, blenders in BLENDERS.items():
+        for blender in blenders:
+            environments.blender_environment(blender, found[version], ["x"])
+    environments.worker_environment(["y"])
+    assert {name: plan.requirements for name, plan in made.items()} == {
+        ".venv-blender-4.2": ("bpy==4.2.*", "x"),
+        ".venv-blender-5.2": ("bpy==5.2.*", "x"),
+        ".venv-blender-5.3": ("bpy==5.3.*", "x"),
+        ".venv": (*environment.requirements(), "y"),
     }
-    for base in bases.values():
-        assert build.environment_for(base) == build.environment_for(base, build.BLENDERS[base.version][-1])
-    assert [build.requirements("blender", target.blender) for target in made] == [
-        ("bpy==4.2.*",),
-        ("bpy==5.2.*",),
-        ("bpy==5.3.*",),
-    ]
+    assert made[".venv-blender-4.2"].pythons == ("p11",)
+    assert made[".venv"].pythons == ("p13", "p11", "p12", "p14")
+    assert made[".venv"].torch == ("torch>=2.6",)
+    assert not made[".venv-blender-5.3"].torch
 
 
-def test_worker_environment_is_the_one_with_torch(build, tmp_path):
-    fake_environment(tmp_path / ".venv", "3.13.0", "bpy")
-    assert build.environment.worker_environment(tmp_path) is None
-    found = fake_environment(tmp_path / ".venv-3.11", "3.11.7", "torch", "diffusers")
-    assert build.environment.worker_environment(tmp_path) == found
+def test_nothing_is_installed_twice(monkeypatch, tmp_path):
+    """A second run finds the marker; other packages, or a machine that got a GPU, make it void."""
+    made = []
+    monkeypatch.setattr(environments, "follow", lambda task, _: made.append(task.plan.requirements))
+    monkeypatch.setattr(environments, "has_gpu", lambda: False)
+
+    def make(*requirements):
+        made.clear()
+        target = environments.make(tmp_path / ".venv", requirements, lambda: [environments.this_python()[1]], "")
+        assert target.python == environment.environment_python(tmp_path / ".venv")
+        return bool(made)
+
+    assert make("torch>=2.6", "ruff>=1")
+    fake_environment(tmp_path / ".venv", "torch>=2.6", "ruff>=1", "numpy")
+    assert not make("torch>=2.6", "ruff>=1")
+    assert make("torch>=2.7", "ruff>=1")
+    monkeypatch.setattr(environments, "has_gpu", lambda: True)
+    assert make("torch>=2.6", "ruff>=1")
+    assert not make("ruff>=1")
 
 
-def test_nothing_is_installed_twice(build, here, monkeypatch, tmp_path):
-    """A second run finds the stamp; other requirements, or a machine with a GPU, make it void."""
-    folder = fake_environment(tmp_path / ".venv", "3.11.7", "pip")
-    target = build.Environment(folder, build.Interpreter(Path(sys.executable), (3, 11)))
-    commands = []
-    torch = build.environment.TorchBuild("torch==2.13.0+cpu", ("--extra-index-url", "somewhere"))
-    monkeypatch.setattr(build, "run", lambda command, *_: commands.append(command))
-    monkeypatch.setattr(build.environment, "choose_torch", lambda python, gpu: torch)
-    monkeypatch.setattr(build, "has_gpu", lambda: False)
-    build.install(target, "worker", "test")
-    assert {"torch==2.13.0+cpu", "--extra-index-url", "somewhere", *build.TEST_REQUIREMENTS} <= {*commands[0]}
-    build.install(target, "worker", "test")
-    assert len(commands) == 1
-    (folder / "lib" / "python3.11" / "site-packages" / "torch-2.13.0+cpu.dist-info").mkdir(parents=True)
-    monkeypatch.setattr(build, "has_gpu", lambda: True)
-    monkeypatch.setattr(build.environment, "torch_tag", lambda gpu: "")
-    build.install(target, "worker", "test")
-    assert "uninstall" in commands[1]
-    assert len(commands) == 3
+def test_a_machine_without_torch_is_told_at_once(elsewhere, monkeypatch):
+    monkeypatch.setattr(tools, "ROOT", elsewhere)
+    monkeypatch.setattr(environment, "unsupported", lambda: "PyTorch has no packages for typewriters.")
+    with pytest.raises(Failure, match="typewriters"):
+        environments.worker_environment()
+    assert not list(elsewhere.iterdir())
 
 
-def test_torch_for_this_machine(build):
-    tag = build.environment.torch_tag
-    assert tag(False, "linux") == "cpu"
-    assert tag(True, "linux") == tag(False, "win32", "AMD64") == tag(False, "darwin") == ""
-    assert tag(True, "win32", "AMD64") == build.environment.WINDOWS_CUDA
-    newest = build.environment.newest_build
-    versions = ["2.15.0", "2.9.0+cpu", "2.13.0+cpu", "2.14.0+cu128", "1.13.1+cpu"]
-    assert newest(versions, "cpu") == "2.13.0+cpu"
-    assert newest(["2.15.0", "1.13.1+cpu"], "cpu") == ""
-
-
-def test_a_cpu_torch_is_taken_from_wherever_pip_looks(build, monkeypatch, tmp_path):
-    """A folder of wheels in pip's settings is enough, and without one the user is told of the size."""
-    python = Path(sys.executable)
-    tags = "py3-none-any"
-    links = tmp_path / "wheels"
-    links.mkdir()
-    monkeypatch.setattr(build.environment, "is_reachable", lambda url: False)
-    monkeypatch.setattr(build.environment, "torch_tag", lambda gpu: "cpu")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    choice = build.environment.choose_torch(python, gpu=False)
-    assert choice.requirement == build.environment.TORCH
-    assert "several GB" in choice.note
-    (links / f"torch-2.99.0+cpu-{tags}.whl").touch()
-    choice = build.environment.choose_torch(python, gpu=False)
-    assert (choice.requirement, choice.note) == ("torch==2.99.0+cpu", "")
-
-
-def test_a_stand_in_is_no_python(build, tmp_path):
-    """pyenv puts a python3.13 on PATH that only says it isn't there."""
-    stand_in = tmp_path / "python3.13"
+def test_pythons_are_found_and_stand_ins_are_none(monkeypatch, tmp_path):
+    """pyenv puts a python3.10 on PATH that only says it isn't there; where pyenv has a Python, it is found."""
+    real = environments.this_python()[1]
+    stand_in = tmp_path / "python3.10"
     stand_in.write_text("#!/bin/sh\necho 'command not found' >&2\nexit 127\n")
     stand_in.chmod(0o755)
-    assert not build.works(stand_in, (3, 13))
-    assert build.works(build.this_python().path, sys.version_info[:2])
-    assert not build.works(build.this_python().path, (3, 1))
+    pyenv = tmp_path / "pyenv" / "versions" / "3.0.0" / "bin"
+    pyenv.mkdir(parents=True)
+    (pyenv / "python3").symlink_to(real)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    monkeypatch.setattr(environments, "this_python", lambda: ((2, 9), real))
+    found = environments.find_pythons.__wrapped__()
+    assert next(iter(found.items())) == ((2, 9), real)
+    assert found[sys.version_info[:2]] == pyenv / "python3"
+    assert tmp_path not in [path.parent for path in found.values()]
+
+
+def test_missing_libraries_are_named(elsewhere, monkeypatch):
+    """`import bpy` on a machine without a screen's libraries ends in the command that brings them."""
+    said = "ImportError: libXrender.so.1: cannot open shared object file: No such file or directory"
+
+    def follow(task, what):
+        raise Failure(said)
+
+    monkeypatch.setattr(tools, "ROOT", elsewhere)
+    monkeypatch.setattr(environments, "follow", follow)
+    with pytest.raises(Failure, match=r"libXrender.so.1[\s\S]*apt-get install -y .*libxrender1"):
+        environments.blender_environment("4.2", Path(sys.executable))
+
+
+def test_a_python_without_blender_is_told(monkeypatch):
+    monkeypatch.setattr(environments, "this_python", lambda: ((3, 12), Path("python")))
+    monkeypatch.setattr(environments, "find_pythons", lambda: {(3, 12): Path("python"), (3, 10): Path("old")})
+    with pytest.raises(Failure, match=r"3\.11 or 3\.13; this is Python 3\.12"):
+        environments.blender_python()
+    monkeypatch.setattr(environments, "find_pythons", lambda: {(3, 12): Path("python"), (3, 13): Path("new")})
+    assert environments.blender_python() == ((3, 13), Path("new"))
 
 
 # ------------------------------------------------------------------------------------------------------ the command
 
 
-def test_a_failing_command_is_shown(build, capsys):
+def test_a_failing_command_is_shown(elsewhere, capsys):
     code = "import sys; print('what went wrong'); sys.exit(3)"
-    with pytest.raises(build.Failure, match=r"code 3[\s\S]*what went wrong"):
-        build.run([sys.executable, "-c", code], "Trying", "trying")
-    assert "what went wrong" in (build.BUILD / "logs" / "trying.txt").read_text()
-    build.run([sys.executable, "-c", "pass"], "Trying again", "trying")
-    assert "Trying again" in capsys.readouterr().out
+    with pytest.raises(Failure, match=r"Trying failed: what went wrong[\s\S]*trying\.txt"):
+        terminal.run([sys.executable, "-c", code], "Trying", "trying")
+    log = (tools.BUILD / "logs" / "trying.txt").read_text()
+    assert sys.executable in log
+    assert "exit code 3" in log
+    terminal.run([sys.executable, "-c", "pass"], "Trying again", "trying")
+    assert re.fullmatch(r"  Trying again: \d+\.\d s\n", capsys.readouterr().out)
 
 
-def test_missing_libraries_are_named(build, here, monkeypatch):
-    """`import bpy` on a machine without a screen's libraries ends in the command that brings them."""
-    said = "Traceback\nImportError: libXrender.so.1: cannot open shared object file: No such file or directory"
-    answer = subprocess.CompletedProcess([], 1, "", said)
-    monkeypatch.setattr(build.subprocess, "run", lambda *_, **__: answer)
-    with pytest.raises(build.Failure, match=r"libXrender.so.1[\s\S]*apt-get install -y .*libxrender1"):
-        build.check_bpy(here)
-
-
-def test_a_python_without_blender_is_told(build, monkeypatch):
-    monkeypatch.setattr(build, "this_python", lambda: build.Interpreter(Path("python"), (3, 12)))
-    monkeypatch.setattr(build, "find_pythons", lambda versions: iter(()))
-    with pytest.raises(build.Failure, match=r"3\.11 or 3\.13; this is Python 3\.12"):
-        build.blender_python()
-
-
-def test_arguments_go_on_to_pytest(build, here, monkeypatch, capsys):
-    """Paths choose tests, each in the sessions of its room; other arguments go on as they are, path or not."""
+def test_arguments_go_on_to_pytest(elsewhere, monkeypatch, capsys):
+    """Paths choose tests, each in the runs of its room; other arguments go on as they are, path or not."""
     commands = []
-    monkeypatch.setattr(build, "start_child", lambda command, variables: commands.append(command))
-    monkeypatch.setattr(build, "wait", lambda child: 0)
-    (build.BUILD / "logs").mkdir(parents=True)
-    blender = build.Session("bpy", here, ("core", "blender", "build"))
-    worker = build.Session("torch", here, ("worker",))
+    monkeypatch.setattr(runs, "call", lambda command, variables: commands.append(command) or 0)
+    (tools.BUILD / "logs").mkdir(parents=True)
+    here = Environment(fake_environment(elsewhere / ".venv"))
+    blender, worker = runs.TestRun(here, ("core", "blender", "build")), runs.TestRun(here, ("worker",))
     arguments = ["-k", "name", "--golden", "tests/window", "tests/core/test_ply.py::test_x", "tests/worker"]
-    build.run_pytest(blender, here, arguments)
-    build.run_pytest(worker, here, arguments)
+    runs.run_pytest(blender, here, arguments)
+    runs.run_pytest(worker, here, arguments)
     for command, path in zip(commands, ["tests/core/test_ply.py::test_x", "tests/worker"], strict=True):
-        assert [word for word in command if word.startswith("tests/")] == [path, "tests/window"]
+        assert [word for word in command if str(word).startswith("tests/")] == [path, "tests/window"]
         assert command[-4:] == ["-k", "name", "--golden", "tests/window"]
-    assert build.run_pytest(blender, here, ["tests/worker"]) == (build.NO_TESTS, {})
+    assert runs.run_pytest(blender, here, ["tests/worker"]) == (runs.NO_TESTS, {})
     assert len(commands) == 2
     for all_of_them in ([], ["tests"]):
-        build.run_pytest(worker, here, all_of_them)
+        runs.run_pytest(worker, here, all_of_them)
         assert "tests/worker" in commands[-1]
-        build.run_pytest(blender, here, all_of_them)
+        runs.run_pytest(blender, here, all_of_them)
         assert {"tests/core", "tests/blender", "tests/test_build.py"} <= {*commands[-1]}
+
+
+def test_every_test_belongs_to_a_run():
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(files) > 50
+    assert [name for name in files if runs.room_of(name) not in runs.ROOMS] == []
 
 
 @pytest.mark.parametrize(
     ("codes", "expected"), [((0, 0, 0), 0), ((0, 5, 0), 0), ((5, 5, 5), 5), ((0, 1, 0), 1), ((0, -11, 0), 1)]
 )
-def test_exit_code_of_all_sessions(build, here, monkeypatch, tmp_path, capsys, codes, expected):
+def test_exit_code_of_all_runs(elsewhere, monkeypatch, capsys, codes, expected):
     """A crash in one of them is a failure, and the last line counts them together."""
-    left = list(codes)
-    monkeypatch.setattr(build, "BLENDERS", {here.base.version: ("1.0", "2.0")})
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    monkeypatch.setattr(build, "install", lambda target, *groups: target)
-    monkeypatch.setattr(build, "blender_python", lambda: here.base)
-    monkeypatch.setattr(build, "worker_environment", lambda main: main)
-    monkeypatch.setattr(build, "run_pytest", lambda *_: (left.pop(0), {"passed": 2, "error": 1}))
-    assert build.test([]) == expected
+    left, rooms = list(codes), []
+    here = Environment(fake_environment(elsewhere / ".venv"))
+    this = environments.this_python()
+    monkeypatch.setattr(runs, "BLENDERS", {this[0]: ("1.0", "2.0")})
+    monkeypatch.setattr(environments, "blender_python", lambda: this)
+    monkeypatch.setattr(environments, "find_pythons", lambda: {(3, 10): Path("old"), this[0]: this[1]})
+    monkeypatch.setattr(environments, "worker_environment", lambda more: here)
+    monkeypatch.setattr(environments, "blender_environment", lambda *_: here)
+
+    def run_pytest(run, worker, arguments):
+        rooms.append(run.rooms)
+        return left.pop(0), {"passed": 2, "error": 1}
+
+    monkeypatch.setattr(runs, "run_pytest", run_pytest)
+    assert runs.test([]) == expected
+    assert rooms == [("worker", "training"), ("core", "blender", "build"), ("core", "blender")]
     assert capsys.readouterr().out.endswith("\n6 passed, 3 failed, 0 skipped\n")
 
 
 def test_clean_gives_back_everything_but_results(build, monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    for name in (".venv", ".venv-3.13", "out", "lgm_blender/__pycache__", "docs"):
+    monkeypatch.setattr(tools, "ROOT", tmp_path)
+    monkeypatch.setattr(tools, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(tools, "DIST", tmp_path / "dist")
+    for name in (".venv", ".venv-blender-5.3", "build", "dist", "out", "lgm_blender/__pycache__", "docs"):
         (tmp_path / name).mkdir(parents=True)
-    build.BUILD.mkdir()
-    build.DIST.mkdir()
     build.clean(out=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "lgm_blender", "out"]
     assert not list((tmp_path / "lgm_blender").iterdir())
@@ -299,7 +317,7 @@ def test_clean_gives_back_everything_but_results(build, monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_demo_of_no_file(build, tmp_path):
-    with pytest.raises(build.Failure, match="no file"):
-        build.demo(tmp_path / "missing.png", None, tmp_path / "out", 0)
-    assert not (tmp_path / "out").exists()
+def test_demo_of_no_file(elsewhere):
+    with pytest.raises(Failure, match="no file"):
+        demo.demo(elsewhere / "missing.png", None, elsewhere / "out", 0)
+    assert not (elsewhere / "out").exists()

@@ -1,43 +1,62 @@
-"""Makes the worker's Python environment, with uv, in a folder that no Blender version owns, and takes it away again.
+"""Makes Python environments with uv: the worker's, in a folder that no Blender version owns, and build.py's.
 
 No bpy here: build.py and the tests use it as it is. Whether Blender may go online is for the caller to ask.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ..core import environment
+from ..core.environment import environment_python, package_name
 from ..core.errors import LGMError
 from ..core.files import replacing
-from .process import Process, clean_variables
+from .process import NO_WINDOW, clean_variables
+from .tasks import Step, Task, Way
 
+UV_VERSION = "0.13.9"
 PYTHON_VERSION = "3.12"  # every package the worker needs has wheels for it on every system
-MARKER = "installed.json"  # written last: an environment without it is half made
-IMPORTS = (
-    "import torch, diffusers, transformers, safetensors, PIL, scipy, skimage, uvunwrap; "
-    "print('torch', torch.__version__)"
-)
 # Everything the extension ever puts in its data folder; the last is the worker's memory of which weights are whole.
 CONTENTS = ("environment", "python", "tools", "cache", "logs", "checked_files.json")
-DISK_NEEDED = {False: 3 << 30, True: 12 << 30}  # bytes without and with CUDA, downloads included
+DISK_NEEDED = {False: 3 << 30, True: 12 << 30}  # bytes for the worker without and with CUDA, downloads included
+ALL_OF_CUDA = (
+    "No CPU-only torch is in reach, so PyPI's is taken: it brings several GB of CUDA packages that this machine has no "
+    "use for. With https://download.pytorch.org/whl/cpu in reach, it would be 200 MB."
+)
+NO_CUDA = "No CUDA build of torch is in reach: it will run on the CPU."
 
-# Blender's Python has no pip installed, but ensurepip carries one as a wheel, which runs as it is.
+# Blender's Python has no pip installed, but ensurepip carries one as a wheel, which runs as it is; Debian keeps that
+# wheel elsewhere.
 _BUNDLED_PIP = """\
-import ensurepip, pathlib, runpy, sys
-sys.path.insert(0, str(next((pathlib.Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))))
+import ensurepip, runpy, sys, sysconfig
+from pathlib import Path
+places = [Path(ensurepip.__file__).parent / "_bundled", Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or "/none")]
+sys.path.insert(0, next((str(wheel) for place in places for wheel in place.glob("pip-*.whl")), ""))
 runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
+_PIPS = (("-I", "-m", "pip"), ("-I", "-c", _BUNDLED_PIP))
+
+# pip's settings and the variables by which uv has the same.
+_SETTINGS = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+}
 
 
 class WorkerPython(NamedTuple):
@@ -48,58 +67,45 @@ class WorkerPython(NamedTuple):
 
 
 def worker_python(preference: str = "") -> WorkerPython:
-    """The Python the worker runs on: the preference, LGM_BLENDER_PYTHON, build.py's, or the one installed here.
+    """The Python the worker runs on.
 
-    A choice that leads nowhere is a problem and not passed over: the user meant it.
+    In this order: the preference; the environment variable LGM_BLENDER_PYTHON; the environment that build.py made,
+    `.venv`, if this package lies in a clone of the repository or below it; the one that the panel's button made. A
+    choice that leads nowhere is a problem and not passed over: the user meant it.
     """
-    path = environment.find_worker_python(preference)
-    chosen = ""
-    if preference:
-        chosen = "the preferences"
-    elif os.environ.get(environment.PYTHON_VARIABLE):
-        chosen = f"the variable {environment.PYTHON_VARIABLE}"
-    if chosen:
-        path = environment.environment_python(path) if path.is_dir() else path
-        if not path.is_file():
-            return WorkerPython(None, f"The worker's Python set in {chosen} does not exist: {path}")
-        return WorkerPython(path, chosen)
-    if path is None or (path == installed_python() and read_marker() is None):
-        return WorkerPython(None, "The worker is not installed yet. Press Install in the preferences of LGM.")
-    return WorkerPython(path, "installed" if path == installed_python() else "build.py")
+    variable = os.environ.get(environment.PYTHON_VARIABLE, "")
+    for named, where in ((preference, "the preferences"), (variable, f"the variable {environment.PYTHON_VARIABLE}")):
+        if named:
+            path = Path(named).expanduser()
+            path = environment_python(path) if path.is_dir() else path
+            if not path.is_file():
+                return WorkerPython(None, f"The worker's Python set in {where} does not exist: {path}")
+            return WorkerPython(path, where)
+    clones = (root for root in environment.PACKAGE.parents if (root / "build.py").is_file())
+    made = [(root / ".venv", "build.py") for root in clones if (root / "lgm_blender").is_dir()]
+    for folder, where in [*made, (environment.data_folder() / "environment", "installed")]:
+        if environment.read_marker(folder):
+            return WorkerPython(environment_python(folder), where)
+    missing = "The worker is not installed yet. Press Install in the preferences of LGM."
+    return WorkerPython(None, environment.unsupported() or missing)
 
 
-def installed_python(folder: Path | None = None) -> Path:
-    """The Python of the environment that is made here, whether it exists or not."""
-    return environment.environment_python((folder or environment.data_folder()) / "environment")
+def installed_python() -> Path:
+    """The Python of the environment that the panel's button makes, whether it exists or not."""
+    return environment_python(environment.data_folder() / "environment")
 
 
-def requirements() -> list[str]:
-    """What the worker needs, torch first."""
-    return [environment.TORCH, *environment.WORKER_REQUIREMENTS]
+def is_outdated() -> bool:
+    """Whether the environment that the panel's button has made is there and lacks something of today's list."""
+    marker = environment.read_marker(environment.data_folder() / "environment")
+    return marker is not None and not {*environment.requirements()} <= {*marker.get("requirements", ())}
 
 
-def read_marker(folder: Path | None = None) -> dict | None:
-    """What the finished environment was made of, or None if there is none."""
-    path = (folder or environment.data_folder()) / "environment" / MARKER
-    try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return marker if isinstance(marker, dict) else None
-
-
-def is_outdated(folder: Path | None = None) -> bool:
-    """Whether the environment was made for other requirements than today's."""
-    marker = read_marker(folder)
-    return marker is not None and marker.get("requirements") != requirements()
-
-
-def size(folder: Path | None = None) -> int:
+def size() -> int:
     """Bytes on disk that `remove` gives back; a file with several links counts once."""
-    folder = folder or environment.data_folder()
     files = {}
     for name in CONTENTS:
-        for parent, _, names in os.walk(folder / name):
+        for parent, _, names in os.walk(environment.data_folder() / name):
             for file in names:
                 with contextlib.suppress(OSError):
                     status = os.stat(os.path.join(parent, file), follow_symlinks=False)  # noqa: PTH116, PTH118
@@ -107,14 +113,15 @@ def size(folder: Path | None = None) -> int:
     return sum(files.values())
 
 
-def remove(folder: Path | None = None) -> None:
+def remove() -> None:
     """Deletes everything that was installed, and the logs.
 
     Raises:
         LGMError: If something could not be deleted, as on Windows while a worker runs from it.
     """
-    folder = folder or environment.data_folder()
-    (folder / "environment" / MARKER).unlink(missing_ok=True)  # whatever happens next, it is not whole any more
+    folder = environment.data_folder()
+    # Whatever happens next, it is not whole any more.
+    (folder / "environment" / environment.MARKER).unlink(missing_ok=True)
     try:
         for path in (folder / name for name in CONTENTS):
             if path.is_dir():
@@ -130,225 +137,179 @@ def remove(folder: Path | None = None) -> None:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of the installation.
+class Plan:
+    """An environment to be made.
 
     Attributes:
-        label: What it does, for the user.
-        alternatives: Commands that all lead there; the first that succeeds ends the step.
-        attached: Whether a command keeps its stdin, by whose end it notices that Blender is gone.
+        folder: Where it lies.
+        requirements: What goes into it; if torch is among them, the build that suits the machine.
+        pythons: What it may be built on, best first: executables, or versions ('3.12') for uv to fetch.
+        trial: Python code that fails if it doesn't work and else prints what it is, in one line.
+        tools: Where uv lies or is fetched to.
+        log: What receives everything that is run and printed.
+        again: What the user does if it fails.
+        variables: Environment variables for uv.
     """
 
-    label: str
-    alternatives: tuple[tuple[str, ...], ...]
-    attached: bool = False
-
-
-def install_steps(folder: Path, base_python: str, gpu: bool) -> list[Step]:
-    """What is run to make the environment in `folder`, or to bring it up to date.
-
-    Args:
-        base_python: The Python that fetches uv, and that the environment is built on where uv can't fetch another.
-        gpu: Whether torch must be able to use a GPU.
-    """
-    uv = find_uv(folder)
-    steps = []
-    if uv is None:
-        uv = folder / "tools" / "bin" / ("uv.exe" if os.name == "nt" else "uv")
-        fetch = ("install", "--no-input", "--only-binary=:all:", "--upgrade", "--target", str(folder / "tools"), "uv")
-        pips = ((base_python, "-I", "-m", "pip", *fetch), (base_python, "-I", "-c", _BUNDLED_PIP, *fetch))
-        steps.append(Step("Fetching the installer, uv", pips))
-    python = installed_python(folder)
-    if not python.exists():
-        venv = (str(uv), "venv", "--no-project", "--allow-existing", str(folder / "environment"))
-        # A Python of its own where possible, so that the environment outlives the Blender that made it.
-        own = (*venv, "--managed-python", "--python", PYTHON_VERSION)
-        borrowed = (*venv, "--no-python-downloads", "--python", base_python)
-        steps.append(Step("Making a Python environment", (own, borrowed)))
-    install = (str(uv), "pip", "install", "--python", str(python))
-    return [
-        *steps,
-        Step("Fetching torch", tuple(_torch_commands(install, gpu))),
-        Step("Fetching diffusers and transformers", ((*install, *_find_links(), *requirements()),)),
-        Step("Trying the packages", ((str(python), "-I", "-c", IMPORTS),)),
-    ]
-
-
-def find_uv(folder: Path) -> Path | None:
-    """uv as fetched into `folder`, or the user's own."""
-    name = "uv.exe" if os.name == "nt" else "uv"
-    own = folder / "tools" / "bin" / name
-    found = own if own.is_file() else shutil.which(name)
-    return Path(found) if found else None
-
-
-def _torch_commands(install: tuple[str, ...], gpu: bool) -> list[tuple[str, ...]]:
-    default = (*install, *_find_links(), environment.TORCH)
-    if sys.platform == "darwin":
-        return [default]
-    if gpu:  # uv reads the driver's version and picks the CUDA that suits it
-        return [(*install, "--torch-backend", "auto", environment.TORCH), default]
-    # Last comes the package index's own torch, which on Linux brings several GB of CUDA.
-    local = (*install, "--no-index", "--no-deps", *_find_links(), environment.TORCH)
-    return [*([local] if _find_links() else []), (*install, "--torch-backend", "cpu", environment.TORCH), default]
-
-
-def _find_links() -> tuple[str, ...]:
-    """pip's folders of wheels, which uv does not look into by itself."""
-    return tuple(word for place in os.environ.get("PIP_FIND_LINKS", "").split() for word in ("--find-links", place))
-
-
-def _variables(folder: Path) -> dict[str, str]:
-    variables = {
-        "UV_CACHE_DIR": str(folder / "cache"),
-        "UV_PYTHON_INSTALL_DIR": str(folder / "python"),
-        "UV_NO_PROGRESS": "1",
-        "UV_HTTP_TIMEOUT": "120",
-    }
-    if index := os.environ.get("PIP_INDEX_URL"):
-        variables["UV_DEFAULT_INDEX"] = index
-    return variables
-
-
-State = Literal["running", "done", "failed", "cancelled"]
-
-
-class Task:
-    """Commands, one after the other. Call `step` often, from a timer or a loop, until `state` is not 'running'.
-
-    Args:
-        steps: What is run.
-        log: File that receives everything that was run and printed.
-        variables: Environment variables on top of the cleaned ones of this process.
-
-    Attributes:
-        state: 'running', 'done', 'failed' or 'cancelled'.
-        index, count: Number of the current step from 0, and of steps.
-        label: The current step.
-        message: The last line that the current command printed.
-        error: Once failed, a sentence for the user.
-    """
-
-    def __init__(self, steps: Sequence[Step], log: Path, variables: Mapping[str, str] | None = None):
-        self.state: State = "running"
-        self.index, self.count = -1, len(steps)
-        self.label, self.message, self.error = "", "", ""
-        self.log = log
-        self._steps = list(steps)
-        self._variables = clean_variables(variables)
-        self._alternatives: list[tuple[str, ...]] = []
-        self._process: Process | None = None
-        self._output: list[str] = []
+    folder: Path
+    requirements: tuple[str, ...]
+    pythons: tuple[str, ...]
+    trial: str
+    tools: Path
+    log: Path
+    again: str
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def factor(self) -> float:
-        """About how much of it is done, 0 to 1."""
-        return (max(0, self.index) + 0.5) / max(1, self.count)
+    def torch(self) -> tuple[str, ...]:
+        """The requirement for torch, or none."""
+        return tuple(line for line in self.requirements if package_name(line) == "torch")
 
-    def step(self) -> bool:
-        """Goes on as far as is possible without waiting; whether anything changed."""
-        if self.state != "running":
-            return False
-        try:
-            if self._process is None:
-                return self._begin()
-            return self._poll()
-        except (OSError, LGMError) as error:
-            self._fail(error.message if isinstance(error, LGMError) else f"{self.log.parent} is not usable: {error}")
-            return True
+    @property
+    def own_python(self) -> str:
+        """The first Python that need not be fetched."""
+        return next(python for python in self.pythons if not _is_version(python))
 
-    def cancel(self) -> None:
-        """Stops at once. What was fetched stays; another run goes on from there."""
-        if self.state == "running":
-            self.state = "cancelled"
-            self._kill()
 
-    def _begin(self) -> bool:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log.write_text("", encoding="utf-8")
-        self._next_step()
-        return True
+def shared_plan() -> Plan:
+    """The worker's environment for all Blender versions, as the panel's button makes it."""
+    folder = environment.data_folder()
+    log = folder / "logs" / "install.log"
+    return Plan(
+        folder / "environment",
+        tuple(environment.requirements()),
+        # A Python of its own where possible, so that the environment outlives the Blender that made it.
+        (PYTHON_VERSION, sys.executable),
+        worker_trial(),
+        folder / "tools",
+        log,
+        f"Press Install to try again. The log is {log}",
+        {"UV_CACHE_DIR": str(folder / "cache"), "UV_PYTHON_INSTALL_DIR": str(folder / "python")},
+    )
 
-    def _poll(self) -> bool:
-        changed = False
-        code = self._process.exit_code()  # asked first: once it has ended, nothing comes after these lines
-        for raw in self._process.lines():
-            line = raw.decode("utf-8", "replace").strip()
-            if line:
-                self._output.append(line)
-                self._note(line)
-                self.message, changed = line, True
-        if code is None:
-            return changed
-        self._note(f"exit code {code}")
-        if code == 0:
-            self._next_step()
-        elif self._alternatives:
-            self._next_alternative()
-        else:
-            self._fail(self._explain())
-        return True
 
-    def _next_step(self) -> None:
-        self.index += 1
-        if self.index == self.count:
-            self._finish()
-            return
-        self.label = self._steps[self.index].label
-        self._alternatives = list(self._steps[self.index].alternatives)
-        self._next_alternative()
+def worker_trial() -> str:
+    """See `Plan.trial`."""
+    said = "print('torch', torch.__version__, 'on Python', platform.python_version())"
+    return f"import platform, {', '.join(environment.modules())}; {said}"
 
-    def _next_alternative(self) -> None:
-        command = self._alternatives.pop(0)
-        self._output = []
-        self.message = ""
-        self._note("$ " + " ".join(word if "\n" not in word else "..." for word in command))
-        try:
-            self._process = Process(command, self._variables, merge_errors=True)
-            if not self._steps[self.index].attached:
-                self._process.close()
-        except OSError as error:
-            self._note(str(error))
-            if not self._alternatives:
-                raise LGMError(f"{command[0]} could not be started ({error.strerror}).", "worker") from error
-            self._next_alternative()
 
-    def _finish(self) -> None:
-        self.state = "done"
+def install_steps(plan: Plan, gpu: bool, settings: Mapping[str, str]) -> list[Step]:
+    """What is run to make an environment, or to bring it up to date.
 
-    def _explain(self) -> str:
-        """A sentence about the command that failed."""
-        return f"{self.label} failed: {(self._output or ['it said nothing'])[-1]}"
+    Args:
+        plan: What is made.
+        gpu: Whether torch must be able to use a GPU.
+        settings: pip's, as variables for uv: see `pip_settings`.
+    """
+    uv, python = str(uv_path(plan.tools)), str(environment_python(plan.folder))
+    install = (uv, "pip", "install", "--python", python)
+    steps = uv_steps(plan.tools, plan.own_python)
+    ways = _torch_ways(gpu, bool(settings.get("UV_FIND_LINKS"))) if plan.torch else [((), "")]
+    # A GPU has come since, and uv would be content with the torch that is there.
+    marker = environment.read_marker(plan.folder)
+    other = ("--reinstall-package", "torch") if marker and gpu and not marker.get("gpu") else ()
+    makings = [()] if _has_python(plan) else [((uv, *_make(plan.folder, python)),) for python in plan.pythons]
+    # All Pythons before the next kind of torch: where one of them is all that has a small one, the worker runs on that.
+    steps.append(
+        Step(
+            "Making a Python environment" + (" with torch" if plan.torch else ""),
+            tuple(
+                Way((*making, *([(*install, *options, *other, *plan.torch)] if plan.torch else [])), note)
+                for options, note in ways
+                for making in makings
+            ),
+        )
+    )
+    steps.append(Step("Fetching packages", (Way(((*install, *plan.requirements, "pip"),)),)))
+    steps.append(Step("Trying the packages", (Way(((python, "-I", "-c", plan.trial),)),)))
+    return steps
 
-    def _fail(self, sentence: str) -> None:
-        self.state, self.error = "failed", sentence
-        self._note(sentence)
-        self._kill()
 
-    def _kill(self) -> None:
-        if self._process:
-            self._process.kill()
+def uv_path(tools: Path) -> Path:
+    """Where uv lies in a folder that it was fetched to."""
+    return tools / "bin" / ("uv.exe" if os.name == "nt" else "uv")
 
-    def _note(self, line: str) -> None:
-        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+
+def uv_steps(tools: Path, python: str) -> list[Step]:
+    """What fetches uv with a Python, or with another uv; nothing if the one that this was written for is there."""
+    if uv_path(tools).is_file() and (tools / f"uv-{UV_VERSION}.dist-info").is_dir():
+        return []
+    package = ("--upgrade", "--target", str(tools), f"uv=={UV_VERSION}")
+    ways = [Way(((python, *pip, "install", "--no-input", "--only-binary=:all:", *package),)) for pip in _PIPS]
+    if other := shutil.which("uv"):
+        ways.append(Way(((other, "pip", "install", "--python", python, *package),)))
+    return [Step("Fetching the installer, uv", tuple(ways))]
+
+
+def _is_version(python: str) -> bool:
+    return bool(re.fullmatch(r"3\.\d+", python))
+
+
+def _has_python(plan: Plan) -> bool:
+    """Whether the environment is good enough to be kept: one without its torch may be of a Python that has none."""
+    has_torch = any((libraries / "torch").is_dir() for libraries in environment.site_packages(plan.folder))
+    return environment_python(plan.folder).exists() and (has_torch or not plan.torch)
+
+
+def _make(folder: Path, python: str) -> tuple[str, ...]:
+    origin = "--managed-python" if _is_version(python) else "--no-python-downloads"
+    return ("venv", "--no-project", "--clear", str(folder), origin, "--python", python)
+
+
+def _torch_ways(gpu: bool, has_links: bool) -> list[tuple[tuple[str, ...], str]]:
+    """uv's options for torch, best first, each with what the user should know."""
+    if sys.platform == "darwin":
+        return [((), "")]
+    if gpu:  # uv reads the driver's version and picks the CUDA that suits it
+        return [(("--torch-backend", "auto"), ""), ((), NO_CUDA if sys.platform == "win32" else "")]
+    local = [(("--no-index", "--no-deps"), "")] if has_links else []
+    return [*local, (("--torch-backend", "cpu"), ""), ((), ALL_OF_CUDA if sys.platform == "linux" else "")]
+
+
+def pip_settings(python: str) -> dict[str, str]:
+    """The settings that pip has on this machine, from its files and variables, as variables for uv, which reads none.
+
+    Args:
+        python: A Python that has pip or ensurepip; one without has no settings.
+    """
+    listed = ""
+    for pip in _PIPS:
+        command = [python, *pip, "config", "list"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            answer = subprocess.run(
+                command, capture_output=True, text=True, timeout=60, env=clean_variables(), creationflags=NO_WINDOW
+            )
+            if answer.returncode == 0:
+                listed = answer.stdout
+                break
+    found = {}
+    for section in ("global", "install", ":env:"):  # each may override the one before
+        for name, value in re.findall(rf"^{section}\.([\w-]+)=(.+)$", listed, re.MULTILINE):
+            if name in _SETTINGS:
+                separator = "," if name == "find-links" else " "
+                found[_SETTINGS[name]] = separator.join(str(ast.literal_eval(value)).split())
+    if "UV_INDEX" in found:
+        found["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # as pip: whichever index has the newest
+    return {name: value for name, value in found.items() if name not in os.environ}
 
 
 class Installation(Task):
     """One run of the installer.
 
     Args:
-        folder: Where to; the user's data folder if None.
-        base_python: See `install_steps`; the running Python if None.
+        plan: What is made; the worker's environment for all Blender versions if None.
         gpu: Whether torch must be able to use a GPU; looked up if None.
     """
 
-    def __init__(self, folder: Path | None = None, base_python: str | None = None, gpu: bool | None = None):
-        self.folder = folder or environment.data_folder()
-        super().__init__([], self.folder / "logs" / "install.log", _variables(self.folder))
+    def __init__(self, plan: Plan | None = None, gpu: bool | None = None):
+        self.plan = plan or shared_plan()
+        # The system's certificates, as pip: a company's proxy has its own.
+        variables = {"UV_NO_PROGRESS": "1", "UV_HTTP_TIMEOUT": "120", "UV_SYSTEM_CERTS": "1", **self.plan.variables}
+        super().__init__([], self.plan.log, variables)
         self.label = "Looking at this machine"
-        self._base_python = base_python or sys.executable
         self._gpu = gpu
+        self._settings: dict[str, str] = {}
         # nvidia-smi may take seconds to wake the driver.
         self._looking = threading.Thread(target=self._look, daemon=True)
         self._looking.start()
@@ -356,41 +317,52 @@ class Installation(Task):
     def _look(self) -> None:
         if self._gpu is None:
             self._gpu = environment.has_nvidia_gpu()
+        self._settings = pip_settings(self.plan.own_python)
 
-    def _begin(self) -> bool:
-        if self._looking.is_alive():
-            return False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        needed = DISK_NEEDED[self._gpu]
-        if (free := shutil.disk_usage(self.folder).free) < needed and read_marker(self.folder) is None:
+    def _run(self) -> Iterator[bool]:
+        while self._looking.is_alive():
+            yield False
+        plan = self.plan
+        marker = environment.read_marker(plan.folder)
+        if plan.torch and (sentence := environment.unsupported()):
+            raise LGMError(sentence, "worker")
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        needed = DISK_NEEDED[self._gpu] if plan.torch else 0
+        if (free := shutil.disk_usage(plan.folder).free) < needed and marker is None:
             raise LGMError(
-                f"The worker needs {needed >> 30} GB in {self.folder}, and {free / (1 << 30):.1f} GB are free there. "
-                "Make room and try again.",
+                f"The worker needs {needed >> 30} GB in {plan.folder.parent}, and {free / (1 << 30):.1f} GB are free "
+                "there. Make room and try again.",
                 "output",
             )
-        self._steps = install_steps(self.folder, self._base_python, self._gpu)
-        self.count = len(self._steps)
-        return super()._begin()
-
-    def _finish(self) -> None:
+        self._variables |= self._settings
+        self._steps = install_steps(plan, self._gpu, self._settings)
+        yield from super()._run()
         # The environment keeps its files: uv links them from the cache.
-        shutil.rmtree(self.folder / "cache", ignore_errors=True)
-        marker = {"requirements": requirements(), "gpu": self._gpu, "torch": (self._output or ["?"])[-1]}
-        with replacing(self.folder / "environment" / MARKER) as file:
+        if cache := plan.variables.get("UV_CACHE_DIR"):
+            shutil.rmtree(cache, ignore_errors=True)
+        older = {package_name(line): line for line in (marker or {}).get("requirements", ())}
+        made = older | {package_name(line): line for line in plan.requirements}
+        marker = {"requirements": list(made.values()), "gpu": self._gpu, "trial": (self.output or ["?"])[-1]}
+        with replacing(plan.folder / environment.MARKER) as file:
             file.write(json.dumps(marker, indent=2).encode() + b"\n")
-        self.message, self.label = marker["torch"], "Installed"
-        self.state = "done"
+        self.message, self.label = marker["trial"], "Installed"
+        yield True
 
     def _explain(self) -> str:
-        said = "\n".join(self._output).lower()
-        errors = [line for line in self._output if "error" in line.lower()]
+        said = "\n".join(self.output).lower()
+        errors = [line for line in self.output if "error" in line.lower()]
         if any(words in said for words in ("dns error", "failed to lookup", "name or service", "connection refused")):
             reason = "the package index can't be reached. Is this computer online, behind a proxy or a firewall?"
         elif "no space left" in said or "os error 112" in said:
             reason = "the disk is full."
+        elif re.search(r"no module named '?(ensurepip|pip)\b", said):
+            reason = (
+                "this Python has no pip and no ensurepip to fetch packages with. On Debian and Ubuntu, "
+                "apt-get install python3-venv brings it."
+            )
         else:
-            reason = (errors or self._output or ["it said nothing."])[-1]
-        return f"{self.label} failed: {reason} Press Install to try again. The log is {self.log}"
+            reason = (errors or self.output or ["it said nothing"])[-1].rstrip(".") + "."
+        return f"{self.label} failed: {reason} {self.plan.again}"
 
 
 class Download(Task):
@@ -403,7 +375,7 @@ class Download(Task):
     """
 
     def __init__(self, command: Sequence[str], preset: str, log: Path):
-        super().__init__([Step(f"Fetching the models of '{preset}'", (tuple(command),), attached=True)], log)
+        super().__init__([Step.of(f"Fetching the models of '{preset}'", command, attached=True)], log)
 
     @property
     def factor(self) -> float:
@@ -413,5 +385,5 @@ class Download(Task):
         return done / max(1, total)
 
     def _explain(self) -> str:
-        told = [line.removeprefix("Error: ") for line in self._output if line.startswith("Error: ")]
+        told = [line.removeprefix("Error: ") for line in self.output if line.startswith("Error: ")]
         return told[-1] if told else super()._explain()

@@ -18,7 +18,7 @@ import bpy
 
 from ..core.errors import ErrorKind, LGMError
 from ..core.messages import MeshResult, Request, Result
-from . import install, settings
+from . import install, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
 from .scene import results
 
@@ -65,7 +65,7 @@ class Session:
         self.job: Job | None = None
         self.problem: Problem | None = None
         self.outcome: Outcome | None = None
-        self.task: install.Task | None = None
+        self.task: tasks.Task | None = None
         self.views = ""
         self._logs = log_folder(logs)
         self._on_work = on_work
@@ -151,7 +151,7 @@ class Session:
         command = worker_command(settings.worker_python(), "models", "--download", preset, "--until-stdin-ends")
         self._begin_task(install.Download(command, preset, self._logs / "download.log"))
 
-    def _begin_task(self, task: install.Task) -> None:
+    def _begin_task(self, task: tasks.Task) -> None:
         self._dismiss_engine()
         self.problem = None
         self.task = task

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..core import messages
+from ..core import environment, messages
 from ..core.environment import data_folder
 from ..core.errors import Cancelled, LGMError
 from ..core.messages import Initialized, JobError, Progress, Request
@@ -42,7 +42,6 @@ IDLE_MINUTES = 5.0  # without a job, after which the models' memory is given bac
 LINE_LIMIT = 1 << 24  # bytes of a message
 GRACE = 10.0  # seconds for a job to notice that the worker should leave; loading a large model does not listen
 PREVIEWS_PREFIX = "lgm_blender_previews_"
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "PIL", "scipy", "skimage", "uvunwrap")
 
 
 def serve(idle_minutes: float = IDLE_MINUTES) -> None:
@@ -282,7 +281,7 @@ def describe(log_file: str = "") -> Initialized:
     Raises:
         LGMError: (kind 'worker') if its Python lacks a package.
     """
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in environment.modules() if importlib.util.find_spec(name) is None]:
         raise LGMError(f"The worker's Python lacks {', '.join(missing)}. Install the worker again.", "worker")
     device = resolve_device("auto")
     return Initialized(

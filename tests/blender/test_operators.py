@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgm_blender.blender import install, session
+from lgm_blender.blender import install, session, tasks
 from lgm_blender.blender.scene import splats
 from lgm_blender.blender.ui import panel
+from lgm_blender.core import environment
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.messages import MeshRequest
 
@@ -290,17 +291,19 @@ def test_install_asks_before_it_goes_online(worker):
 
 
 def test_install_and_remove(worker, tmp_path, monkeypatch):
-    code = f"import os; os.makedirs({str(install.installed_python().parent)!r}); print('torch 9')"
-    steps = [install.Step("Trying", ((sys.executable, "-c", code),))]
-    monkeypatch.setattr(install, "install_steps", lambda folder, python, gpu: steps)
+    python = install.installed_python()
+    code = f"import os; os.makedirs({str(python.parent)!r}); open({str(python)!r}, 'w'); print('torch 9')"
+    steps = [tasks.Step.of("Trying", (sys.executable, "-c", code))]
+    monkeypatch.setattr(install, "install_steps", lambda *_: steps)
     monkeypatch.setitem(install.DISK_NEEDED, False, 0)
     now = session.current()
     now.install()
     run_until(lambda: not now.fetching)
     assert now.task.state == "done", now.task.error
-    assert install.read_marker()["torch"] == "torch 9"
+    folder = python.parents[1]
+    assert environment.read_marker(folder)["trial"] == "torch 9"
     assert bpy.ops.lgm.remove_worker() == {"FINISHED"}
-    assert install.read_marker() is None
+    assert environment.read_marker(folder) is None
 
 
 def test_fetch_weights(worker, monkeypatch):

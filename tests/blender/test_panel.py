@@ -12,7 +12,7 @@ import bpy
 import pytest
 from PIL import Image
 
-from lgm_blender.blender import install, session
+from lgm_blender.blender import session, tasks
 from lgm_blender.blender.ui import files, operators, panel, preferences, training
 from lgm_blender.core.messages import GenerateRequest
 
@@ -178,7 +178,7 @@ def test_no_worker_and_its_install(worker, tmp_path, monkeypatch):
     for cls in (panel.LGM_PT_main, preferences.LGM_Preferences):
         assert "lgm.install_worker" in drawn(cls)
         assert "does not exist" in sentences(drawn(cls))
-    session.current().task = install.Task([], tmp_path / "log")
+    session.current().task = tasks.Task([], tmp_path / "log")
     session.current().task.label = "Fetching torch"
     for cls in (panel.LGM_PT_main, preferences.LGM_Preferences):
         assert "Fetching torch" in drawn(cls)

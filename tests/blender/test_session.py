@@ -17,9 +17,10 @@ import pytest
 
 import lgm_blender
 from lgm_blender.blender import engine as engine_module
-from lgm_blender.blender import install, session
+from lgm_blender.blender import install, session, tasks
 from lgm_blender.blender.scene import results
 from lgm_blender.blender.ui import icons, timer
+from lgm_blender.core import environment
 from lgm_blender.core.messages import GenerateRequest
 
 
@@ -193,14 +194,16 @@ def test_file_that_can_not_be_read_does_not_end_the_job(worker, tmp_path):
 @pytest.fixture
 def installing(worker, tmp_path, monkeypatch):
     """An install that takes until a file `go` is there."""
+    python = install.installed_python()
     code = (
         "import os, sys, time\n"
-        f"os.makedirs({str(install.installed_python().parent)!r}, exist_ok=True)\n"
+        f"os.makedirs({str(python.parent)!r}, exist_ok=True)\n"
+        f"open({str(python)!r}, 'w').close()\n"
         f"print('waiting', flush=True)\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n"
         "print('torch 9')"
     )
-    steps = [install.Step("Trying", ((sys.executable, "-c", code),))]
-    monkeypatch.setattr(install, "install_steps", lambda folder, python, gpu: steps)
+    steps = [tasks.Step.of("Trying", (sys.executable, "-c", code))]
+    monkeypatch.setattr(install, "install_steps", lambda *_: steps)
     monkeypatch.setitem(install.DISK_NEEDED, False, 0)
     monkeypatch.setattr(install.environment, "has_nvidia_gpu", lambda: False)
     return worker
@@ -225,7 +228,7 @@ def test_install_goes_on_when_another_file_is_opened(installing, tmp_path):
     (tmp_path / "go").touch()
     step_until(lambda: not now.fetching)
     assert now.task.state == "done", now.task.error
-    assert install.read_marker()["torch"] == "torch 9"
+    assert environment.read_marker(install.installed_python().parents[1])["trial"] == "torch 9"
 
 
 def test_download_goes_on_when_another_file_is_opened(worker, tmp_path, monkeypatch):

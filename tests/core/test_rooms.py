@@ -112,7 +112,7 @@ def test_build_needs_nothing_installed():
     """What build.py imports works in a Python without site-packages, and so does the worker's package without bpy."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import lgm_blender, lgm_blender.worker, lgm_blender.core.environment, lgm_blender.core.version\n"
+        "import build, tools, lgm_blender, lgm_blender.worker\n"
         "print(sorted({'bpy', 'numpy', 'torch'} & set(sys.modules)))"
     )
     command = [sys.executable, "-I", "-S", "-c", code, str(PACKAGE.parent)]

@@ -489,7 +489,7 @@ def test_old_previews_of_killed_workers_are_swept(monkeypatch, tmp_path):
 
 
 def test_a_worker_without_its_packages_says_so(monkeypatch):
-    monkeypatch.setattr(server, "PACKAGES", ("json", "no_such_package"))
+    monkeypatch.setattr(server.environment, "modules", lambda: ["json", "no_such_package"])
     with pytest.raises(server.LGMError, match=r"lacks no_such_package. Install the worker again") as caught:
         server.describe()
     assert caught.value.kind == "worker"

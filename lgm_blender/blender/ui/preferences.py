@@ -6,7 +6,7 @@ import textwrap
 
 import bpy
 
-from .. import install, session
+from .. import install, session, tasks
 from ..settings import ADDON, DEFAULTS
 
 
@@ -87,7 +87,7 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     row.operator("lgm.remove_worker", icon="TRASH")
 
 
-def draw_task(layout: bpy.types.UILayout, task: install.Task) -> None:
+def draw_task(layout: bpy.types.UILayout, task: tasks.Task) -> None:
     """How far the installer or a download is, and a way to stop it."""
     row = layout.row(align=True)
     row.scale_y = 1.4

@@ -340,9 +340,10 @@ class Installation(Task):
         # The environment keeps its files: uv links them from the cache.
         if cache := plan.variables.get("UV_CACHE_DIR"):
             shutil.rmtree(cache, ignore_errors=True)
-        older = {package_name(line): line for line in (marker or {}).get("requirements", ())}
-        made = older | {package_name(line): line for line in plan.requirements}
-        marker = {"requirements": list(made.values()), "gpu": self._gpu, "trial": (self.output or ["?"])[-1]}
+        names = {package_name(line) for line in plan.requirements}
+        older = [line for line in (marker or {}).get("requirements", ()) if package_name(line) not in names]
+        made = [*older, *plan.requirements]
+        marker = {"requirements": made, "gpu": self._gpu, "trial": (self.output or ["?"])[-1]}
         with replacing(plan.folder / environment.MARKER) as file:
             file.write(json.dumps(marker, indent=2).encode() + b"\n")
         self.message, self.label = marker["trial"], "Installed"

@@ -221,6 +221,14 @@ def test_a_longer_list_makes_it_outdated(folder):
     assert "another>=1" in calls(folder)[-1].split()
 
 
+def test_what_was_asked_for_is_remembered(folder):
+    """More of it, twice the same package too; and what an earlier run brought, unless it is asked for otherwise."""
+    plan = install.shared_plan()
+    finish(install.Installation(dataclasses.replace(plan, requirements=("torch", "numpy", "old>=1")), gpu=False))
+    finish(install.Installation(dataclasses.replace(plan, requirements=("torch", "numpy<3", "numpy>1")), gpu=False))
+    assert environment.read_marker(folder / "environment")["requirements"] == ["old>=1", "torch", "numpy<3", "numpy>1"]
+
+
 def test_uv_is_fetched_in_one_version(folder, monkeypatch):
     """An older one is no reason not to; pip fetches it, the pip in ensurepip, or the user's own uv."""
     (folder / "tools" / f"uv-{install.UV_VERSION}.dist-info").rename(folder / "tools" / "uv-0.1.0.dist-info")

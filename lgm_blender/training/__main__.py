@@ -1,4 +1,4 @@
-"""Training and judging: python -m lgm_blender.training views | train | evaluate."""
+"""Training and judging: python -m lgm_blender.training views | train | evaluate, and the bundled models' stages."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import sys
 from pathlib import Path
 
 from ..core.errors import LGMError
-from ..worker.console import DownloadPrinter, run
+from ..worker.console import DownloadPrinter
+from .commands import add_stages, run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns `console.run`'s exit code."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.training", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_views, _add_train, _add_evaluate):
+    for add in (_add_views, _add_train, _add_evaluate, add_stages):
         add(commands)
     return run(parser, arguments)
 
 
 def _add_views(commands) -> None:
-    about = "Draw training views of meshes: a folder per object with pictures and a transforms.json."
+    about = "Render training views of meshes: a folder per object with pictures and a transforms.json."
     parser = commands.add_parser("views", help=about, description=about)
     parser.add_argument("input", metavar="INPUT", type=Path, help="a GLB, OBJ or PLY, a folder of them, an objects.zip")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--size", type=int, default=256, help="of the views in pixels (default: 256)")
     parser.add_argument("--views", type=int, default=36, help="of each object, 4 to 36 (default: 36)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that draw at once")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that render at once")
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
-    parser.add_argument("--overwrite", action="store_true", help="draw objects again whose folders are there")
+    parser.add_argument("--overwrite", action="store_true", help="render objects again whose folders are there")
     parser.set_defaults(run=_views)
 
 
@@ -47,7 +48,7 @@ def _views(options: argparse.Namespace) -> int:
         print(f"[{len(results)}/{len(sources)}] {render_views.describe(made)}", file=sys.stderr, flush=True)
     print(render_views.summary(results))
     if all(made.problem for made in results):
-        raise LGMError(f"None of the {len(results)} objects could be drawn.")
+        raise LGMError(f"None of the {len(results)} objects could be rendered.")
     return 0
 
 
@@ -65,33 +66,28 @@ def _add_train(commands) -> None:
     length.add_argument("--steps", type=int, help="how long; such a run gives the same numbers each time")
     length.add_argument("--epochs", type=float, help="how long, in times that each object is seen")
     parser.add_argument("--batch", type=int, help="objects a step and GPU; the less, the less memory")
-    parser.add_argument("--rate", type=float, help="learning rate")
+    parser.add_argument("--learning-rate", "--rate", type=float)
     parser.add_argument("--lpips", metavar="FILE", type=Path, help="LPIPS weights (default: those evaluate fetched)")
-    parser.add_argument("--no-augmentation", action="store_true", help="input views neither distorted nor jittered")
+    parser.add_argument(
+        "--no-augmentation",
+        dest="augmentation",
+        action="store_false",
+        help="input views neither distorted nor jittered",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
     parser.set_defaults(run=_train)
 
 
 def _train(options: argparse.Namespace) -> int:
     from .loops.finetune import train
 
-    given = {name: getattr(options, name) for name in ("minutes", "steps", "epochs", "batch", "rate", "limit")}
-    if wrong := [name for name, value in given.items() if value is not None and value <= 0]:
-        raise LGMError(f"--{wrong[0]} must be above 0.")
-    preset = train(
-        options.data,
-        options.output,
-        init=options.init,
-        recipe=options.recipe,
-        lpips=options.lpips,
-        augmented=not options.no_augmentation,
-        seed=options.seed,
-        resume=options.resume,
-        **given,
-    )
-    print(preset)
+    given = {name: value for name, value in vars(options).items() if value is not None and name != "run"}
+    for name in ("minutes", "steps", "epochs", "batch", "learning_rate", "limit"):
+        if given.get(name, 1) <= 0:
+            raise LGMError(f"--{name.replace('_', '-')} must be above 0.")
+    print(train(**given))
     return 0
 
 
@@ -104,7 +100,7 @@ def _add_evaluate(commands) -> None:
         "--mode",
         choices=("reconstruct", "image", "text"),
         action="append",
-        help="from four true views, from one image, from a text; may be given several times (default: the first two)",
+        help="from four ground-truth views, an image, a text; may be given several times (default: the first two)",
     )
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
@@ -122,8 +118,8 @@ def _add_evaluate(commands) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from ..worker.models import Fetched
-    from .evaluation import lpips
     from .evaluation.evaluate import evaluate, table
+    from .loops import lpips
 
     if options.fetch_lpips:
         show = DownloadPrinter()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from ..worker.lgm.model import LGM_CONFIGS
+from ..worker.models import file_table
 from ..worker.quantization import load_file, save_file
 from .loops.multiview import MultiViewModel, save_multiview
 
@@ -28,8 +28,7 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[
         model = MultiViewModel(CLIPTokenizer.from_pretrained(work / "tokenizer"))
         model.load_state_dict(load_file(work / "multiview" / "multiview.safetensors"))
         save_multiview(model, work / "vae", work / "tokenizer", output / "multiview", bits)
-    files = sorted(p for p in output.rglob("*") if p.is_file() and p.suffix in (".json", ".txt", ".safetensors"))
-    files = [p for p in files if p.name != "preset.json"]
+    files = file_table(output)
     preset = {
         "name": "mini",
         "label": "Mini (bundled)",
@@ -44,13 +43,7 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[
         "samples": {"image": 4},
         "redraw": True,
         "clear_haze": True,
-        "files": {
-            p.relative_to(output).as_posix(): {
-                "size": p.stat().st_size,
-                "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
-            }
-            for p in files
-        },
+        "files": files,
     }
     (output / "preset.json").write_text(json.dumps(preset, indent=1) + "\n")
-    return {"files": len(files), "mib": sum(p.stat().st_size for p in files) / 2**20}
+    return {"files": len(files), "mib": sum(file["size"] for file in files.values()) / 2**20}

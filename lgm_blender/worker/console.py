@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from .models import Fetched
 
 
-def run(parser: argparse.ArgumentParser, arguments: list[str] | None) -> int:
+def run(parser: argparse.ArgumentParser, arguments: list[str] | None, remedy: str = "") -> int:
     """Runs the command that the arguments name: its parser's default `run`, called with the options.
+
+    Args:
+        parser, arguments: The command line.
+        remedy: What to do where a package is missing.
 
     Returns:
         0 if all went well, 1 after an error (a sentence on stderr), 130 after Ctrl-C.
@@ -30,7 +34,7 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None) -> int:
         print("Cancelled.", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"Error: the worker's Python ({sys.executable}) lacks {error.name}. {error}", file=sys.stderr)
+        print(f"Error: the worker's Python ({sys.executable}) lacks {error.name}. {remedy or error}", file=sys.stderr)
         return 1
 
 

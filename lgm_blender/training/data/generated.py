@@ -1,7 +1,7 @@
 """Views by the multi-view model as input for LGM's training, which then learns to make the best of its errors.
 
 LGM's two augmentations imitate such errors (augment.py); these are the errors themselves, of objects that the
-multi-view model has not seen: variants (varied.py) that it was not trained on, as large as in use (orbits.draw_placed).
+multi-view model has not seen: variants (variants.py) that it was not trained on, as large as in use (orbits.py).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ...core.errors import LGMError
 from ...core.files import replacing
 from ...worker.multiview.pipeline import MultiViewPipeline
 from ...worker.reconstruct import Settings, finish_frames, sample_frames
-from .views import Views
+from .views import TrainingViews
 
 
 @dataclass
 class Generated:
-    """What the multi-view model makes of placed objects, where the true views are.
+    """What the multi-view model makes of placed objects, where the ground-truth views are.
 
     Attributes:
-        views: The true views.
+        views: The ground-truth views.
         pixels: [O, 4, S, S, 3] uint8, on white: of each object its first orbit, the image's side first.
         averaged: [4], which of them are means of several samples.
     """
 
-    views: Views
+    views: TrainingViews
     pixels: Tensor
     averaged: Tensor
 
     @classmethod
-    def load(cls, files: Sequence[Path], views: Views) -> Generated:
+    def load(cls, files: Sequence[Path], views: TrainingViews) -> Generated:
         """What `generate` wrote of these views, in one file or several, one set of objects after the other."""
         device, pixels = views.pixels.device, []
         for path in files:
@@ -47,7 +47,7 @@ class Generated:
         pixels = torch.cat(pixels)
         if len(pixels) != len(views):
             raise LGMError(
-                f"Views of {len(pixels)} objects were generated, of {len(views)} there are true ones. Generate anew."
+                f"Views of {len(pixels)} objects were generated, of {len(views)} there is ground truth. Generate anew."
             )
         return cls(views, pixels, averaged)
 
@@ -60,7 +60,7 @@ class Generated:
         """Generated views [B, 4, 3, S, S] in 0 to 1 of objects [B]."""
         return self.pixels[objects].movedim(-1, -3).float() / 255
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Random objects [count], the rows [count, 4] of an orbit of each, its generated views [count, 4, 3, S, S]."""
         device = self.pixels.device
         objects = torch.randint(len(self.pixels), (count,), generator=generator, device=device)
@@ -81,7 +81,7 @@ def generate(
     """Generate views of every object as they come of a user's image, and write them with `numpy.savez`.
 
     Args:
-        photos: [O, S, S, 4] uint8, premultiplied, as draw_placed draws them.
+        photos: [O, S, S, 4] uint8, premultiplied, as render_placed renders them.
         elevations: [O], degrees, of the photos.
         multiview: The multi-view model, for images.
         settings: How it samples.

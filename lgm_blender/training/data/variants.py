@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .objects import Part, TexturedMesh, centred, read_object
+from .objects import ObjectMesh, Submesh, centred, read_object
 
 STRETCH = 0.35  # largest logarithm of an axis' factor: 0.70 to 1.42
 TAPER = 0.35  # largest share by which the width grows or shrinks from the middle to the top
 GAMMA = 0.6  # largest logarithm of a channel's gamma: 0.55 to 1.82
 
 
-def read_varied(path: str | Path, variant: int, object_id: str) -> TexturedMesh:
+def read_varied(path: str | Path, variant: int, object_id: str) -> ObjectMesh:
     """An object of an objects.zip, varied."""
     return varied(read_object(path, object_id), object_id, variant)
 
 
-def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
+def varied(mesh: ObjectMesh, object_id: str, variant: int) -> ObjectMesh:
     """The object stretched and narrowed, its bounding-box diagonal as before, its colour channels shuffled and bent.
 
     In half of them every material's colours change in their own way.
@@ -49,7 +49,7 @@ def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
         else:
             rows[:, 5:8] = change(rows[:, 5:8])
         parts.append(replace(part, texture=_bent(part, change)))
-    return TexturedMesh(corners, parts)
+    return ObjectMesh(corners, parts)
 
 
 def _change(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
@@ -61,7 +61,7 @@ def _change(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     return lambda colors: colors[..., order] ** gamma
 
 
-def _bent(part: Part, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+def _bent(part: Submesh, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
     if part.texture is None:
         return None
     rgb = np.round(change(part.texture[..., :3] / 255.0) * 255).astype(np.uint8)

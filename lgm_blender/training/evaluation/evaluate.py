@@ -47,10 +47,11 @@ from ...worker.reconstruct import (
     sample_frames,
 )
 from ...worker.rendering import render
+from ..data.placement import INPUTS, SIZE, LeftOut
+from ..loops.lpips import LPIPS
+from ..loops.lpips import default_file as default_lpips
 from .contact_sheet import Row, contact_sheet, error_picture, four_in_one, tile
-from .ground_truth import INPUTS, SIZE, LeftOut, ObjectsZip, Truth, ViewFolders
-from .lpips import LPIPS
-from .lpips import default_file as default_lpips
+from .ground_truth import GroundTruth, ObjectsZip, ViewFolders
 from .metrics import Pictures, psnr, scores
 from .text_scores import ClipScore, Retrieval
 
@@ -233,13 +234,13 @@ def read_prompts(path: Path) -> list[str]:
 
 def _truths(
     source: Source, mode: str, left_out: list[dict[str, str]], options: Options
-) -> Iterator[tuple[dict[str, Any], Truth]]:
+) -> Iterator[tuple[dict[str, Any], GroundTruth]]:
     """Each object's entry in the results, to be filled in, and what there is to see of it. Tells how it went."""
     count = len(source.objects)
     for number, (object_id, caption) in enumerate(source.objects):
         entry: dict[str, Any] = {"id": object_id, "caption": caption}
         try:
-            yield entry, source.truth(number, placed=mode == "image")
+            yield entry, source.ground_truth(number, placed=mode == "image")
             words = _words(entry)
         except LeftOut as reason:
             left_out.append({"id": object_id, "reason": str(reason)})
@@ -291,7 +292,7 @@ def _image(
         judged = Pictures(rgb[INPUTS:], alpha[INPUTS:])
         drawn = draw(gaussians, truth.poses[INPUTS:], options.device)
         given, given_alpha = rgb[:1], alpha[:1]
-        if truth.redrawn:
+        if truth.rerendered:
             given = _tensor(picture[None], options.device)
             given_alpha = torch.from_numpy(truth.photo[None, ..., 3]).to(options.device) / 255
         every = torch.zeros(len(judged.rgb), dtype=torch.long, device=options.device)
@@ -301,7 +302,7 @@ def _image(
             "blank": blank(len(judged.rgb), options.device),
         }
         entry |= {"smaller": truth.smaller, "scores": scores(judged, contenders, options.lpips)}
-        if truth.redrawn:  # the generated views by themselves; the first one shows what was given
+        if truth.rerendered:  # the generated views by themselves; the first one shows what was given
             unseen = Pictures(rgb[1:INPUTS])
             contenders = {
                 "prediction": Pictures(_tensor(views[1:], options.device)),
@@ -390,7 +391,7 @@ def _retrieval(source: Source, owner: dict[str, int], options: Options) -> tuple
     pictures, places = [], {}
     for done, (caption, number) in enumerate(owner.items(), 1):
         with contextlib.suppress(LeftOut):
-            truth = source.truth(number, placed=True)
+            truth = source.ground_truth(number, placed=True)
             places[caption] = len(pictures)
             pictures.append(on_white(truth.pixels[:INPUTS], options.device)[0])
         options.progress("objects", done, len(owner), caption)
@@ -461,7 +462,7 @@ def _read_views(path: Path) -> np.ndarray | None:
     return None
 
 
-def photo_input(truth: Truth) -> np.ndarray:
+def photo_input(truth: GroundTruth) -> np.ndarray:
     """What the pipeline makes of an object's photo: [256, 256, 3] in 0 to 1, cut out and recentred, on white."""
     pixels = truth.photo.astype(np.float32)
     alpha = pixels[..., 3:]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .lpips import LPIPS
+from ..loops.lpips import LPIPS
 
 CEILING = 100.0  # dB of equal pictures, whose PSNR would be infinite
 
@@ -51,12 +51,12 @@ def alpha_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Pictures(NamedTuple):
-    """What is compared with the truth.
+    """What is compared with the ground truth.
 
     Attributes:
         rgb: [P, 3, H, W], 0 to 1, on white.
         alpha: [P, H, W], 0 to 1; None where there is none.
-        views: [V], which of them stands for each view of the truth; None if each stands for its own.
+        views: [V], which of them stands for each view of the ground truth; None if each stands for its own.
     """
 
     rgb: Tensor
@@ -65,21 +65,21 @@ class Pictures(NamedTuple):
 
 
 @torch.inference_mode()
-def scores(truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS | None) -> dict[str, dict[str, float]]:
+def scores(ground_truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS | None) -> dict[str, dict[str, float]]:
     """The scores of each contender: 'psnr' in dB, 'ssim', 'lpips' if it is given, and 'iou' where there is an alpha.
 
     Each is the mean over the views; 'iou' is that of all views together.
     """
-    wanted = None if lpips is None else lpips.features(truth.rgb)
+    targets = None if lpips is None else lpips.features(ground_truth.rgb)
     result = {}
     for name, given in contenders.items():
         views = torch.arange(len(given.rgb), device=given.rgb.device) if given.views is None else given.views
         rgb = given.rgb[views]
-        found = {"psnr": psnr(rgb, truth.rgb).mean().item(), "ssim": ssim(rgb, truth.rgb).mean().item()}
-        if wanted is not None:
+        found = {"psnr": psnr(rgb, ground_truth.rgb).mean().item(), "ssim": ssim(rgb, ground_truth.rgb).mean().item()}
+        if targets is not None:
             features = [depth[views] for depth in lpips.features(given.rgb)]
-            found["lpips"] = lpips.distance(features, wanted).mean().item()
-        if given.alpha is not None and truth.alpha is not None:
-            found["iou"] = alpha_iou(given.alpha[views], truth.alpha).item()
+            found["lpips"] = lpips.distance(features, targets).mean().item()
+        if given.alpha is not None and ground_truth.alpha is not None:
+            found["iou"] = alpha_iou(given.alpha[views], ground_truth.alpha).item()
         result[name] = found
     return result

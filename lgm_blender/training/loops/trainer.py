@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,31 +27,54 @@ MUON_FASTER = 5  # a good learning rate of Muon's, in units of AdamW's
 SPIKE = 10.0  # times the usual gradient: a step is left out
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every training can be told.
+
+    Attributes:
+        seconds: The run's length, without compilation.
+        until: When it ends, as time.time() counts, instead.
+        steps: The run's length in steps instead; such a run gives the same numbers each time.
+        batch: Samples a step and process.
+        learning_rate: Its largest value.
+        optimizer: 'muon' for the matrices and kernels between the first and the last layer (muon.py), 'adamw' for all.
+        init: Weights to start from; None for random ones.
+        seed: Of everything random.
+        resume: Continue from the output folder's checkpoint, if there is one.
+        compile: Whether torch.compile makes the networks faster, after a minute or two.
+    """
+
+    seconds: float = math.inf
+    until: float | None = None
+    steps: int | None = None
+    batch: int = 8
+    learning_rate: float = 4e-4
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    init: Path | None = None
+    seed: int = 0
+    resume: bool = False
+    compile: bool = True
+
+
 class Clock:
     """The progress of a run that is bounded by time or by steps: 0 at its start, 1 at its end.
 
     A timed run's first steps are free: they compile the model, which can take two minutes.
 
     Args:
-        seconds: The run's length.
-        until: When it ends, as time.time() counts, instead.
-        steps: The run's length in steps instead; such a run gives the same numbers each time.
+        seconds, until, steps: See RunSettings.
         free_steps: Steps before a timed run's time starts.
     """
 
     def __init__(
-        self,
-        seconds: float = math.inf,
-        steps: int | None = None,
-        free_steps: int = 3,
-        until: float | None = None,
+        self, seconds: float = math.inf, steps: int | None = None, until: float | None = None, free_steps: int = 3
     ):
         self.seconds = seconds
         self.until = until
         self.steps = steps
         self.free_steps = free_steps
         self.ticks = 0  # in this process
-        self.steps_before, self.seconds_before = 0, 0.0  # in those that this one goes on from
+        self.steps_before, self.seconds_before = 0, 0.0  # before this process resumed
         self.start = time.monotonic()
 
     def tick(self) -> float:
@@ -69,7 +94,7 @@ class Clock:
         return self.seconds_before + time.monotonic() - self.start
 
 
-def cosine_rate(step: int, progress: float, warmup: int = 300, floor: float = 0.02) -> float:
+def cosine_schedule(step: int, progress: float, warmup: int = 300, floor: float = 0.02) -> float:
     """The factor of the learning rate: linear warm-up over steps, then a cosine over the run's progress."""
     decay = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
     return min(1.0, (step + 1) / warmup) * decay
@@ -122,6 +147,12 @@ def process_device() -> torch.device:
     return torch.device("cpu") if device.type == "cpu" else device
 
 
+def fast_arithmetic() -> None:
+    """Let matrix products and convolutions on a GPU use TF32, and the fastest algorithms for pictures of one size."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
 class Trainer:
     """Runs a model's training on one GPU or, under `accelerate launch`, on several.
 
@@ -130,28 +161,23 @@ class Trainer:
         for progress in trainer:
             trainer.step(loss(trainer.model, trainer.generator), psnr=...)
 
-    `generator` is seeded anew at each step, from the run's seed, the step and the process alone. So a run that goes on
-    from a checkpoint draws what it would have drawn, and the processes draw different things.
+    The generators are seeded anew at each step, from the run's seed, the step and the process alone. So a resumed run
+    gives the numbers of one that was never interrupted, and the processes get different ones.
 
     Args:
         model: What is trained, on the CPU or the device.
         output: Folder for checkpoint.pt and log.jsonl.
-        rate: The learning rate's largest value.
+        settings: The run's.
         betas: Of AdamW.
         weight_decay: For matrices and kernels; biases and norms have none.
         warmup: Steps of it.
-        seconds: The run's length, without compilation.
-        until: When it ends, as time.time() counts, instead.
-        steps: The run's length in steps instead.
-        seed: Of everything random.
-        resume: Go on from the folder's checkpoint, if there is one.
         save_every: Seconds between two checkpoints.
-        optimizer: 'muon' for the matrices and kernels between the first and the last layer (muon.py), 'adamw' for all.
 
     Attributes:
         model: For the forward pass; gradients are averaged over the processes.
         average: The averaged weights, what is kept in the end.
         generator: On the device.
+        host_generator: On the CPU, for what the host decides: it must not wait for the device.
         steps_done: How many steps lie behind, in all.
     """
 
@@ -159,25 +185,20 @@ class Trainer:
         self,
         model: nn.Module,
         output: Path,
+        settings: RunSettings,
         *,
-        rate: float,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.05,
         warmup: int = 300,
-        seconds: float = math.inf,
-        steps: int | None = None,
-        seed: int = 0,
-        resume: bool = False,
         save_every: float = 60.0,
-        optimizer: Literal["adamw", "muon"] = "adamw",
-        until: float | None = None,
     ):
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
-        self.output, self.rate, self.warmup, self.seed = Path(output), rate, warmup, seed
+        self.output, self.settings, self.warmup = Path(output), settings, warmup
+        rate = settings.learning_rate
         self.bare = model.to(self.device)
         self.average = AveragedWeights(self.bare)
-        matrices, others = divided(self.bare) if optimizer == "muon" else ([], list(self.bare.parameters()))
+        matrices, others = divided(self.bare) if settings.optimizer == "muon" else ([], list(self.bare.parameters()))
         others = [p for p in others if p.requires_grad]
         adamw = torch.optim.AdamW(
             [
@@ -191,18 +212,18 @@ class Trainer:
         self.optimizers = [adamw]
         if matrices:
             self.optimizers.append(Muon(matrices, lr=rate, faster=MUON_FASTER, weight_decay=weight_decay))
-        self.clock = Clock(seconds, steps, until=until)
+        self.clock = Clock(settings.seconds, settings.steps, settings.until)
         self.steps_done, self.progress = 0, 0.0
-        self.generator = torch.Generator(self.device)
+        self.generator, self.host_generator = torch.Generator(self.device), torch.Generator()
         self.save_every, self.saved = save_every, time.monotonic()
         self.sums: dict[str, list[Tensor]] = {}
         self.calmest = math.inf  # the smallest mean gradient norm so far
         self.usual = torch.full((), math.inf, device=self.device)  # the gradient norm of late; on the device
         self.checkpoint = self.output / "checkpoint.pt"
         if self.checkpoint.exists():
-            if not resume:
+            if not settings.resume:
                 raise LGMError(
-                    f"{self.output} already holds a training. Add --resume to go on with it, or choose another folder."
+                    f"{self.output} already holds a training. Add --resume to continue it, or choose another folder."
                 )
             self._load()
         self.log = Log(self.output / "log.jsonl") if self.main else None
@@ -222,10 +243,12 @@ class Trainer:
         while (progress := self._tick()) < 1:
             self.progress = progress
             processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-            self.generator.manual_seed((self.seed * 1_000_003 + self.steps_done) * processes + rank)
+            seed = (self.settings.seed * 1_000_003 + self.steps_done) * processes + rank
+            self.generator.manual_seed(seed)
+            self.host_generator.manual_seed(seed)
+            rate = self.settings.learning_rate * cosine_schedule(self.steps_done, progress, self.warmup)
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-                rate = self.rate * group.get("faster", 1.0)
-                group["lr"] = rate * cosine_rate(self.steps_done, progress, self.warmup)
+                group["lr"] = rate * group.get("faster", 1.0)
             yield progress
 
     def _tick(self) -> float:
@@ -285,7 +308,7 @@ class Trainer:
         if self.log:
             extra = {"bad_steps": round((1 - share) * LOG_EVERY)} if share < 1 else {}
             self.log.write(step=self.steps_done, progress=self.progress, **means, **extra)
-        advice = "Start again from the last good checkpoint or from nothing, with a lower --rate."
+        advice = "Start again from the last good checkpoint or from nothing, with a lower --learning-rate."
         if share + spiked < 0.5:
             raise LGMError(f"Training collapsed by step {self.steps_done}: the loss is not finite. {advice}")
         if spiked >= 0.5 or (self.steps_done > self.warmup and means["norm"] > 100 * self.calmest):
@@ -317,22 +340,20 @@ class Trainer:
         self.saved = time.monotonic()
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.bare.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
-        if [len(s["state"]) for s in state.get("optimizers", [])] != [
-            sum(len(group["params"]) for group in optimizer.param_groups) for optimizer in self.optimizers
-        ]:
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.bare.load_state_dict(state["model"])
+            self.average.model.load_state_dict(state["average"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.steps_done = self.clock.steps_before = state["step"]
+            self.clock.seconds_before = state["seconds"]
+            self.calmest, self.usual = state["calmest"], state["usual"]
+        except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise LGMError(
-                f"{self.checkpoint} is of another optimizer, or of an earlier version. Start in another folder, with "
-                "--init of the weights there."
-            )
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.steps_done = self.clock.steps_before = state["step"]
-        self.clock.seconds_before = state["seconds"]
-        self.calmest = state["calmest"]
-        self.usual = state.get("usual", self.usual)
+                f"{self.checkpoint} is damaged, or of another model, optimizer or version. Start in another folder, "
+                "with --init of the weights there."
+            ) from error
 
     def finish(self) -> None:
         """Save the checkpoint of the run's end; resumed, it ends at once."""

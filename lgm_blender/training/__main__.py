@@ -118,7 +118,8 @@ def _add_evaluate(commands) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from ..worker.models import Fetched
-    from .evaluation.evaluate import evaluate, table
+    from .evaluation.evaluate import evaluate
+    from .evaluation.report import table
     from .loops import lpips
 
     if options.fetch_lpips:

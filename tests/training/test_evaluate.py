@@ -28,17 +28,12 @@ from lgm_blender.training.data import objects, placement
 from lgm_blender.training.data.orbits import placed_mesh
 from lgm_blender.training.evaluation import ground_truth, metrics
 from lgm_blender.training.evaluation.contact_sheet import Row, contact_sheet, error_picture, evenly, four_in_one, tile
-from lgm_blender.training.evaluation.evaluate import (
-    blank,
-    evaluate,
-    nearest,
-    on_white,
-    photo_input,
-    read_prompts,
-    table,
-)
-from lgm_blender.training.evaluation.metrics import Pictures, alpha_iou, psnr, scores, ssim
+from lgm_blender.training.evaluation.evaluate import evaluate, read_prompts
+from lgm_blender.training.evaluation.metrics import alpha_iou, psnr, scores, ssim
+from lgm_blender.training.evaluation.pictures import Pictures, blank, nearest, on_white
+from lgm_blender.training.evaluation.report import table
 from lgm_blender.training.evaluation.text_scores import ClipScore, Retrieval
+from lgm_blender.training.evaluation.view_sampler import photo_input
 from lgm_blender.training.loops.lpips import LPIPS
 from lgm_blender.worker import models
 from lgm_blender.worker.lgm import LGM
@@ -204,7 +199,7 @@ def test_a_placed_objects_front_view_is_the_recentred_photo(source, number):
     """At more than 60 dB: as near as 8 bits allow."""
     placed = source.ground_truth(number, placed=True)
     assert not placed.smaller
-    rgb, _ = on_white(placed.pixels[:1], "cpu")
+    rgb, *_ = on_white(placed.pixels[:1], "cpu")
     seen = torch.from_numpy(photo_input(placed)).movedim(-1, 0)[None]
     assert psnr(seen, rgb).item() > 60
     left, top, right, bottom = frame(placed.pixels[0, ..., 3])
@@ -533,8 +528,8 @@ def test_results_are_whole(judged):
         "match_colors": False,
         "keep_image": False,
         "samples": 1,
-        "redraw": False,
-        "clear_haze": False,
+        "refine": False,
+        "remove_floaters": False,
     }
     for mode in ("reconstruct", "image"):
         section = results["modes"][mode]
@@ -565,7 +560,7 @@ def test_results_are_whole(judged):
 
 def test_baselines_are_what_they_say(judged, source):
     scores = judged[0]["modes"]["reconstruct"]["objects"][0]["scores"]
-    rgb, alpha = on_white(source.ground_truth(0, placed=False).pixels, "cpu")
+    rgb, alpha, _ = on_white(source.ground_truth(0, placed=False).pixels, "cpu")
     white = [-10 * math.log10(((1 - view) ** 2).mean().item()) for view in rgb[4:]]
     assert scores["blank"]["psnr"] == pytest.approx(np.mean(white), abs=1e-3)
     near = torch.tensor([0, 1, 1, 2, 2, 3, 3, 0])
@@ -576,7 +571,7 @@ def test_baselines_are_what_they_say(judged, source):
 
     scores = judged[0]["modes"]["image"]["objects"][0]["scores"]
     placed = source.ground_truth(0, placed=True)
-    rgb, _ = on_white(placed.pixels, "cpu")
+    rgb, *_ = on_white(placed.pixels, "cpu")
     picture = torch.from_numpy(photo_input(placed)).movedim(-1, 0)
     repeated = [-10 * math.log10(((picture - view) ** 2).mean().item()) for view in rgb[4:]]
     assert scores["repeated_input"]["psnr"] == pytest.approx(np.mean(repeated), abs=1e-3)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..loops.lpips import LPIPS
+from .pictures import Pictures
 
 CEILING = 100.0  # dB of equal pictures, whose PSNR would be infinite
 
@@ -48,20 +47,6 @@ def alpha_iou(a: Tensor, b: Tensor) -> Tensor:
     a, b = a > 0.5, b > 0.5
     union = (a | b).sum()
     return torch.where(union > 0, (a & b).sum() / union.clamp_min(1), torch.ones((), device=a.device))
-
-
-class Pictures(NamedTuple):
-    """What is compared with the ground truth.
-
-    Attributes:
-        rgb: [P, 3, H, W], 0 to 1, on white.
-        alpha: [P, H, W], 0 to 1; None where there is none.
-        views: [V], which of them stands for each view of the ground truth; None if each stands for its own.
-    """
-
-    rgb: Tensor
-    alpha: Tensor | None = None
-    views: Tensor | None = None
 
 
 @torch.inference_mode()

@@ -508,7 +508,7 @@ def judged(archive, preset, tmp_path_factory) -> tuple[dict, Path]:
     return results, output
 
 
-def test_results_are_whole(judged):
+def test_results_are_whole(judged, preset):
     results, output = judged
     folder = output / "a ż"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -518,7 +518,7 @@ def test_results_are_whole(judged):
         "text.png",
     ]
     assert json.loads((folder / "results.json").read_text("utf-8")) == results
-    assert results["preset"] == {"name": str(results["preset"]["name"]), "version": "7"}
+    assert results["preset"] == {"name": str(preset), "version": "7"}
     assert results["lpips"] is False
     assert results["modes"]["image"]["settings"] == {
         "steps": 3,

@@ -27,7 +27,8 @@ def run(options: argparse.Namespace) -> None:
     """One process of a training."""
     from lgm_blender.training.loops import trainer as schedule
     from lgm_blender.training.loops.finetune import find_start, load_data
-    from lgm_blender.training.loops.lgm import LGMSettings, train_lgm
+    from lgm_blender.training.loops.lgm import train_lgm
+    from lgm_blender.training.settings import LGMSettings
 
     schedule.LOG_EVERY = BLOCK
     schedule.fast_arithmetic()

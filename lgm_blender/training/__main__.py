@@ -1,24 +1,35 @@
-"""Training and judging: python -m lgm_blender.training views | train | evaluate, and the bundled models' stages."""
+"""Training and judging: python -m lgm_blender.training views | train | evaluate, and the bundled models' stages.
+
+What the commands do is imported when they run: it needs training's own packages, this file needs none.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+from ..core.cameras import VIEWS
 from ..core.errors import LGMError
-from ..worker.console import DownloadPrinter
-from .commands import add_stages, run
+from ..worker.console import DownloadPrinter, run
+from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings, add_options
+
+PACKAGES = "accelerate moderngl trimesh tokenizers matplotlib"  # training's own, beside the worker's
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns `console.run`'s exit code."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.training", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_views, _add_train, _add_evaluate, add_stages):
+    for add in (_add_views, _add_train, _add_evaluate, _add_stages):
         add(commands)
-    return run(parser, arguments)
+    pip = f"{sys.executable} -m pip install"
+    if importlib.util.find_spec("pip") is None:  # uv makes environments without it
+        pip = f"uv pip install --python {sys.executable}"
+    return run(parser, arguments, remedy=f"Training needs it. Type: {pip} {PACKAGES}")
 
 
 def _add_views(commands) -> None:
@@ -63,20 +74,11 @@ def _add_train(commands) -> None:
     parser.add_argument("--recipe", choices=("first", "finetune", "paper"), help="settings (default: finetune)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="how long, without compilation")
-    length.add_argument("--steps", type=int, help="how long; such a run gives the same numbers each time")
     length.add_argument("--epochs", type=float, help="how long, in times that each object is seen")
-    parser.add_argument("--batch", type=int, help="objects a step and GPU; the less, the less memory")
-    parser.add_argument("--learning-rate", "--rate", type=float)
+    add_options(length, LGMSettings, ["steps"])
+    add_options(parser, LGMSettings, ["batch", "learning_rate", "augmentation", "seed", "resume"])
     parser.add_argument("--lpips", metavar="FILE", type=Path, help="LPIPS weights (default: those evaluate fetched)")
-    parser.add_argument(
-        "--no-augmentation",
-        dest="augmentation",
-        action="store_false",
-        help="input views neither distorted nor jittered",
-    )
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
-    parser.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
     parser.set_defaults(run=_train)
 
 
@@ -152,6 +154,73 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _print_evaluated(mode: str, done: int, total: int, words: str) -> None:
     print(f"{mode} {done}/{total} {words}", file=sys.stderr, flush=True)
+
+
+def _add_stages(commands) -> None:
+    """The stages that make the bundled models (stages.py)."""
+    shared = {
+        "--objects": {"metavar": "ZIP", "type": Path, "required": True, "help": "an objects.zip"},
+        "--limit": {"type": int, "help": "only the first objects, to try things out"},
+        "--sets": {"nargs": "*", "default": ["train"], "help": "train, train-1 (a variant), procedural"},
+        "--views": {"type": int, "default": VIEWS, "help": "how many an object has in sets of views"},
+        "--processes": {"type": int, "default": 8, "help": "how many run at once on the CPU"},
+        "--lpips": {"metavar": "FILE", "type": Path, "help": "LPIPS weights, see lpips.convert"},
+    }
+
+    def add(name: str, about: str, *options: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, help=f"bundled models: {about}", description=about)
+        parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
+        for option in options:
+            parser.add_argument(option, **shared[option])
+        parser.set_defaults(run=lambda given: _stage(name, given))
+        return parser
+
+    def add_training(name: str, about: str, kind: type[RunSettings], *options: str) -> argparse.ArgumentParser:
+        parser = add(name, about, "--objects", "--limit", "--sets", *options)
+        length = ("seconds", "until", "steps")
+        add_options(parser.add_mutually_exclusive_group(), kind, length)
+        add_options(parser, kind, {each.name for each in fields(kind)} - {*length})
+        parser.set_defaults(seconds=600)
+        return parser
+
+    render = add("render", "render objects into sets", "--objects", "--limit", "--views", "--processes")
+    render.add_argument(
+        "--kind",
+        choices=("views", "orbits", "placed"),
+        default="views",
+        help="views from all round, for vae and lgm; orbits of four views and their image, for encode and multiview; "
+        "or objects placed as large as in use, as the set NAME-placed, for generate",
+    )
+    look = render.add_mutually_exclusive_group()
+    look.add_argument("--variant", type=int, default=0, help="objects stretched and in other colours")
+    look.add_argument("--procedural", type=int, default=0, help="so many procedural shapes, as the set 'procedural'")
+    render.add_argument("--split", choices=("train", "val"), nargs="*", default=("val", "train"), help="which objects")
+    render.add_argument("--size", type=int, default=256, help="of the pictures in pixels")
+
+    add_training("vae", "train the VAE on sets of views", VAESettings, "--views", "--lpips")
+    encode = add("encode", "do ahead what multiview does first with its sets", "--objects", "--limit", "--sets")
+    add_options(encode, MultiViewSettings, ["init"])
+    add_training("multiview", "train the multi-view model on sets of orbits", MultiViewSettings)
+
+    about = "let a preset's multi-view model make the views of sets of placed objects"
+    generate = add("generate", about, "--objects", "--limit", "--sets", "--processes")
+    generate.add_argument("--preset", default="mini", help="whose multi-view model")
+    generate.add_argument("--steps", type=int, help="of denoising, if not the preset's")
+    generate.add_argument("--batch", type=int, default=128, help="objects at once")
+    generate.add_argument("--seed", type=int, default=0, help="of the first object")
+
+    lgm = add_training("lgm", "train LGM on sets of views", LGMSettings, "--views", "--lpips")
+    lgm.add_argument("--generated", nargs="+", default=(), help="sets of `generate`, as further input")
+
+    bundle = add("bundle", "write the preset's folder of what was trained")
+    bundle.add_argument("--output", type=Path, required=True, help="the preset's folder")
+
+
+def _stage(name: str, options: argparse.Namespace) -> int:
+    from . import stages
+
+    getattr(stages, name)(options)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The stages that make the bundled models, in the order in which benchmarks/train_mini.sh runs them.
 
-Each takes its command line's options (commands.py) and reads what the ones before it left in the folder --work. A set
+Each takes its command line's options and reads what the ones before it left in the folder --work. A set
 of objects is named SPLIT or SPLIT-VARIANT, with -placed for objects as large as in use: train, val, train-1,
 procedural, train-3-placed.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,12 @@ from .data.procedural import procedural
 from .data.variants import read_varied
 from .data.view_files import Cameras, photos_path, render_objects
 from .data.views import TrainingViews
-from .loops.lgm import LGMSettings, train_lgm
+from .loops.lgm import train_lgm
 from .loops.lpips import LPIPS
-from .loops.multiview import MultiViewSettings, train_multiview, unpack_multiview
-from .loops.trainer import Log, RunSettings, fast_arithmetic, process_device, processes
-from .loops.vae import VAESettings, train_vae
+from .loops.multiview import train_multiview, unpack_multiview
+from .loops.trainer import Log, fast_arithmetic, process_device, processes
+from .loops.vae import train_vae
+from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings, given_settings
 
 
 class Sets:
@@ -96,8 +96,7 @@ class Sets:
 
     def settings(self, kind: type[RunSettings], **changed: Any) -> Any:
         """A training's settings: what the options give of them."""
-        given = vars(self.options)
-        return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given} | changed)
+        return kind(**given_settings(kind, self.options) | changed)
 
     def tell_memory(self) -> None:
         """How much of the GPU's memory it took."""

@@ -370,7 +370,7 @@ def write_clip(folder: Path) -> Path:
     """A CLIP of random weights in transformers' layout."""
     from transformers import CLIPConfig, CLIPModel
 
-    from lgm_blender.training.loops.multiview import make_tokenizer
+    from lgm_blender.training.data.captions import make_tokenizer
 
     tokenizer = make_tokenizer(["red car", "wooden chair"], folder)
     small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

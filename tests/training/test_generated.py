@@ -22,7 +22,8 @@ from lgm_blender.training.data.view_files import photos_path
 from lgm_blender.training.data.views import TrainingViews
 from lgm_blender.training.loops import lgm as training
 from lgm_blender.training.loops import trainer as schedule
-from lgm_blender.training.loops.lgm import LGMSettings, evaluate_lgm, mirrored, train_lgm
+from lgm_blender.training.loops.lgm import evaluate_lgm, mirrored, train_lgm
+from lgm_blender.training.settings import LGMSettings
 from lgm_blender.worker.lgm import LGM, LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
 from lgm_blender.worker.models import find_preset

@@ -15,9 +15,9 @@ from lgm_blender.core.errors import LGMError
 from lgm_blender.training.__main__ import main
 from lgm_blender.training.data import render_views as make
 from lgm_blender.training.loops import finetune as train
-from lgm_blender.training.loops.lgm import LGMSettings
 from lgm_blender.training.loops.plot import plot_log
 from lgm_blender.training.loops.trainer import Trainer
+from lgm_blender.training.settings import LGMSettings
 from lgm_blender.worker import models
 from lgm_blender.worker.lgm import LGM_CONFIGS, LGMConfig, load_lgm
 from lgm_blender.worker.lgm.model import LGM

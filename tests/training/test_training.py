@@ -23,19 +23,19 @@ from lgm_blender.training.data.latents import EncodedOrbits
 from lgm_blender.training.data.variants import varied
 from lgm_blender.training.data.views import TrainingViews, find_orbits, opencv_matrices, orbit_angles
 from lgm_blender.training.loops import trainer as schedule
-from lgm_blender.training.loops.lgm import LGMSettings, evaluate_lgm, render_views, train_lgm
+from lgm_blender.training.loops.lgm import evaluate_lgm, render_views, train_lgm
 from lgm_blender.training.loops.lpips import LPIPS
 from lgm_blender.training.loops.multiview import (
     MINI_UNET,
     MultiViewModel,
-    MultiViewSettings,
     save_multiview,
     train_multiview,
     unpack_multiview,
 )
 from lgm_blender.training.loops.muon import divided, orthogonalized
-from lgm_blender.training.loops.trainer import LOG_EVERY, AveragedWeights, Clock, RunSettings, Trainer, cosine_schedule
-from lgm_blender.training.loops.vae import MINI, VAESettings, train_vae
+from lgm_blender.training.loops.trainer import LOG_EVERY, AveragedWeights, Clock, Trainer, cosine_schedule
+from lgm_blender.training.loops.vae import MINI, train_vae
+from lgm_blender.training.settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings
 from lgm_blender.worker import rendering
 from lgm_blender.worker.lgm import LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays

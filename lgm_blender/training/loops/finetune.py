@@ -37,7 +37,8 @@ from ..data.dataset import find_objects, load_objects
 from ..data.objects import read_index, read_object
 from ..data.view_files import Cameras, distance_path, render_objects
 from ..data.views import TrainingViews, find_orbits, orbit_angles
-from .lgm import LGMSettings, evaluate_lgm, train_lgm
+from ..settings import LGMSettings
+from .lgm import evaluate_lgm, train_lgm
 from .lpips import LPIPS
 from .lpips import default_file as default_lpips
 from .trainer import fast_arithmetic, process_device, processes

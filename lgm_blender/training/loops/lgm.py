@@ -20,35 +20,9 @@ from ...worker.tensors import constant
 from ..data.augment import augment
 from ..data.generated import Generated
 from ..data.views import TrainingViews, opencv_matrices
+from ..settings import LGMSettings
 from .lpips import LPIPS
-from .trainer import RunSettings, Trainer
-
-
-@dataclass(frozen=True, kw_only=True)
-class LGMSettings(RunSettings):
-    """How LGM is trained.
-
-    Attributes:
-        lpips_weight: Of the LPIPS loss.
-        lpips_from: Part of the run before it comes in; from the start it can collapse.
-        lpips_views: Of each object, how many of the other views it sees.
-        supervised_inputs: How many of the four input views are supervised (the paper: 4).
-        supervised_others: How many others are (the paper: 4).
-        surface_weight: How much a Gaussian's distance from the point that its pixel sees counts, where the views say
-            how far away that is; falls to a tenth. Colours alone take very long to say where a surface is.
-        augmentation: Whether the input views are distorted and jittered (augment.py).
-        generated_share: Of the steps, those on generated views, where there are some. In half of the others the
-            ground-truth views of the same objects go in, which may be of another size.
-    """
-
-    lpips_weight: float = 0.2
-    lpips_from: float = 0.4
-    lpips_views: int = 4
-    supervised_inputs: int = 4
-    supervised_others: int = 4
-    surface_weight: float = 0.3
-    augmentation: bool = True
-    generated_share: float = 0.5
+from .trainer import Trainer
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +30,8 @@ from ...worker.quantization import load_file
 from ...worker.quantization import save_file as save_weights
 from ..data.captions import BROWN, CAPTION_LENGTH, WOODEN, caption_tokens
 from ..data.latents import IMAGE_SIZE, EncodedOrbits, cameras, clip_pixels
-from .trainer import RunSettings, Trainer
+from ..settings import MultiViewSettings
+from .trainer import Trainer
 
 MINI_UNET = {
     "image_size": 32,
@@ -107,13 +107,6 @@ class MultiViewModel(nn.Module):
         frames = torch.cat([latents, image_latents[:, None]], 1)
         predicted = self.unet(frames, timesteps, context, camera, image_embeds=embeds, image_latents=image_latents)
         return predicted[:, :4].float()
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiViewSettings(RunSettings):
-    """How the multi-view model is trained."""
-
-    batch: int = 128
 
 
 def train_multiview(

@@ -9,9 +9,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -19,41 +17,13 @@ from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
 
 from ...core.errors import LGMError
+from ..settings import RunSettings
 from .muon import Muon, divided
 from .plot import plot_log
 
 LOG_EVERY = 200  # steps
 MUON_FASTER = 5  # a good learning rate of Muon's, in units of AdamW's
 SPIKE = 10.0  # times the usual gradient: a step is left out
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What every training can be told.
-
-    Attributes:
-        seconds: The run's length, without compilation.
-        until: When it ends, as time.time() counts, instead.
-        steps: The run's length in steps instead; such a run gives the same numbers each time.
-        batch: Samples a step and process.
-        learning_rate: Its largest value.
-        optimizer: 'muon' for the matrices and kernels between the first and the last layer (muon.py), 'adamw' for all.
-        init: Weights to start from; None for random ones.
-        seed: Of everything random.
-        resume: Continue from the output folder's checkpoint, if there is one.
-        compile: Whether torch.compile makes the networks faster, after a minute or two.
-    """
-
-    seconds: float = math.inf
-    until: float | None = None
-    steps: int | None = None
-    batch: int = 8
-    learning_rate: float = 4e-4
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    init: Path | None = None
-    seed: int = 0
-    resume: bool = False
-    compile: bool = True
 
 
 class Clock:

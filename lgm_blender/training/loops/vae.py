@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from ...worker.multiview.vae import ChromaVAE
 from ..data.views import TrainingViews
+from ..settings import VAESettings
 from .lgm import random_quarter, save_pairs
 from .lpips import LPIPS
-from .trainer import RunSettings, Trainer
+from .trainer import Trainer
 
 MINI = {
     "in_channels": 3,
@@ -48,24 +48,6 @@ class RoundTrip(nn.Module):
             posterior = self.vae.encode(pictures).latent_dist
             latents = posterior.mode() if self.decoder_only else posterior.sample(generator)
         return self.vae.decode(latents).sample, posterior
-
-
-@dataclass(frozen=True, kw_only=True)
-class VAESettings(RunSettings):
-    """How the VAE is trained.
-
-    Attributes:
-        init: A folder that an earlier run saved.
-        lpips_weight, kl_weight, chroma_weight: Of these losses.
-        decoder_only: Keep the latents of `init` as they are, so that a multi-view model that makes them stays of use.
-    """
-
-    batch: int = 32
-    learning_rate: float = 5e-4
-    lpips_weight: float = 0.3
-    kl_weight: float = 1e-8
-    chroma_weight: float = 2.0
-    decoder_only: bool = False
 
 
 def train_vae(

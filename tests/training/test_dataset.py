@@ -143,7 +143,7 @@ def test_cameras_of_which_some_are_farther_away(folder, rendered):
 @pytest.mark.parametrize("size", [32, 96])
 def test_another_field_of_view_and_resolution(folder, rendered, ball, fov, size):
     """A picture from another lens, at another size, becomes the one that LGM's camera would have taken."""
-    big = ViewRenderer(480, distance_size=0).draw(mesh_files.read_mesh_file(ball, radius=0.45), rendered[1])[0]
+    big = ViewRenderer(480, distance_size=0).render(mesh_files.read_mesh_file(ball, radius=0.45), rendered[1])[0]
     # LGM's frame of 480 pixels, cut or padded to the field of view that is wanted.
     wanted = round(480 * math.tan(math.radians(fov / 2)) / math.tan(math.radians(FOV_Y / 2)) / 2) * 2
     edge = (480 - wanted) // 2
@@ -171,7 +171,8 @@ def test_pictures_resized_since_the_file_was_written(folder, rendered):
 
 
 def test_a_white_background_is_cut_off(folder, rendered, renderer, ball):
-    views, poses = ViewRenderer(128, distance_size=0).draw(mesh_files.read_mesh_file(ball), rendered[1])[0], rendered[1]
+    poses = rendered[1]
+    views, _ = ViewRenderer(128, distance_size=0).render(mesh_files.read_mesh_file(ball), poses)
     path = folder(views=views)
     for i, view in enumerate(views):
         white = view[..., :3] + 255 - view[..., 3:]
@@ -456,7 +457,7 @@ def test_command(meshes, tmp_path, capsys):
     result = load(*find_objects(out))
     assert (result.counts.tolist(), result.captions) == ([8, 8], ["red box", "box"])
     np.testing.assert_allclose(result.poses[:8], view_poses("Red Box 7", 8)[0], atol=1e-6)
-    assert run(meshes, "--output", out, "--views", 8) == 0  # goes on where it stopped
+    assert run(meshes, "--output", out, "--views", 8) == 0  # resumes where it stopped
     assert json.loads(capsys.readouterr().out)["skipped"] == 2
 
 

@@ -20,7 +20,7 @@ void main() {
 _FRAGMENT = """
 #version 330
 uniform sampler2D picture; uniform bool textured; uniform vec3 eye; uniform vec3 sun; uniform vec2 shade;
-uniform float cutoff;  // alpha below which nothing is drawn, and from which all is; negative: alpha blends
+uniform float cutoff;  // alpha below which nothing is rendered, and from which all is; negative: alpha blends
 in vec3 world; in vec2 v_uv; in vec4 v_color;
 out vec4 result;
 vec3 to_srgb(vec3 c) { return mix(1.055 * pow(c, vec3(1.0 / 2.4)) - 0.055, 12.92 * c, lessThan(c, vec3(0.0031308))); }
@@ -59,12 +59,12 @@ VISIBLE = 0.9  # share of an object's pictures in which something must be seen
 
 
 class ViewRenderer:
-    """Draws meshes on a transparent background with moderngl (EGL: a GPU's, or Mesa's on a CPU).
+    """Renders meshes on a transparent background with moderngl (EGL: a GPU's, or Mesa's on a CPU).
 
     Args:
         size: Width and height of the views in pixels.
         samples: Of each pixel, if there are as many.
-        distance_size: Width and height of the pictures of distances; 0 draws none.
+        distance_size: Width and height of the pictures of distances; 0 for none.
     """
 
     def __init__(self, size: int = 256, samples: int = 8, distance_size: int = 128):
@@ -157,7 +157,7 @@ class ViewRenderer:
         return texture
 
     def _blend(self, mesh: ObjectMesh, part: Submesh, pose: np.ndarray) -> None:
-        """Draws half-transparent triangles, the farthest first; they hide nothing behind them."""
+        """Renders half-transparent triangles, the farthest first; they hide nothing behind them."""
         triangles = mesh.corners[part.first : part.first + part.count].reshape(-1, 3, 9)
         order = np.argsort(triangles[..., :3].mean(1) @ pose[:3, 2])
         vertices = self.gl.buffer(np.ascontiguousarray(triangles[order]).tobytes())

@@ -214,7 +214,7 @@ def train_multiview(
 
 
 def unpack_multiview(folder: Path, work: Path) -> Path:
-    """Take apart what `save_multiview` wrote, to go on training: the tokenizer and the VAE as the stages leave them.
+    """Take apart what `save_multiview` wrote, to train it further: the tokenizer and the VAE as the stages leave them.
 
     Args:
         folder: A preset's multiview/.

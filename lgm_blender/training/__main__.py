@@ -169,7 +169,8 @@ def _add_stages(commands) -> None:
 
     def add(name: str, about: str, *options: str) -> argparse.ArgumentParser:
         parser = commands.add_parser(name, help=f"bundled models: {about}", description=about)
-        parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
+        if name != "join":
+            parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
         for option in options:
             parser.add_argument(option, **shared[option])
         parser.set_defaults(run=lambda given: _stage(name, given))
@@ -182,6 +183,10 @@ def _add_stages(commands) -> None:
         add_options(parser, kind, {each.name for each in fields(kind)} - {*length})
         parser.set_defaults(seconds=600)
         return parser
+
+    join = add("join", "make one objects.zip of several")
+    join.add_argument("archives", metavar="ZIP", type=Path, nargs="+", help="an objects.zip")
+    join.add_argument("--output", metavar="ZIP", type=Path, required=True, help="with the objects of all")
 
     render = add("render", "render objects into sets", "--objects", "--limit", "--views", "--processes")
     render.add_argument(
@@ -200,12 +205,15 @@ def _add_stages(commands) -> None:
     add_training("vae", "train the VAE on sets of views", VAESettings, "--views", "--lpips")
     encode = add("encode", "do ahead what multiview does first with its sets", "--objects", "--limit", "--sets")
     add_options(encode, MultiViewSettings, ["init"])
-    add_training("multiview", "train the multi-view model on sets of orbits", MultiViewSettings)
+    multiview = add_training("multiview", "train the multi-view model on sets of orbits", MultiViewSettings)
+    multiview.add_argument("--later-sets", nargs="*", default=(), help="taken in once `encode` has made them")
 
     about = "let a preset's multi-view model make the views of sets of placed objects"
     generate = add("generate", about, "--objects", "--limit", "--sets", "--processes")
     generate.add_argument("--preset", default="mini", help="whose multi-view model")
     generate.add_argument("--steps", type=int, help="of denoising, if not the preset's")
+    generate.add_argument("--guidance", type=float, help="if not the preset's")
+    generate.add_argument("--samples", type=int, help="how many are averaged, if not the preset's")
     generate.add_argument("--batch", type=int, default=128, help="objects at once")
     generate.add_argument("--seed", type=int, default=0, help="of the first object")
 

@@ -31,6 +31,7 @@ class RunSettings:
     seed: int = setting(0, "of everything random")
     resume: bool = setting(False, "continue from the folder's last checkpoint, if there is one")
     compile: bool = setting(True, "torch.compile the networks: faster after a minute or two")
+    graphs: bool = setting(True, "record steps as CUDA graphs, where there is one GPU")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class LGMSettings(RunSettings):
     surface_weight: float = setting(
         0.3, "of a Gaussian's distance from the point that its pixel sees; falls to a tenth"
     )
+    # Otherwise what generated views disagree about becomes translucent, the mean of what may be there.
+    translucency_weight: float = setting(0.0, "of what is half transparent, alpha · (1 - alpha), on generated views")
     augmentation: bool = setting(True, "distort and jitter the input views (augment.py)")
     # In half of the other steps the ground truth of the same objects goes in, which may be of another size.
     generated_share: float = setting(0.5, "of the steps, those on generated views, where there are some")

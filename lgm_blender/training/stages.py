@@ -29,7 +29,7 @@ from .data.captions import make_tokenizer
 from .data.generated import Generated
 from .data.generated import generate as generate_views
 from .data.latents import EncodedOrbits
-from .data.objects import read_index, read_object
+from .data.objects import join_objects, read_index, read_object
 from .data.orbits import orbit_starts, placed_poses, render_orbits, render_placed
 from .data.procedural import procedural
 from .data.variants import read_varied
@@ -104,6 +104,11 @@ class Sets:
             print(json.dumps({"peak_gb": torch.cuda.max_memory_allocated() / 1e9}))
 
 
+def join(options: argparse.Namespace) -> None:
+    """Make one objects.zip of several."""
+    print(f"{join_objects(options.archives, options.output)} objects")
+
+
 def render(options: argparse.Namespace) -> None:
     """Render objects of an objects.zip, variants of them or procedural shapes into sets."""
     sets = Sets(options)
@@ -119,7 +124,7 @@ def render(options: argparse.Namespace) -> None:
             empty = render_orbits(read, ids, options.size, path, options.processes, name)
         elif options.kind == "placed":
             path, cameras = sets.file(f"{name}-placed"), sets.cameras(f"{name}-placed")
-            empty = render_placed(read, ids, options.size, path, options.processes, cameras, turn=split != "val")
+            empty = render_placed(read, ids, options.size, path, options.processes, cameras, split != "val", name)
         else:
             path = sets.file(name)
             empty = render_objects(read, ids, options.size, path, options.processes, sets.cameras(name))
@@ -173,7 +178,8 @@ class Orbits:
             first = len(self.sets.objects["train"]) * (split == "val") + len(self.captions) * varied
             starts = np.stack([orbit_starts(f"{name}/{object_id}") for object_id in self.sets.ids(name)])
             pictures = np.load(self.sets.file(name, "orbits.npy"), mmap_mode="r")[: len(starts)]
-            result = EncodedOrbits.encode(pictures, starts, self.vae, self.sets.device, first)
+            both = name in ("train", "val")
+            result = EncodedOrbits.encode(pictures, starts, self.vae, self.sets.device, first, both)
             if split == "procedural":  # no words are about them, so they are nothing to learn words from
                 result.fronts[:] = False
                 result.captions[:] = len(self.captions) - 1
@@ -204,15 +210,25 @@ def multiview(options: argparse.Namespace) -> None:
     orbits, settings = Orbits(sets), sets.settings(MultiViewSettings, **changed)
     with processes().main_process_first():  # the others find its files
         samples, validation = EncodedOrbits.join([orbits.encoded(name) for name in options.sets]), orbits.encoded("val")
+    later = list(options.later_sets)
+
+    def more() -> EncodedOrbits | None:
+        ready = [name for name in later if (sets.work / f"samples-{name}.safetensors").exists()]
+        for name in ready:
+            later.remove(name)
+        return EncodedOrbits.join([orbits.encoded(name) for name in ready]) if ready else None
+
     output = sets.work / "multiview"
-    train_multiview(samples, orbits.captions, orbits.tokenizer, output, settings, validation=validation)
+    train_multiview(samples, orbits.captions, orbits.tokenizer, output, settings, validation=validation, more=more)
     sets.tell_memory()
 
 
 def generate(options: argparse.Namespace) -> None:
     """Let a preset's multi-view model make the views of sets of placed objects, for lgm --generated."""
     sets, preset = Sets(options), find_preset(options.preset)
-    settings = reconstruct.preset_settings(preset, "image", steps=options.steps)
+    settings = reconstruct.preset_settings(
+        preset, "image", steps=options.steps, guidance=options.guidance, samples=options.samples
+    )
     model = reconstruct.load_multiview(preset, "image", str(sets.device))
     for name in options.sets:
         start, photos = time.monotonic(), photos_path(sets.file(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,18 @@ def test_several_files_are_of_one_set_after_the_other(made, views, tmp_path):
     torch.testing.assert_close(again.pixels[3:], made.pixels)
     with pytest.raises(LGMError, match="3 objects were generated, of 6 there is ground truth"):
         Generated.load([tmp_path / "a.npz"], twice)
+
+
+def test_what_is_generated_anew_is_taken_in(made, views, tmp_path):
+    again = Generated.load([tmp_path / "a.npz"], views)
+    assert not again.refresh()
+    pixels = again.pixels
+    np.savez(tmp_path / "a.npz", pixels=255 - made.pixels.numpy(), averaged=made.averaged.numpy())
+    os.utime(tmp_path / "a.npz", (1, 1))
+    assert again.refresh()
+    assert torch.equal(again.pixels, 255 - made.pixels)
+    assert again.pixels is pixels
+    assert not again.refresh()
 
 
 @pytest.mark.parametrize(
@@ -264,7 +277,7 @@ def test_the_command(tmp_path, capsys):
     whole = TrainingViews.from_files(files, "cpu", placed_poses)
     found = Generated.load([tmp_path / "procedural-placed.generated.npz"], whole)
     assert found.pixels.shape == (1, 4, 256, 256, 3)
-    assert found.averaged.tolist() == preset_settings(find_preset("mini"), "image").averaged_views
+    assert found.averaged.tolist() == preset_settings(find_preset("mini"), "image", samples=2).averaged_views
     front = np.load(photos_path(files[0][0]))[0].astype(np.float32)
     image = (front[..., :3] + 255 - front[..., 3:]) / 255
     assert psnr(found.pictures(torch.tensor([0]))[0, 0].movedim(0, -1), image) > 12  # it may be made smaller

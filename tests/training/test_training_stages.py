@@ -19,6 +19,7 @@ from safetensors.torch import save_file as save_safetensors
 from lgm_blender.training import stages
 from lgm_blender.training.__main__ import main
 from lgm_blender.training.data.latents import EncodedOrbits
+from lgm_blender.training.data.objects import read_index, read_object
 from lgm_blender.training.data.procedural import procedural
 from lgm_blender.training.data.views import TrainingViews
 from lgm_blender.training.loops import trainer as schedule
@@ -133,6 +134,31 @@ def test_encode_does_what_multiview_would_do_first(stage, work, capsys):
     stage("multiview", *words, "--steps", 1, "--batch", 2, "--no-compile")
     assert times.items() <= {path: path.stat().st_mtime_ns for path in work.glob("samples-*.safetensors")}.items()
     assert (work / "multiview" / "multiview.safetensors").exists()
+    shutil.rmtree(work / "multiview")
+
+
+def test_archives_are_joined(archive, tmp_path, capsys):
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(archive) as given, zipfile.ZipFile(other, "w") as file:
+        file.writestr("d.npz", given.read("a.npz"))
+        file.writestr("index.json", json.dumps([{"id": "d", "split": "val", "caption": "thing d"}]))
+    joined = str(tmp_path / "all.zip")
+    assert main(["join", str(archive), str(other), "--output", joined]) == 0
+    assert [o["id"] for o in read_index(joined)] == ["a", "b", "c", "d"]
+    assert len(read_object(joined, "d").corners) == len(read_object(archive, "a").corners)
+    assert main(["join", str(archive), str(archive), "--output", joined]) == 1
+    assert "has an object a that an archive before it has too" in capsys.readouterr().err
+
+
+def test_sets_made_meanwhile_are_taken_in(stage, work, monkeypatch):
+    """After a checkpoint."""
+    stage("encode", "--init", PRESET / "multiview", "--sets", "train-1")
+    defaults = schedule.Trainer.__init__.__kwdefaults__
+    monkeypatch.setattr(schedule.Trainer.__init__, "__kwdefaults__", defaults | {"save_every": -1.0})
+    words = ["--init", PRESET / "multiview", "--sets", "train", "--later-sets", "train-1", "train-2"]
+    stage("multiview", *words, "--steps", 2, "--batch", 2, "--no-compile")
+    log = [json.loads(line) for line in (work / "multiview" / "log.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in log if "samples" in line] == [16 + 8]
     shutil.rmtree(work / "multiview")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +51,13 @@ class EncodedOrbits:
 
     @classmethod
     def encode(
-        cls, pictures: np.ndarray, starts: np.ndarray, vae: AutoencoderKL, device: torch.device, first_caption: int = 0
+        cls,
+        pictures: np.ndarray,
+        starts: np.ndarray,
+        vae: AutoencoderKL,
+        device: torch.device,
+        first_caption: int = 0,
+        both: bool = True,
     ) -> EncodedOrbits:
         """Every orbit of each object, as it is and mirrored. Object i has caption `first_caption` + i.
 
@@ -58,34 +67,40 @@ class EncodedOrbits:
             vae: Encodes them.
             device: Where they go.
             first_caption: The first object's.
+            both: False: by turns as it is or mirrored.
         """
-        parts = []
-        orbits, at_once = pictures.shape[1], max(1, AT_ONCE // pictures.shape[1])
-        for i in range(0, len(pictures), at_once):
-            part = torch.from_numpy(np.array(pictures[i : i + at_once])).to(device).flatten(0, 1)
-            part = part.float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
-            elevation, azimuth = torch.from_numpy(starts[i : i + at_once]).to(device).flatten(0, 1).unbind(1)
-            which = torch.arange(i, i + len(part) // orbits, device=device).repeat_interleave(orbits)
-            shown = part[:, :, 3].amax((2, 3)).amin(1) > 0.5
+        parts, orbits, first = [], pictures.shape[1], 0
+        for read in _read_ahead(pictures, max(1, AT_ONCE // orbits)):
+            whole = read.to(device).flatten(0, 1).float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
+            angles = torch.from_numpy(starts[first : first + len(read)]).to(device).flatten(0, 1)
+            objects = torch.arange(first, first + len(read), device=device)
+            turn = ((objects[:, None] + torch.arange(orbits, device=device)) % 2).flatten()
+            objects = objects.repeat_interleave(orbits)
+            first += len(read)
+            shown = whole[:, :, 3].amax((2, 3)).amin(1) > 0.5
             for flip in (False, True):
+                chosen = shown if both else shown & (turn == int(flip))
                 # The mirrored object is seen from the other side round.
-                seen = part[:, [0, 3, 2, 1, 4]].flip(-1) if flip else part
+                seen = whole[chosen][:, [0, 3, 2, 1, 4]].flip(-1) if flip else whole[chosen]
+                if not len(seen):
+                    continue
+                elevation, azimuth = angles[chosen].unbind(1)
                 white = seen[:, :, :3] + 1 - seen[:, :, 3:]
                 # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
-                latents = encode(vae, white[:, [3, 0, 1, 2, 4]].flatten(0, 1)).unflatten(0, (len(part), 5))
+                latents = encode(vae, white[:, [3, 0, 1, 2, 4]].flatten(0, 1)).unflatten(0, (len(seen), 5))
                 image = white[:, 4]
                 small = F.interpolate(image, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True).clamp(0, 1)
-                off = torch.hypot(elevation, (azimuth + 180) % 360 - 180)
-                encoded = cls(
-                    latents[:, :4],
-                    latents[:, 4],
-                    (small * 255).round().to(torch.uint8),
-                    which + first_caption,
-                    color_prefixes(seen[:, 0, :3], seen[:, 0, 3:]),
-                    elevation,
-                    off < 2,
+                parts.append(
+                    cls(
+                        latents=latents[:, :4],
+                        image_latents=latents[:, 4],
+                        pixels=(small * 255).round().to(torch.uint8),
+                        captions=objects[chosen] + first_caption,
+                        colors=color_prefixes(seen[:, 0, :3, ::2, ::2], seen[:, 0, 3:, ::2, ::2]),
+                        elevations=elevation,
+                        fronts=torch.hypot(elevation, (azimuth + 180) % 360 - 180) < 2,
+                    )
                 )
-                parts.append(cls(**{name: value[shown] for name, value in vars(encoded).items()}))
         return cls.join(parts)
 
     @classmethod
@@ -95,7 +110,9 @@ class EncodedOrbits:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        save_file({name: value.contiguous() for name, value in vars(self).items()}, path)
+        part = path.with_suffix(".part")
+        save_file({name: value.contiguous() for name, value in vars(self).items()}, part)
+        part.replace(path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> EncodedOrbits:
@@ -104,6 +121,22 @@ class EncodedOrbits:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+def _read_ahead(pictures: np.ndarray, at_once: int, readers: int = 4) -> Iterator[Tensor]:
+    """`pictures` from a file, some at once; the next are read meanwhile."""
+
+    def read(i: int) -> Tensor:
+        return torch.from_numpy(np.array(pictures[i : i + at_once]))
+
+    with ThreadPoolExecutor(readers) as pool:
+        waiting: deque = deque()
+        for i in range(0, len(pictures), at_once):
+            waiting.append(pool.submit(read, i))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @torch.no_grad()
@@ -122,6 +155,7 @@ def clip_pixels(pixels: Tensor) -> Tensor:
 
 
 def cameras(elevations: Tensor) -> Tensor:
-    """The camera conditions [B, 5, 16] of elevations [B] in degrees."""
-    table = np.stack([multiview_cameras(float(e), image_frame=True) for e in elevations.tolist()])
-    return torch.from_numpy(table).to(elevations.device)
+    """The camera conditions [B, 5, 16] of elevations [B] in degrees, to a hundredth."""
+    different, which = (elevations.double() * 100).round().unique(return_inverse=True)
+    table = np.stack([multiview_cameras(e / 100, image_frame=True) for e in different.tolist()])
+    return torch.from_numpy(table).to(elevations.device)[which]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from multiprocessing import current_process
+
 import numpy as np
 
-from ...core.cameras import FAR, FOV_Y, LIGHT, SHADE
+from ...core.cameras import FAR, FOV_Y
 from .objects import ObjectMesh, Submesh
+
+EGL_DEVICES = "LGM_BLENDER_EGL_DEVICES"  # how many GPUs render: processes take them by turns
 
 _VERTEX = """
 #version 330
@@ -71,7 +76,9 @@ class ViewRenderer:
         import moderngl
 
         self.size, self.distance_size = size, distance_size
-        self.gl = moderngl.create_standalone_context(backend="egl")
+        # Many processes on one GPU wait for each other more than they render.
+        number = (current_process()._identity or (0,))[0] % int(os.environ.get(EGL_DEVICES, 1))
+        self.gl = moderngl.create_standalone_context(backend="egl", device_index=number)
         self.gl.enable(moderngl.DEPTH_TEST)
         samples = min(samples, self.gl.max_samples)
         self.target = self.gl.framebuffer(
@@ -80,8 +87,6 @@ class ViewRenderer:
         )
         self.resolved = self.gl.framebuffer([self.gl.renderbuffer((size, size), 4)])
         self.program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
-        self.program["sun"].value = tuple((np.array(LIGHT) / np.linalg.norm(LIGHT)).tolist())
-        self.program["shade"].value = SHADE
         for mode in _COVERAGE:
             self.gl.enable_direct(mode)
         self.gl.blend_func = moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
@@ -108,6 +113,8 @@ class ViewRenderer:
         views = np.empty((len(poses), self.size, self.size, 4), np.uint8)
         distances = np.empty((len(poses), self.distance_size, self.distance_size), np.int16)
         array = self.gl.vertex_array(self.program, [(vertices, "3f 2f 4f", "position", "uv", "color")])
+        self.program["sun"].value = tuple((np.array(mesh.light) / np.linalg.norm(mesh.light)).tolist())
+        self.program["shade"].value = mesh.shade
         for i, pose in enumerate(poses):
             self.target.use()
             self._render_parts(mesh, textures, array, pose)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ...core.cameras import OBJECT_RADIUS, into_sphere
+from ...core.cameras import LIGHT, OBJECT_RADIUS, SHADE, into_sphere
+from ...core.errors import LGMError
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,40 @@ class ObjectMesh:
         corners: [3F, 9] float32: position xyz (y up), uv (v up from the texture's last row), colour rgba 0 to 1 in
             linear light, by which the texture is multiplied.
         parts: Together all of the corners, opaque ones first.
+        light: Where it is, fixed to the object.
+        shade: See core.cameras.SHADE.
     """
 
     corners: np.ndarray
     parts: list[Submesh]
+    light: tuple[float, float, float] = LIGHT
+    shade: tuple[float, float] = SHADE
 
 
 def read_index(path: str | Path) -> list[dict]:
     """The objects of an objects.zip: id, split, source, licence, caption and more."""
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read("index.json"))
+
+
+def join_objects(paths: Sequence[Path], output: Path) -> int:
+    """Write all objects of several objects.zip into one, the first archive's first; returns how many there are.
+
+    Raises:
+        LGMError: If two have the same id.
+    """
+    index, names = [], set()
+    with zipfile.ZipFile(output, "w") as joined:
+        for path in paths:
+            with zipfile.ZipFile(path) as archive:
+                for entry in read_index(path):
+                    if entry["id"] in names:
+                        raise LGMError(f"{path} has an object {entry['id']} that an archive before it has too.")
+                    names.add(entry["id"])
+                    joined.writestr(f"{entry['id']}.npz", archive.read(f"{entry['id']}.npz"))
+                    index.append(entry)
+        joined.writestr("index.json", json.dumps(index))
+    return len(index)
 
 
 def read_mesh(archive: zipfile.ZipFile, object_id: str, radius: float = OBJECT_RADIUS) -> ObjectMesh:

@@ -6,12 +6,14 @@ like that: enlarged afterwards they would be blurred, as no user's image is.
 
 from __future__ import annotations
 
+import io
 import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ...core.cameras import orbit_camera, orbit_cameras
 from .mesh_renderer import ViewRenderer
@@ -21,21 +23,58 @@ from .view_files import Cameras, render_files, render_objects
 
 ORBITS = 4  # of an object, for the multi-view model
 OTHERS = 10  # views of an object for LGM, beside the four that the multi-view model samples
+RAISED_IMAGES = -10, 40  # elevations from which images of variants are taken
+WORN = 0.5  # of the variants' images: what has happened to pictures from elsewhere
 
 
 def orbit_starts(name: str) -> np.ndarray:
     """From where the image of each of an object's orbits is taken: [ORBITS, 2], elevation and azimuth in degrees.
 
-    The object's own front, another of its four sides, anywhere at elevation 0, and anywhere.
+    The object's own front, another of its four sides, anywhere at elevation 0, and anywhere. Of variants (sets whose
+    names have a number, as train-1) the front, anywhere at elevation 0, about the front and anywhere.
 
     Args:
         name: The set's and the object's; the rest follows from it.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if is_varied(name):
+        about = (rng.uniform(*RAISED_IMAGES), rng.uniform(-60, 60) % 360)
+        anywhere = (rng.uniform(*RAISED_IMAGES), rng.uniform(0, 360))
+        return np.array([(0, 0), (0, rng.uniform(0, 360)), about, anywhere], np.float32)
     side = 90.0 * rng.integers(1, 4)
     return np.array(
         [(0, 0), (0, side), (0, rng.uniform(0, 360)), (rng.uniform(-15, 35), rng.uniform(0, 360))], np.float32
     )
+
+
+def is_varied(name: str) -> bool:
+    """Whether a set, or an object of it, SET/OBJECT, is of variants."""
+    return "-" in name.split("/")[0]
+
+
+def worn(picture: np.ndarray, name: str) -> np.ndarray:
+    """A picture [S, S, 4] uint8, premultiplied, that half of the time has been made smaller and compressed before.
+
+    What lies beside the object stays out of it, as when it is cut out.
+
+    Args:
+        picture: As it was rendered.
+        name: What happens follows from it.
+    """
+    rng = np.random.default_rng(zlib.crc32(f"worn {name}".encode()))
+    if rng.random() > WORN:
+        return picture
+    alpha = picture[..., 3:]
+    seen = Image.fromarray(picture[..., :3] + (255 - alpha))
+    if rng.random() < 0.5:
+        side = round(len(picture) * rng.uniform(0.4, 1))
+        seen = seen.resize((side, side), Image.Resampling.BILINEAR).resize(picture.shape[1::-1])
+    if rng.random() < 0.7:
+        file = io.BytesIO()
+        seen.save(file, "JPEG", quality=int(rng.integers(35, 95)))
+        seen = Image.open(file)
+    color = np.asarray(seen.convert("RGB")).astype(np.int16) - (255 - alpha)
+    return np.concatenate([np.minimum(color.clip(0, 255).astype(np.uint8), alpha), alpha], -1)
 
 
 def placed_poses(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +139,7 @@ def render_orbits(
 
     Args:
         read, ids, size, output, processes: See render_objects.
-        name: The set's, for `orbit_starts`.
+        name: The set's, for `orbit_starts`; images of variants are `worn`.
 
     Returns:
         The ids of objects of which little or nothing can be seen.
@@ -110,8 +149,11 @@ def render_orbits(
 
 
 def _object_orbits(read: Reader, name: str, renderer: ViewRenderer, object_id: str) -> list[np.ndarray]:
-    mesh = read(object_id)
-    return [np.stack([render_orbit(renderer, mesh, *start) for start in orbit_starts(f"{name}/{object_id}")])]
+    mesh, name = read(object_id), f"{name}/{object_id}"
+    pictures = np.stack([render_orbit(renderer, mesh, *start) for start in orbit_starts(name)])
+    if is_varied(name):
+        pictures[:, 4] = [worn(image, f"{name}/{k}") for k, image in enumerate(pictures[:, 4])]
+    return [pictures]
 
 
 def render_placed(
@@ -122,18 +164,27 @@ def render_placed(
     processes: int = 4,
     cameras: Cameras = placed_poses,
     turn: bool = True,
+    name: str = "",
 ) -> list[str]:
     """Render placed objects, and the image of each.
 
     Args:
         read, ids, size, output, processes, cameras: See render_objects.
         turn: Whether some objects are turned first, so that the image is not of their front.
+        name: The set's; images of variants are `worn`.
 
     Returns:
         The ids of objects of which little or nothing can be seen.
     """
     placed = partial(_read_placed, read, cameras, turn)
-    return render_objects(placed, ids, size, output, processes, cameras, photos=True)
+    return render_objects(placed, ids, size, output, processes, cameras, partial(_photo, name))
+
+
+def _photo(
+    name: str, renderer: ViewRenderer, mesh: ObjectMesh, front: np.ndarray, pose: np.ndarray, object_id: str
+) -> np.ndarray:
+    picture, _ = close_up(renderer, mesh, front, pose)
+    return worn(picture, f"{name}/{object_id}") if is_varied(name) else picture
 
 
 def _read_placed(read: Reader, cameras: Cameras, turn: bool, object_id: str) -> ObjectMesh:

@@ -49,11 +49,18 @@ def alpha_iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, (a & b).sum() / union.clamp_min(1), torch.ones((), device=a.device))
 
 
+def translucency(alpha: Tensor) -> Tensor:
+    """The share of what is seen in alphas [V, H, W] that is half transparent: from 0.1 to 0.9. Edges always are."""
+    seen = alpha > 0.1
+    return (seen & (alpha < 0.9)).sum() / seen.sum().clamp_min(1)
+
+
 @torch.inference_mode()
 def scores(ground_truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS | None) -> dict[str, dict[str, float]]:
-    """The scores of each contender: 'psnr' in dB, 'ssim', 'lpips' if it is given, and 'iou' where there is an alpha.
+    """The scores of each contender: 'psnr' in dB, 'ssim', 'lpips' if given; 'iou' and 'translucency' of alphas.
 
-    Each is the mean over the views; 'iou' is that of all views together.
+    Each is the mean over the views; 'iou' is that of all views together, and 'translucency' how much more of them than
+    of the ground truth is half transparent.
     """
     targets = None if lpips is None else lpips.features(ground_truth.rgb)
     result = {}
@@ -66,5 +73,7 @@ def scores(ground_truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS
             found["lpips"] = lpips.distance(features, targets).mean().item()
         if given.alpha is not None and ground_truth.alpha is not None:
             found["iou"] = alpha_iou(given.alpha[views], ground_truth.alpha).item()
+            more = translucency(given.alpha[views]) - translucency(ground_truth.alpha)
+            found["translucency"] = more.item()
         result[name] = found
     return result

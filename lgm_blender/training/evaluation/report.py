@@ -10,7 +10,7 @@ NAMES = {
     "repeated_input": "input view repeated",
     "blank": "blank white",
 }
-FIGURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "iou": "IoU"}
+FIGURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "iou": "IoU", "translucency": "transl."}
 
 
 def row_lines(entry: dict[str, Any]) -> list[str]:

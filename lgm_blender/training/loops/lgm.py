@@ -37,6 +37,7 @@ class Batch:
         color, alpha: [B, V, 3, S, S], premultiplied, and [B, V, 1, S, S]: the ground truth.
         poses: [B, V, 4, 4].
         surface: TrainingViews.surface of the inputs; None where the distances are not known.
+        generated: Whether the images are views by the multi-view model.
     """
 
     images: Tensor
@@ -47,6 +48,7 @@ class Batch:
     alpha: Tensor
     poses: Tensor
     surface: tuple[Tensor, Tensor] | None
+    generated: bool
 
 
 def initialize(model: LGM) -> None:
@@ -144,6 +146,9 @@ def train_lgm(
         mse = F.mse_loss(rgb, target)
         loss = mse + F.mse_loss(opacity, batch.alpha)
         values = {"mse": mse, "iou": soft_iou(opacity, batch.alpha), "opacity": opacity.mean() / batch.alpha.mean()}
+        values["translucency"] = (opacity * (1 - opacity)).mean()
+        if batch.generated:
+            loss = loss + settings.translucency_weight * values["translucency"]
         if batch.surface is not None:
             values["off"] = surface_distance(gaussians, *batch.surface, batch.exact)
             loss = loss + settings.surface_weight * (1 - 0.9 * progress) * values["off"]
@@ -158,6 +163,8 @@ def train_lgm(
             loss = loss + settings.lpips_weight * ramp * values["lpips"]
         if trainer.step(loss, psnr=-10 * mse.detach().log10(), **values):
             save_pairs(rgb, target, output / "sample.png")
+        if generated is not None and trainer.steps_done % 50 == 0 and generated.refresh() and trainer.log:
+            trainer.log.write(step=trainer.steps_done, refreshed=True)
     trainer.finish()
     if trainer.main:
         state = {name: tensor.contiguous().cpu() for name, tensor in trainer.average.model.state_dict().items()}
@@ -221,7 +228,7 @@ def next_batch(
         images, image_poses, exact = augment(images, image_poses, generator)
     supervised = others + settings.supervised_inputs  # whichever of the inputs: each comes first at times
     color, alpha, poses = color[:, :supervised], alpha[:, :supervised], poses[:, :supervised]
-    return Batch(images, image_poses, averaged, exact, color, alpha, poses, surface)
+    return Batch(images, image_poses, averaged, exact, color, alpha, poses, surface, made is not None)
 
 
 def surface_distance(gaussians: Tensor, points: Tensor, covered: Tensor, exact: Tensor) -> Tensor:

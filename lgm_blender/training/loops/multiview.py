@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from ...worker.quantization import save_file as save_weights
 from ..data.captions import BROWN, CAPTION_LENGTH, WOODEN, caption_tokens
 from ..data.latents import IMAGE_SIZE, EncodedOrbits, cameras, clip_pixels
 from ..settings import MultiViewSettings
-from .trainer import Trainer
+from .trainer import Recorded, Trainer
 
 MINI_UNET = {
     "image_size": 32,
@@ -118,6 +119,7 @@ def train_multiview(
     *,
     unet: dict = MINI_UNET,
     validation: EncodedOrbits | None = None,
+    more: Callable[[], EncodedOrbits | None] = lambda: None,
 ) -> MultiViewModel:
     """Train, and save the averaged weights as output/multiview.safetensors (fp32).
 
@@ -130,6 +132,8 @@ def train_multiview(
     The image is dropped from a quarter of the samples and the caption from about half, so that guidance and text alone
     work; captions.py says what the words are. The log has the mean loss, and apart that of noisy timesteps with an
     image, where the shape is decided; both also of `validation`, if given.
+
+    `more` is asked after each checkpoint for samples that have been made meanwhile, to train on those as well.
     """
     device = samples.latents.device
     torch.manual_seed(settings.seed)
@@ -146,18 +150,18 @@ def train_multiview(
     ids = caption_tokens(captions, tokenizer, seed=settings.seed).to(device)
     empty = caption_tokens([""], tokenizer, ways=1)[0, 0, 0].to(device)
     # Every sample's cameras and the fronts once; the loop must not ask the host.
-    tables = {
-        id(part): (cameras(part.elevations), part.fronts.nonzero()[:, 0])
-        for part in (samples, validation)
-        if part is not None
-    }
+    tables: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def losses(model: nn.Module, samples: EncodedOrbits, generator: torch.Generator, number: int) -> dict[str, Tensor]:
+    def batch(samples: EncodedOrbits, generator: torch.Generator, number: int = settings.batch) -> tuple[Tensor, ...]:
+        """What `losses` takes, of random samples."""
+        if id(samples) not in tables:
+            tables[id(samples)] = cameras(samples.elevations), samples.fronts.nonzero()[:, 0]
+        every_camera, fronts = tables[id(samples)]
+
         def random() -> Tensor:
             return torch.rand(number, generator=generator, device=device)
 
         rows = (random() * len(samples)).long()
-        every_camera, fronts = tables[id(samples)]
         text_only = random() < 0.2
         # Words are about the whole object, and a user's picture is more often of its front than of any other side.
         from_front = text_only | (random() < 0.25)
@@ -178,34 +182,46 @@ def train_multiview(
         latents[:, IMAGE_VIEW] = torch.where(kept, image_latents, latents[:, IMAGE_VIEW])
         noise = torch.randn(latents.shape, generator=generator, device=device)
         timesteps = (random() ** 0.6 * len(alphas)).long().clamp_max(len(alphas) - 1)
+        pixels = clip_pixels(samples.pixels[rows])
+        return latents, noise, timesteps, tokens, every_camera[rows], pixels, image_latents, keep_image
+
+    def losses(
+        model: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
+    ) -> dict[str, Tensor]:
+        keep_image = conditions[-1]
         signal = alphas[timesteps].view(-1, 1, 1, 1, 1)
         noised = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
         with trainer.autocast():
-            predicted = model(
-                noised,
-                timesteps,
-                tokens,
-                every_camera[rows],
-                clip_pixels(samples.pixels[rows]),
-                image_latents,
-                keep_image,
-            )
+            predicted = model(noised, timesteps, *conditions)
         errors = ((predicted - velocity) ** 2).mean((2, 3, 4))
-        judged = torch.ones_like(errors)
-        judged[:, IMAGE_VIEW] = 1 - keep_image
-        errors = (errors * judged).sum(1) / judged.sum(1)
+        supervised = torch.ones_like(errors)
+        supervised[:, IMAGE_VIEW] = 1 - keep_image
+        errors = (errors * supervised).sum(1) / supervised.sum(1)
         noisy = (timesteps >= 0.7 * len(alphas)) * keep_image
         return {"velocity_mse": errors.mean(), "shape_mse": (errors * noisy).sum() / noisy.sum().clamp_min(1)}
 
+    def gradients(*given: Tensor) -> dict[str, Tensor]:
+        values = losses(trainer.model, *given)
+        trainer.backward(values["velocity_mse"])
+        return {name: value.detach() for name, value in values.items()}
+
+    # The batch is made beside it: the host has time for that while the GPU works.
+    learn = Recorded(gradients, trainer.graphs)
     for _ in trainer:
-        values = losses(trainer.model, samples, trainer.generator, settings.batch)
-        if trainer.step(values["velocity_mse"], **values) and validation is not None:
+        values = learn(*batch(samples, trainer.generator))
+        if not trainer.step(values["velocity_mse"], **values):
+            continue
+        if validation is not None:
             with torch.no_grad():
                 generator = torch.Generator(device).manual_seed(settings.seed)
-                means = [losses(trainer.average.model, validation, generator, settings.batch) for _ in range(8)]
+                means = [losses(trainer.average.model, *batch(validation, generator)) for _ in range(8)]
             judged = {f"val_{name}": torch.stack([m[name] for m in means]).mean().item() for name in means[0]}
             trainer.log.write(step=trainer.steps_done, **judged)
+        if (further := more()) is not None:
+            tables.pop(id(samples), None)
+            samples = EncodedOrbits.join([samples, further])
+            trainer.log.write(step=trainer.steps_done, samples=len(samples))
     trainer.finish()
     average = trainer.average.model
     if trainer.main:

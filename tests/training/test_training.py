@@ -422,7 +422,7 @@ def trained(folder, steps, stop=None, **options):
     return trainer.bare.state_dict(), trainer.average.model.state_dict()
 
 
-def test_a_run_that_goes_on_gives_the_same_numbers(tmp_path):
+def test_a_resumed_run_gives_the_same_numbers(tmp_path):
     whole = trained(tmp_path / "whole", 20)
     trained(tmp_path / "parts", 20, stop=7)
     parts = trained(tmp_path / "parts", 20, resume=True)
@@ -431,6 +431,18 @@ def test_a_run_that_goes_on_gives_the_same_numbers(tmp_path):
             assert torch.equal(a[name], b[name])
     other = trained(tmp_path / "other", 20, seed=1)
     assert not torch.equal(whole[0]["linear.weight"], other[0]["linear.weight"])
+
+
+def test_a_run_recorded_on_a_gpu_resumes_without_one(tmp_path):
+    """There the learning rate is a tensor, and AdamW is told so."""
+    whole = trained(tmp_path / "whole", 20)
+    trained(tmp_path / "parts", 20, stop=7)
+    state = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
+    for group in state["optimizers"][0]["param_groups"]:
+        group |= {"lr": torch.tensor(group["lr"]), "capturable": True}
+    torch.save(state, tmp_path / "parts" / "checkpoint.pt")
+    parts = trained(tmp_path / "parts", 20, resume=True)
+    assert torch.equal(whole[0]["linear.weight"], parts[0]["linear.weight"])
 
 
 def test_a_finished_run_resumed_ends_at_once(tmp_path):
@@ -500,7 +512,7 @@ def test_muon_finds_a_matrix_whose_inputs_differ_in_size(tmp_path):
     assert off.max() < 0.1
 
 
-def test_a_run_with_muon_that_goes_on_gives_the_same_numbers(tmp_path):
+def test_a_resumed_run_with_muon_gives_the_same_numbers(tmp_path):
     def run(folder, steps, **options):
         torch.manual_seed(0)
         trainer = Trainer(

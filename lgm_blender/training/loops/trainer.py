@@ -387,6 +387,10 @@ class Trainer:
             self.average.model.load_state_dict(state["average"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+                for group in optimizer.param_groups:  # which the process before may have recorded, or not
+                    group["lr"] = self._rate()
+                    if "capturable" in group:
+                        group["capturable"] = self.graphs
             self.steps_done = self.clock.steps_before = state["step"]
             self.clock.seconds_before = state["seconds"]
             self.calmest = state["calmest"]

@@ -90,10 +90,10 @@ def measure(pipeline: MultiViewPipeline, steps: int, guidance: float, repeats: i
     """Medians in seconds: conditioning once a job, a denoising step, decoding the four views."""
     unet, device = pipeline.unet, pipeline.device
     side = unet.image_size
-    text = torch.randn(2, 77, unet.context_dim, device=device)
+    text = torch.randn(2, 1, 77, unet.context_dim, device=device)
     embeds = torch.randn(1, 257, unet.image_embed_dim, device=device) if unet.ip_dim else None
-    image_latent = torch.randn(1, unet.in_channels, side, side, device=device)
-    latents = torch.randn(1, 4, unet.in_channels, side, side, device=device)
+    image_latents = torch.randn(1, unet.in_channels, side, side, device=device)
+    noise = torch.randn(1, 4, unet.in_channels, side, side, device=device)
     camera = torch.randn(2, 5 if unet.ip_dim else 4, 16, device=device)
     both = None if embeds is None else embeds.expand(2, -1, -1)
 
@@ -101,15 +101,15 @@ def measure(pipeline: MultiViewPipeline, steps: int, guidance: float, repeats: i
 
     def denoise(steps: int) -> None:
         on_step = lambda *_: moments.append(clock(device))  # noqa: E731
-        pipeline.denoise(latents, text, embeds, image_latent, steps, guidance, 0.0, on_step)
+        pipeline.denoise(noise, text, embeds, image_latents, steps=steps, guidance=guidance, on_step=on_step)
 
     denoise(2)
     moments.clear()
     denoise(steps + 1)
     return {
-        "condition": median_seconds(lambda: unet.prepare(text, camera, both), device, repeats),
+        "condition": median_seconds(lambda: unet.prepare(text[:, 0], camera, both), device, repeats),
         "step": statistics.median(after - before for before, after in itertools.pairwise(moments)),
-        "decode": median_seconds(lambda: pipeline.decode(latents[0]), device, repeats),
+        "decode": median_seconds(lambda: pipeline.decode(noise[0]), device, repeats),
     }
 
 

@@ -219,6 +219,7 @@ class PresetInfo:
         modes: Subset of 'image', 'text'.
         ready: Whether its weights are here and whole.
         problem: If not ready, a sentence that says what is missing and what to do.
+        terms: If it can be fetched, lines that say how large it is, under which licences, and where it goes.
     """
 
     name: str
@@ -226,6 +227,7 @@ class PresetInfo:
     modes: list[str]
     ready: bool
     problem: str = ""
+    terms: str = ""
 
 
 @dataclass(frozen=True)

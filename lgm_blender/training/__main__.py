@@ -119,7 +119,7 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from ..worker.models import Fetched
+    from ..worker.download import Fetched
     from .evaluation.evaluate import evaluate
     from .evaluation.report import table
     from .loops import lpips

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..worker.lgm.model import LGM_CONFIGS
-from ..worker.models import file_table
+from ..worker.presets import file_table
 from ..worker.quantization import load_file, save_file
 from .loops.multiview import MultiViewModel, save_multiview
 
@@ -41,8 +41,8 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "9") -> dict[
         "match_colors": True,
         "keep_image": True,
         "samples": {"image": 1},
-        "redraw": True,
-        "clear_haze": True,
+        "refine": True,
+        "remove_floaters": True,
         "files": files,
     }
     (output / "preset.json").write_text(json.dumps(preset, indent=1) + "\n")

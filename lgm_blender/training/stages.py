@@ -22,8 +22,8 @@ from ..core.cameras import evaluation_poses, view_poses
 from ..core.errors import LGMError
 from ..worker import reconstruct
 from ..worker.lgm.model import LGM_CONFIGS
-from ..worker.models import find_preset
 from ..worker.multiview.loading import load_vae
+from ..worker.presets import find_preset
 from . import bundle as bundling
 from .data.captions import make_tokenizer
 from .data.generated import Generated

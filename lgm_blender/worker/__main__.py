@@ -13,7 +13,7 @@ try:
     from ..core.messages import FACES, TEXTURE_SIZE, GenerateRequest, OutputKind, to_params
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
-from .console import DownloadPrinter, print_progress, run
+from .console import DownloadPrinter, end_with_stdin, print_progress, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,25 +166,34 @@ def _add_models(commands) -> None:
     group.add_argument("--check", metavar="PRESET", help="read all its files and compare them with their SHA-256")
     group.add_argument("--download", metavar="PRESET", help="fetch what is missing into the Hugging Face cache")
     parser.add_argument("--mode", choices=("image", "text"), action="append", help="only what this mode needs")
+    parser.add_argument("--until-stdin-ends", action="store_true", help="end with the program that started this")
     parser.set_defaults(run=_models)
 
 
 def _models(options: argparse.Namespace) -> int:
-    from . import models
+    from . import presets
+    from .weights import CheckedFiles
 
+    if options.until_stdin_ends:
+        end_with_stdin()
     if options.download:
-        preset = models.find_preset(options.download)
-        models.download(preset, tuple(options.mode or preset.modes), DownloadPrinter())
+        from .download import download
+
+        preset = presets.find_preset(options.download)
+        modes = options.mode or preset.modes
+        for line in preset.terms(modes):
+            print(line, file=sys.stderr, flush=True)
+        download(preset, modes, DownloadPrinter())
         print(f"The preset '{preset.name}' is here.")
     elif options.check:
-        preset = models.find_preset(options.check)
-        checked = models.CheckedFiles()
+        preset = presets.find_preset(options.check)
+        checked = CheckedFiles()
         checked.entries.clear()  # asked for by hand, files are read again
         for part in ("lgm", *(options.mode or preset.modes)):
             preset.verify(part, checked)
             print(f"{part}: {preset.locate(part)} is whole.")
     else:
-        for info in models.preset_infos():
+        for info in presets.preset_infos():
             state = f"ready, from {' or '.join(info.modes)}" if info.ready else info.problem
             print(f"{info.name}: {info.label}: {state}")
     return 0

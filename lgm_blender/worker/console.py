@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core.errors import LGMError
 from ..core.messages import Progress
 
 if TYPE_CHECKING:
-    from .models import Fetched
+    from .download import Fetched
 
 
 def run(parser: argparse.ArgumentParser, arguments: list[str] | None, remedy: str = "") -> int:
@@ -46,6 +49,18 @@ def print_progress(progress: Progress) -> None:
         print(f"{first}{progress.label}{count}", end=last, file=sys.stderr, flush=True)
     else:
         print(f"{progress.label}{count}", file=sys.stderr, flush=True)
+
+
+def end_with_stdin() -> None:
+    """Has this process end when its stdin does: a pipe from a program that is gone has ended, however it went."""
+
+    def wait() -> None:
+        with suppress(OSError):
+            while os.read(0, 1 << 16):  # not sys.stdin, whose lock Python would wait for at exit
+                pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class DownloadPrinter:

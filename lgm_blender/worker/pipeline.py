@@ -23,7 +23,8 @@ from .jobs import IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
 from .meshing import files as mesh_files
 from .meshing.files import FORMATS
-from .models import CheckedFiles, Mode, Preset, find_preset
+from .presets import Mode, Preset, find_preset
+from .weights import CheckedFiles
 
 log = logging.getLogger(__name__)
 

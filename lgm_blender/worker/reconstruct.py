@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.gaussians import Gaussians
-from .models import Mode, Preset
+from .presets import Mode, Preset
 
 if TYPE_CHECKING:
     from .lgm import LGM
@@ -69,10 +69,10 @@ def preset_settings(
         guidance=preset.guidance[mode] if guidance is None else guidance,
         negative_prompt=preset.negative_prompt if negative_prompt is None else negative_prompt,
         samples=preset.samples.get(mode, 1) if samples is None else samples,
-        refine=preset.redraw,
+        refine=preset.refine,
         keep_image=preset.keep_image and mode == "image",
         match_colors=preset.match_colors and mode == "image",
-        remove_floaters=preset.clear_haze,
+        remove_floaters=preset.remove_floaters,
     )
 
 

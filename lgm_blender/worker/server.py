@@ -31,8 +31,8 @@ from ..core.errors import Cancelled, LGMError
 from ..core.messages import Initialized, JobError, Progress, Request
 from ..core.version import VERSION
 from .devices import device_name, resolve_device
-from .models import preset_infos
 from .pipeline import Pipeline
+from .presets import preset_infos
 
 log = logging.getLogger(__name__)
 

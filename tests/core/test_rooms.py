@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 
 BLENDER = {"addon_utils", "bl_ui", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "imbuf", "mathutils"}
-TORCH = {"PIL", "diffusers", "safetensors", "scipy", "skimage", "torch", "transformers", "uvunwrap"}
+TORCH = {"PIL", "diffusers", "huggingface_hub", "safetensors", "scipy", "skimage", "torch", "transformers", "uvunwrap"}
 OPTIONAL = {"gsplat", "rembg"}  # used where they are installed
 TRAINING = {"accelerate", "matplotlib", "moderngl", "tokenizers", "trimesh"}
 

@@ -35,7 +35,7 @@ from lgm_blender.training.evaluation.report import table
 from lgm_blender.training.evaluation.text_scores import ClipScore, Retrieval
 from lgm_blender.training.evaluation.view_sampler import photo_input
 from lgm_blender.training.loops.lpips import LPIPS
-from lgm_blender.worker import models
+from lgm_blender.worker import presets
 from lgm_blender.worker.lgm import LGM
 from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
 from lgm_blender.worker.quantization import load_file, save_file
@@ -88,7 +88,7 @@ def preset(tmp_path_factory) -> Path:
     folder = write_preset(tmp_path_factory.mktemp("presets") / "tiny")
     save_file(small_gaussians("tiny"), folder / "lgm" / "model.safetensors")
     settings = json.loads((folder / "preset.json").read_text())
-    (folder / "preset.json").write_text(json.dumps(settings | {"files": models.file_table(folder)}))
+    (folder / "preset.json").write_text(json.dumps(settings | {"files": presets.file_table(folder)}))
     return folder
 
 
@@ -102,7 +102,7 @@ def small_gaussians(salt: str) -> dict[str, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def own_home(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
 
 
 def random_lpips() -> LPIPS:
@@ -498,7 +498,7 @@ def judged(archive, preset, tmp_path_factory) -> tuple[dict, Path]:
     told = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(output / "data"))
-        patch.setenv("HF_HOME", str(output / "hf"))
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(output / "hf" / "hub"))
         results = evaluate(
             preset,
             archive,

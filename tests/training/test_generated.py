@@ -27,7 +27,7 @@ from lgm_blender.training.loops.lgm import evaluate_lgm, mirrored, train_lgm
 from lgm_blender.training.settings import LGMSettings
 from lgm_blender.worker.lgm import LGM, LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
-from lgm_blender.worker.models import find_preset
+from lgm_blender.worker.presets import find_preset
 from lgm_blender.worker.reconstruct import Settings, preset_settings
 
 NAMES = ["procedural-00001", "procedural-00004", "procedural-00012"]

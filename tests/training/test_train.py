@@ -18,9 +18,10 @@ from lgm_blender.training.loops import finetune as train
 from lgm_blender.training.loops.plot import plot_log
 from lgm_blender.training.loops.trainer import Trainer
 from lgm_blender.training.settings import LGMSettings
-from lgm_blender.worker import models
+from lgm_blender.worker import presets
 from lgm_blender.worker.lgm import LGM_CONFIGS, LGMConfig, load_lgm
 from lgm_blender.worker.lgm.model import LGM
+from lgm_blender.worker.weights import CheckedFiles
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +50,11 @@ def test_from_a_zip_to_a_preset_that_loads(archive, tmp_path, capsys):  # noqa: 
     assert told.out.strip() == str(output)
     assert "2 objects to train on, 1 to judge on" in told.err
     assert "dB" in told.err
-    preset = models.find_preset(str(output))
+    preset = presets.find_preset(str(output))
     assert preset.modes == ("image", "text")
     for part in ("lgm", "image"):
-        preset.verify(part, models.CheckedFiles(tmp_path / "checked.json"))
-    assert preset.locate("image") == models.BUNDLED / "mini" / "multiview"
+        preset.verify(part, CheckedFiles(tmp_path / "checked.json"))
+    assert preset.locate("image") == presets.BUNDLED / "mini" / "multiview"
     model = load_lgm(preset.locate("lgm"))
     assert model.config == TOY
     assert (output / "views" / "train-32.npy").exists()
@@ -76,7 +77,7 @@ def test_fine_tuning_starts_from_weights(folders, tmp_path, capsys):
     assert "Now" in told
     # And from the folder that this left.
     train.train(folders, tmp_path / "b", init=str(tmp_path / "a"), steps=1)
-    assert models.find_preset(str(tmp_path / "b")).locate("image") == models.BUNDLED / "mini" / "multiview"
+    assert presets.find_preset(str(tmp_path / "b")).locate("image") == presets.BUNDLED / "mini" / "multiview"
 
 
 def test_a_resumed_training_gives_what_an_uninterrupted_one_does(folders, tmp_path, monkeypatch):

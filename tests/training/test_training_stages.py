@@ -27,7 +27,8 @@ from lgm_blender.training.loops.vae import MINI, train_vae
 from lgm_blender.training.settings import LGMSettings, VAESettings
 from lgm_blender.worker import quantization
 from lgm_blender.worker.lgm import load_lgm_config
-from lgm_blender.worker.models import CheckedFiles, find_preset
+from lgm_blender.worker.presets import find_preset
+from lgm_blender.worker.weights import CheckedFiles
 
 PRESET = Path(__file__).parents[2] / "lgm_blender" / "weights" / "mini"
 SMALL = MINI | {"block_out_channels": [16, 16, 16, 16], "norm_num_groups": 8, "sample_size": 32}

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from lgm_blender.worker.models import find_preset, write_preset
 from lgm_blender.worker.multiview.colors import finish_views, match_colors
+from lgm_blender.worker.presets import find_preset, write_preset
 
 
 @pytest.fixture

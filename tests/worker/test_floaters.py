@@ -7,7 +7,7 @@ import pytest
 
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.worker.floaters import without_floaters
-from lgm_blender.worker.models import find_preset, read_preset, write_preset
+from lgm_blender.worker.presets import find_preset, read_preset, write_preset
 
 
 def gaussians(positions, opacity, scale=0.03):
@@ -88,10 +88,10 @@ def test_what_is_behind_the_cameras_does_no_harm():
 
 
 def test_a_preset_says_whether_haze_is_cleared(tmp_path):
-    assert find_preset("mini").clear_haze
-    assert not find_preset("lgm").clear_haze  # it is sure of what it makes, and known by its raw results
+    assert find_preset("mini").remove_floaters
+    assert not find_preset("lgm").remove_floaters  # it is sure of what it makes, and known by its raw results
     (tmp_path / "lgm").mkdir()
     (tmp_path / "lgm" / "config.json").write_text("{}")
     write_preset(tmp_path, name="mine", label="mine", base="mini")
-    assert json.loads((tmp_path / "preset.json").read_text())["clear_haze"] is True
-    assert read_preset(tmp_path).clear_haze
+    assert json.loads((tmp_path / "preset.json").read_text())["remove_floaters"] is True
+    assert read_preset(tmp_path).remove_floaters

@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from own_home import own_home  # noqa: F401
 from PIL import Image, ImageDraw
 from shapes import sphere
 from tiny_preset import write_preset
 
-from lgm_blender.worker import meshing, models
+from lgm_blender.worker import meshing, presets
 from lgm_blender.worker.__main__ import main
 from lgm_blender.worker.console import DownloadPrinter
+from lgm_blender.worker.download import Fetched
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,12 +35,6 @@ def image(tmp_path) -> Path:
     ImageDraw.Draw(picture).ellipse((20, 10, 60, 50), fill=(200, 60, 30))
     picture.save(tmp_path / "a ż.png")
     return tmp_path / "a ż.png"
-
-
-@pytest.fixture(autouse=True)
-def own_home(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
 
 
 def start(*arguments: str, folder: Path) -> subprocess.Popen:
@@ -72,7 +68,7 @@ def test_generate(preset, image, tmp_path):
     paths = [Path(line) for line in out.splitlines()]
     assert [path.name for path in paths] == ["a ż.ply", "a ż_views.png", "a ż_input.png", "a ż.json"]
     assert all(path.is_file() and path.parent == tmp_path / "out put" for path in paths)
-    assert "Drawing the views 3/3" in err.splitlines()
+    assert "Sampling the views 3/3" in err.splitlines()
     assert json.loads(paths[-1].read_text(encoding="utf-8"))["settings"]["seed"] == 3
 
 
@@ -182,7 +178,7 @@ def test_ctrl_c(preset, image, tmp_path):
         folder=tmp_path,
     )
     for line in process.stderr:
-        if "Drawing the views 2/" in line:
+        if "Sampling the views 2/" in line:
             break
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -197,7 +193,7 @@ def test_ctrl_c(preset, image, tmp_path):
 def test_models(preset, capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == models.preset_names()
+    assert [line.split(":")[0] for line in lines] == presets.preset_names()
     assert main(["models", "--check", str(preset)]) == 0
     assert "lgm: " in capsys.readouterr().out
     assert main(["models", "--check", str(preset), "--mode", "text"]) == 0
@@ -208,8 +204,8 @@ def test_download_tells_how_far_it_is(capsys):
     """Blender reads these lines (blender/install.py)."""
     show = DownloadPrinter()
     for done in (0, 1_000_000, 50_400_000, 830_000_000):  # all within a second: the first and the last are told
-        show(models.Fetched("ashawkey/LGM/m.safetensors", 1, 2, done, 830_000_000))
-    show(models.Fetched("some/other/config.json", 2, 2, 400, 400))
+        show(Fetched("ashawkey/LGM/m.safetensors", 1, 2, done, 830_000_000))
+    show(Fetched("some/other/config.json", 2, 2, 400, 400))
     assert capsys.readouterr().err.splitlines() == [
         "[1/2] ashawkey/LGM/m.safetensors: 0 of 830 MB",
         "[1/2] ashawkey/LGM/m.safetensors: 830 of 830 MB",

@@ -37,7 +37,7 @@ def folder(original, tmp_path):
 
 def generate(folder) -> np.ndarray:
     image = np.random.default_rng(0).random((20, 20, 3), dtype=np.float32)
-    return MultiViewPipeline.from_folder(folder)("a cat", image=image, steps=1)
+    return MultiViewPipeline.from_folder(folder)("a cat", image, steps=1)
 
 
 def rewrite(path, change) -> None:

@@ -15,9 +15,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lgm_blender.core.cameras import multiview_cameras
 from lgm_blender.core.errors import Cancelled, LGMError
-from lgm_blender.worker.multiview.loading import SCHEDULERS, CLIPImageProcessor
+from lgm_blender.worker.multiview.loading import CLIPImageProcessor
 from lgm_blender.worker.multiview.pipeline import IMAGE_VIEW, MultiViewPipeline, signal_and_noise
 from lgm_blender.worker.multiview.unet import MultiViewUNet
+from lgm_blender.worker.presets import SCHEDULERS
 
 
 def test_the_pipeline_agrees_with_the_published_code(golden):
@@ -192,13 +193,13 @@ def converged(pipeline, picture) -> np.ndarray:
     return views_of(pipeline, image=picture, steps=40, guidance=1.0)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values())
 def test_every_scheduler_ends_near_the_same_views(folder, picture, converged, scheduler):
     views = views_of(MultiViewPipeline.from_folder(folder, scheduler=scheduler), image=picture, steps=12, guidance=1.0)
     assert np.abs(views - converged).mean() < 0.02  # another seed: 0.25
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values())
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_the_image_can_be_kept(folder, picture, scheduler, guidance, prediction):

@@ -24,8 +24,8 @@ from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import STAGES, GenerateRequest, MeshRequest
 from lgm_blender.worker import devices, meshing, outputs
 from lgm_blender.worker.floaters import without_floaters
-from lgm_blender.worker.models import CheckedFiles
 from lgm_blender.worker.pipeline import Pipeline
+from lgm_blender.worker.weights import CheckedFiles
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +212,14 @@ def test_what_is_not_finite_or_not_visible_is_left_out(worker, request_, monkeyp
 
 def test_floaters_are_removed_where_the_preset_says_so(worker, request_, tmp_path):
     hazy = read_ply(worker.generate(request_).ply)
-    clear = write_preset(tmp_path / "clear", clear_haze=True)
+    clear = write_preset(tmp_path / "clear", remove_floaters=True)
     cleared = read_ply(worker.generate(replace(request_, preset=str(clear))).ply)
     assert len(cleared) < len(hazy)
     np.testing.assert_array_equal(cleared.to_array(), without_floaters(hazy).to_array())
 
 
 def test_removing_floaters_is_told_and_can_be_cancelled(worker, request_, tmp_path):
-    request = replace(request_, preset=str(write_preset(tmp_path / "clear", clear_haze=True)))
+    request = replace(request_, preset=str(write_preset(tmp_path / "clear", remove_floaters=True)))
     told = []
     worker.generate(request, told.append)
     steps = [(p.step, p.steps) for p in told if p.stage == "floaters"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tiny_multiview import golden_state, write_folder
 
 from lgm_blender.worker.lgm import LGM, LGMConfig
-from lgm_blender.worker.models import file_table
+from lgm_blender.worker.presets import file_table
 from lgm_blender.worker.quantization import save_file
 
 LGM_CONFIG = LGMConfig(

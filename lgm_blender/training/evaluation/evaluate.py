@@ -13,8 +13,8 @@ from typing import Any, Literal
 from ...core.errors import LGMError
 from ...core.files import write_together
 from ...worker.devices import device_name, explain_out_of_memory, resolve_device
-from ...worker.models import find_preset
 from ...worker.outputs import check_output, make_folder, versions
+from ...worker.presets import find_preset
 from ...worker.reconstruct import load_lgm
 from ..data.placement import SIZE
 from ..loops.lpips import LPIPS

@@ -16,8 +16,9 @@ from ...core.cameras import RADIUS, VIEW_AZIMUTHS, evaluation_poses, orbit_camer
 from ...core.errors import LGMError
 from ...core.gaussians import Gaussians
 from ...worker.lgm import LGM
-from ...worker.models import CheckedFiles, Preset
+from ...worker.presets import Preset
 from ...worker.reconstruct import clean_up, reconstruct
+from ...worker.weights import CheckedFiles
 from ..data.placement import INPUTS, LeftOut
 from ..loops.lpips import LPIPS
 from .contact_sheet import Row, error_picture, four_in_one, tile

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
-from ...worker.models import File, Weights
 from ...worker.multiview.loading import load_image_processor, load_tokenizer
+from ...worker.weights import File, Weights
 from ..loops.lpips import LPIPS
 
 # Looked for in the Hugging Face cache, the first choice first; nothing is fetched.

@@ -15,9 +15,10 @@ from PIL import Image
 
 from ...core.files import replacing
 from ...worker.matting import matte, recenter
-from ...worker.models import CheckedFiles, Mode, Preset
 from ...worker.outputs import encode_png, make_folder, side_by_side
+from ...worker.presets import Mode, Preset
 from ...worker.reconstruct import finish_frames, load_multiview, preset_settings, sample_frames
+from ...worker.weights import CheckedFiles
 from .ground_truth import GroundTruth
 
 

@@ -31,7 +31,7 @@ from ...core.errors import LGMError
 from ...core.files import output_error
 from ...worker.lgm import lgm_from_file, load_lgm_config
 from ...worker.lgm.model import LGM_CONFIGS, LGMConfig
-from ...worker.models import PUBLISHED, find_preset, write_preset
+from ...worker.presets import PUBLISHED, find_preset, write_preset
 from ...worker.rendering import backend_for
 from ..data.dataset import find_objects, load_objects
 from ..data.objects import read_index, read_object

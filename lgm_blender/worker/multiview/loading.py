@@ -32,11 +32,10 @@ except ImportError:
     from transformers import CLIPImageProcessor
 
 from ...core.errors import LGMError
+from ..presets import SCHEDULERS
 from ..quantization import load_file
 from .unet import MultiViewUNet
 from .vae import vae_class
-
-SCHEDULERS = ("DDIMScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
 
 # Settings of the published U-Net class that no published checkpoint changes, and that this project's lacks.
 UNET_CONSTANTS = {
@@ -194,10 +193,10 @@ def load_scheduler(folder: Path, name: str | None = None) -> SchedulerMixin:
 
     Args:
         folder: Holds scheduler_config.json.
-        name: One of SCHEDULERS, in place of the one that the configuration names.
+        name: One of SCHEDULERS' values, in place of the one that the configuration names.
     """
     config = read_json(folder / "scheduler_config.json")
-    name = name or config.get("_class_name", SCHEDULERS[0])
-    if name not in SCHEDULERS:
-        raise LGMError(f"The scheduler {name!r} is unknown; use one of {', '.join(SCHEDULERS)}.", "weights")
+    name = name or config.get("_class_name", SCHEDULERS["ddim"])
+    if name not in SCHEDULERS.values():
+        raise LGMError(f"The scheduler {name!r} is unknown; use one of {', '.join(SCHEDULERS.values())}.", "weights")
     return getattr(diffusers, name).from_config(config)

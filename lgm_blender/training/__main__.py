@@ -22,7 +22,7 @@ PACKAGES = "accelerate moderngl trimesh tokenizers matplotlib"  # training's own
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns `console.run`'s exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lgm_blender.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lgm_blender.training", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_views, _add_train, _add_evaluate, _add_stages):
         add(commands)

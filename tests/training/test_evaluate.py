@@ -589,7 +589,7 @@ def test_baselines_are_what_they_say(judged, source):
 
 def test_the_table_has_all_of_it(judged):
     lines = table(judged[0]).splitlines()
-    assert lines[0].split() == ["reconstruct", "(3", "objects)", "PSNR", "SSIM", "IoU"]
+    assert lines[0].split() == ["reconstruct", "(3", "objects)", "PSNR", "SSIM", "IoU", "transl."]
     assert [line.split("  ")[1] for line in lines[1:4]] == ["prediction", "input view repeated", "blank white"]
     assert lines[4].startswith("image (3 objects)")
     assert lines[8].strip().startswith("generated views")

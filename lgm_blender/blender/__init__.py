@@ -2,19 +2,19 @@
 
 import importlib
 
-_MODULES = ("ui.preferences", "ui.properties", "ui.operators", "ui.panel", "ui.training")
+_MODULES = ("ui.preferences", "ui.properties", "ui.operators", "ui.panel", "ui.files", "ui.training")
 
 
 def register() -> None:
     """Registers the classes and opens the session. Once registered, it does nothing."""
     import bpy
 
-    from . import session
-    from .ui import preferences, properties
+    from . import session, settings
+    from .ui import properties, timer
 
     if hasattr(bpy.types.Scene, "lgm"):
         return
-    session.open_session(preferences.value, preferences.user_folder() / "logs")
+    session.open_session(settings.user_folder() / "logs", timer.start)
     for cls in _classes():
         bpy.utils.register_class(cls)
     bpy.types.Scene.lgm = bpy.props.PointerProperty(type=properties.LGM_Settings)
@@ -27,8 +27,11 @@ def unregister() -> None:
     import bpy
 
     from . import session
+    from .ui import icons, timer
 
+    timer.stop()
     session.close_session()
+    icons.clear()
     if not hasattr(bpy.types.Scene, "lgm"):
         return
     bpy.types.TOPBAR_MT_file_import.remove(_draw_import)

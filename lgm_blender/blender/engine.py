@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import math
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from .process import Process, clean_variables
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LOG_VARIABLE = "LGM_BLENDER_LOG_DIR"
+PATIENCE = 5.0  # seconds that a worker is given to leave by itself; its files are whole or absent at any time
 
 # The package is loaded by its folder. As an extension it is not called lgm_blender, and with the extensions' folder on
 # the path every other extension would be importable too, and could hide one of the worker's packages.
@@ -68,6 +70,7 @@ class Job:
         log: The log file that says more, or ''.
         started: time.monotonic() of the request.
         seconds: How long it took, once it ended.
+        deadline: time.monotonic() after which a cancelled job is ended by force.
     """
 
     request: Request
@@ -79,6 +82,7 @@ class Job:
     log: str = ""
     started: float = 0.0
     seconds: float = 0.0
+    deadline: float = math.inf
 
     @property
     def id(self) -> str:
@@ -144,13 +148,12 @@ class Engine:
         self.info: Initialized | None = None
         self.problem = ""
         self._process: Process | None = None
-        self._leaving: list[tuple[Process, float]] = []  # told to shut down, and when to stop waiting for it
+        self._leaving: list[Process] = []  # told to leave, or killed, and perhaps not gone yet
         self._jobs: dict[str, Job] = {}  # those that have not ended
         self._changed: dict[str, Job] = {}
         self._numbers = itertools.count(1)
         self._asked: dict[int, str] = {}  # request number -> job, or '' for initialize
         self._deadline = 0.0  # of the start
-        self._cancel_deadlines: dict[str, float] = {}
         self._idle_since = 0.0
         self._lock = threading.RLock()
 
@@ -158,6 +161,11 @@ class Engine:
     def busy(self) -> bool:
         """Whether any job has not ended."""
         return bool(self._jobs)
+
+    @property
+    def gone(self) -> bool:
+        """Whether no process of it is left."""
+        return self._process is None and all(process.wait(0) for process in self._leaving)
 
     @property
     def log(self) -> Path:
@@ -179,7 +187,8 @@ class Engine:
                 reason = error.strerror or str(error)
                 self._fail_all(f"The worker could not be started: {self.command[0]}: {reason}.", "worker")
                 return
-            atexit.register(self.stop)
+            atexit.unregister(self.close)  # one that was stopped may be registered still
+            atexit.register(self.close)
             self.state = "starting"
             self._deadline = time.monotonic() + self.start_timeout
             self._ask("initialize", {}, "")
@@ -209,7 +218,7 @@ class Engine:
             job.state = "cancelling"
             self._note(job)
             self._ask("cancel", {"job": job.id}, None)
-            self._cancel_deadlines[job.id] = time.monotonic() + self.cancel_timeout
+            job.deadline = time.monotonic() + self.cancel_timeout
 
     def step(self) -> list[Job]:
         """Does what can be done without waiting; returns the jobs that have changed since the last call."""
@@ -220,7 +229,6 @@ class Engine:
                     self._receive(line)
             if self._process:
                 self._check(now)
-            self._reap(now)
             changed = list(self._changed.values())
             self._changed.clear()
             return changed
@@ -266,22 +274,26 @@ class Engine:
             raise LGMError(self.problem or "The worker did not start in time.", "worker")
         return self.info
 
-    def stop(self, patience: float = 1.0) -> None:
-        """Ends the worker: asked first, then by force. Jobs that have not ended are cancelled.
+    def stop(self) -> None:
+        """Ends the worker without waiting for it: asked first, then, after PATIENCE, by force. Its jobs are cancelled.
 
-        Args:
-            patience: Seconds that it is given to leave by itself. Its files are whole or absent at any time.
+        A later job starts another one.
         """
         with self._lock:
             for job in list(self._jobs.values()):
                 self._end(job, "cancelled", "Cancelled: the worker was stopped.", "cancelled")
-            self._dismiss(patience)
-            for process, deadline in self._leaving:
-                if not process.wait(max(0.0, deadline - time.monotonic())):
+            self._dismiss()
+
+    def close(self, patience: float = 1.0) -> None:
+        """`stop`, and waits for the end, by force after `patience` seconds. Happens by itself when this Python ends."""
+        with self._lock:
+            self.stop()
+            end = time.monotonic() + patience
+            for process in self._leaving:
+                if not process.wait(max(0.0, end - time.monotonic())):
                     process.kill()
                     process.wait(2.0)
-            self._leaving.clear()
-            atexit.unregister(self.stop)
+            atexit.unregister(self.close)
 
     # ---- Sending and receiving
 
@@ -374,13 +386,12 @@ class Engine:
             self._give_up_worker(f"The worker did not answer within {self.start_timeout:g} seconds.")
         elif self.state == "ready" and self._process.is_mute():
             self._give_up_worker("The worker closed its output and can't be heard any more.")
-        elif late := [self._jobs[name] for name, deadline in self._cancel_deadlines.items() if now > deadline]:
-            for job in late:
-                self._give_up(job, "")
+        elif late := next((job for job in self._jobs.values() if now > job.deadline), None):
+            self._give_up(late, "")
         elif self._jobs:
             self._idle_since = now
         elif self.idle_timeout is not None and self.state == "ready" and now - self._idle_since > self.idle_timeout:
-            self._dismiss(5.0)
+            self._dismiss()
 
     def _died(self, code: int) -> None:
         doing = "could not start" if self.state == "starting" else "stopped unexpectedly"
@@ -389,26 +400,26 @@ class Engine:
         sentence = f"The worker {doing} ({_describe_exit(code)}){': ' + last if last and not killed else ''}."
         if killed:
             sentence += " Perhaps there was not enough memory."
-        self._process.kill()  # children it left behind
         self._drop()
         self._fail_all(self._with_log(sentence), "out_of_memory" if killed else "worker")
 
     def _give_up_worker(self, sentence: str) -> None:
         last = f" Its last words: {self._process.tail[-1]}" if self._process.tail else ""
-        self._process.kill()
         self._drop()
         self._fail_all(self._with_log(sentence + last), "worker")
 
     def _give_up(self, job: Job, sentence: str) -> None:
         """Ends the worker because of one job that it does not let go of, and asks a new one for the others."""
-        if job.id in self._asked.values() and self._process:
-            self._process.kill()
+        if job.id in self._asked.values():
             self._drop()
         if sentence:
             self._end(job, "failed", sentence, "worker")
         else:
             self._end(job, "cancelled", "Cancelled; the worker did not react and was ended.", "cancelled")
-        for other in self._jobs.values():
+        for other in list(self._jobs.values()):
+            if other.state == "cancelling":
+                self._end(other, "cancelled", "Cancelled.", "cancelled")
+                continue
             other.state, other.progress = "waiting", None
             self._note(other)
         if self._jobs:
@@ -430,39 +441,25 @@ class Engine:
         job.state, job.error, job.kind, job.log = state, error, kind, log
         job.seconds = time.monotonic() - job.started
         self._jobs.pop(job.id, None)
-        self._cancel_deadlines.pop(job.id, None)
         self._idle_since = time.monotonic()
         self._note(job)
 
     def _note(self, job: Job) -> None:
         self._changed[job.id] = job
 
-    def _drop(self) -> None:
-        """Forgets the process, whatever becomes of it."""
+    def _drop(self, patience: float = 0.0) -> None:
+        """Forgets the process, which ends within `patience` seconds, whatever becomes of this engine."""
         if self._process:
-            self._process.close()
-            self._leaving.append((self._process, time.monotonic()))
+            self._process.leave(patience)
+            self._leaving = [process for process in self._leaving if not process.wait(0)] + [self._process]
         self._process = None
         self.state = "off"
         self._asked.clear()
-        self._cancel_deadlines.clear()
 
-    def _dismiss(self, patience: float) -> None:
+    def _dismiss(self) -> None:
         if self._process:
             self._ask("shutdown", {}, None)
-            self._drop()
-            self._leaving[-1] = (self._leaving[-1][0], time.monotonic() + patience)
-
-    def _reap(self, now: float) -> None:
-        staying = []
-        for process, deadline in self._leaving:
-            process.lines()  # nobody wants them any more
-            if process.wait(0):
-                continue
-            if now > deadline:
-                process.kill()
-            staying.append((process, deadline))
-        self._leaving = staying
+            self._drop(PATIENCE)
 
 
 def _read_error(error: Any) -> tuple[JobState, str, ErrorKind, str]:

@@ -136,10 +136,12 @@ class Step:
     Attributes:
         label: What it does, for the user.
         alternatives: Commands that all lead there; the first that succeeds ends the step.
+        attached: Whether a command keeps its stdin, by whose end it notices that Blender is gone.
     """
 
     label: str
     alternatives: tuple[tuple[str, ...], ...]
+    attached: bool = False
 
 
 def install_steps(folder: Path, base_python: str, gpu: bool) -> list[Step]:
@@ -303,7 +305,8 @@ class Task:
         self._note("$ " + " ".join(word if "\n" not in word else "..." for word in command))
         try:
             self._process = Process(command, self._variables, merge_errors=True)
-            self._process.close()
+            if not self._steps[self.index].attached:
+                self._process.close()
         except OSError as error:
             self._note(str(error))
             if not self._alternatives:
@@ -394,13 +397,13 @@ class Download(Task):
     """Fetches a preset's published weights; a download that was broken off goes on where it stopped.
 
     Args:
-        command: The worker's `models --download PRESET`.
+        command: The worker's `models --download PRESET --until-stdin-ends`.
         preset: Its name, for the label.
         log: See `Task`.
     """
 
     def __init__(self, command: Sequence[str], preset: str, log: Path):
-        super().__init__([Step(f"Fetching the models of '{preset}'", (tuple(command),))], log)
+        super().__init__([Step(f"Fetching the models of '{preset}'", (tuple(command),), attached=True)], log)
 
     @property
     def factor(self) -> float:

@@ -117,6 +117,16 @@ class Process:
             else:
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
+    def leave(self, patience: float) -> None:
+        """Ends its stdin; without waiting, sees to it that it ends by itself, or after `patience` seconds by force.
+
+        With a patience of 0 it and its children are ended at once.
+        """
+        self.close() if patience > 0 else self.kill()
+        # Not a timer of Blender's: these end with the add-on.
+        with contextlib.suppress(RuntimeError):  # this Python is ending, and starts no threads any more
+            threading.Thread(target=self._see_off, args=(patience,), daemon=True).start()
+
     def wait(self, timeout: float) -> bool:
         """Waits up to `timeout` seconds for its end; whether it came."""
         try:
@@ -124,6 +134,11 @@ class Process:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def _see_off(self, patience: float) -> None:
+        if not self.wait(patience):
+            self.kill()
+            self.wait(GRACE)  # so that it is no zombie
 
     def _read_lines(self) -> None:
         with self._popen.stdout as pipe:

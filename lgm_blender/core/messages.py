@@ -66,7 +66,7 @@ class GenerateRequest:
         steps: Denoising steps, or None for the preset's.
         guidance: Classifier-free guidance scale (1 is none), or None for the preset's.
         view_samples: How many samples of the views are averaged, 1 to 16, or None for the preset's. One is crisp; the
-            mean of more is nearer to the truth, and softer where they differ.
+            mean of more is nearer to the ground truth, and softer where they differ.
         elevation: Degrees of the input view above the object, -90 to 90.
         device: 'auto', 'cpu' or 'cuda'.
         previews: Whether progress messages carry a picture of the views so far.

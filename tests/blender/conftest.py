@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
+
+FAKE = Path(__file__).with_name("fake_worker.py")
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +17,29 @@ def empty_file():
     import bpy
 
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+
+
+@pytest.fixture
+def worker(monkeypatch, tmp_path, golden):
+    """Sets how the stand-in for the worker behaves; the add-on is registered in an empty file."""
+    monkeypatch.setenv("LGM_BLENDER_PYTHON", sys.executable)
+    monkeypatch.setenv("LGM_BLENDER_LOG_DIR", str(tmp_path / "logs"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    import bpy
+
+    import lgm_blender
+    from lgm_blender.blender import session
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    lgm_blender.register()
+
+    def behave(behaviour):
+        command = [sys.executable, "-u", str(FAKE), behaviour, str(golden / "lgm.ply")]
+        monkeypatch.setattr(session, "worker_command", lambda python, *arguments: command)
+
+    behave("well")
+    yield behave
+    lgm_blender.unregister()
 
 
 @pytest.hookimpl(trylast=True)

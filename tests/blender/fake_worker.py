@@ -135,6 +135,8 @@ def generate(id, p):
         return send({"id": id, "result": {"job": job}})
     folder = Path(p["output"])
     folder.mkdir(parents=True, exist_ok=True)
+    if p["image"] and Path(p["image"]).parent.name.startswith("lgm_"):  # what Blender made of an image of its own
+        shutil.copyfile(p["image"], folder / f"{Path(p['image']).stem}_seen.bin")
     stem = p["name"] or (Path(p["image"]).stem if p["image"] else "_".join(p["prompt"].split()[:4]))
     name, n = stem, 1
     while any((folder / f"{name}{end}").exists() for end in (".ply", ".glb")) and not p["overwrite"]:
@@ -197,6 +199,7 @@ def run():
                 {"name": "mini", "label": "Mini", "modes": ["image"], "ready": True, "problem": ""},
                 {"name": "lgm", "label": "LGM", "modes": ["image", "text"], "ready": False, "problem": "Not fetched."},
             ]
+            presets[1]["terms"] = "a/b: 1 GB, licence MIT\nThey go into the cache"
             info = {"protocol": 99 if BEHAVIOUR == "old" else 2, "version": "0", "python": "3", "torch": "0"}
             info |= {"device": "cpu", "device_name": "a CPU", "presets": presets, "log": os.environ.get("FAKE_LOG", "")}
             send({"id": m["id"], "result": info})

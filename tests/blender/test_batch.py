@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import bpy
-import numpy as np
 import pytest
+from PIL import Image
 
 from lgm_blender.blender import batch
-from lgm_blender.blender.scene import images
 from lgm_blender.core.formats.ply import read_ply
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -39,7 +38,7 @@ def pictures(tmp_path):
     folder = tmp_path / "in, mit Bildern"
     folder.mkdir()
     for name in ("Äpfel 1.png", "bad.png", "cup.PNG", ".hidden.png"):
-        images.write_png(folder / name, np.full((4, 4, 4), 200, np.uint8))
+        Image.new("RGBA", (4, 4), (200, 200, 200, 200)).save(folder / name)
     (folder / "notes.txt").write_text("")
     return folder
 
@@ -91,6 +90,22 @@ def test_whole_way(worker, pictures, tmp_path, golden):
     views = [area.spaces.active for screen in bpy.data.screens for area in screen.areas if area.type == "VIEW_3D"]
     assert {view.shading.type for view in views} == {"MATERIAL"}
     assert Path(record["blend"]).read_bytes()[:7] != b"BLENDER"  # compressed
+
+
+def test_exr_is_converted(worker, tmp_path):
+    """The worker gets a PNG, and the results tell of the EXR."""
+    (tmp_path / "in").mkdir()
+    settings = bpy.context.scene.render.image_settings
+    settings.file_format = "OPEN_EXR"
+    image = bpy.data.images.new("x", 8, 8, float_buffer=True)
+    image.save_render(str(tmp_path / "in" / "a thing.exr"), scene=bpy.context.scene)
+    code, (record,) = run("--input", tmp_path / "in", "--output", tmp_path / "out", *QUICK)
+    assert (code, record["name"]) == (0, "a thing")
+    told = json.loads(Path(record["json"]).read_text(encoding="utf-8"))
+    assert record["input"] == told["settings"]["image"] == str(tmp_path / "in" / "a thing.exr")
+    seen = (tmp_path / "out" / "a thing_seen.bin").read_bytes()
+    assert seen.startswith(b"\x89PNG")
+    assert not list(Path(bpy.app.tempdir).glob("lgm_*"))
 
 
 def test_results_are_never_replaced_unless_asked(worker, pictures, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lgm_blender.blender import engine as engine_module
+from lgm_blender.blender import process as process_module
 from lgm_blender.blender.engine import Engine, log_folder, worker_command
 from lgm_blender.blender.process import MAX_LINE, Process, clean_variables
 from lgm_blender.core.errors import LGMError
@@ -30,7 +33,7 @@ def make_engine(tmp_path):
 
     yield make
     for engine in engines:
-        engine.stop()
+        engine.close(patience=0.1)
 
 
 def request(folder, **values) -> GenerateRequest:
@@ -41,6 +44,13 @@ def run_until(engine, condition, seconds=20.0):
     end = time.monotonic() + seconds
     while not condition():
         engine.step()
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def sleep_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.01)
 
@@ -114,7 +124,9 @@ def test_two_jobs_at_once(make_engine, tmp_path):
         ("mute", ["closed its output"]),
     ],
 )
-def test_death_is_a_sentence(make_engine, tmp_path, behaviour, words):
+def test_death_is_a_sentence(make_engine, tmp_path, monkeypatch, behaviour, words):
+    if behaviour in ("haunted", "mute"):
+        monkeypatch.setattr(process_module, "GRACE", 0.2)
     engine = make_engine(behaviour)
     with pytest.raises(LGMError) as caught:
         engine.wait(engine.submit(request(tmp_path)), timeout=20)
@@ -221,6 +233,18 @@ def test_deaf_worker_is_ended_and_the_next_job_runs(make_engine, tmp_path):
     assert not alive(pid)
 
 
+def test_job_that_is_cancelled_too_does_not_come_back_with_the_next_worker(make_engine, tmp_path):
+    engine = make_engine("deaf", cancel_timeout=0.3)
+    first, second = engine.submit(request(tmp_path)), engine.submit(request(tmp_path))
+    run_until(engine, lambda: first.progress)
+    engine.cancel(first)
+    time.sleep(0.1)
+    engine.cancel(second)
+    run_until(engine, lambda: first.ended)
+    assert second.state == "cancelled"
+    assert not engine.busy
+
+
 def test_timeout_of_a_job(make_engine, tmp_path):
     engine = make_engine("long")
     with pytest.raises(LGMError, match="longer than"):
@@ -229,22 +253,70 @@ def test_timeout_of_a_job(make_engine, tmp_path):
 
 
 @pytest.mark.parametrize("behaviour", ["long", "deaf", "silent"])
-def test_stop_leaves_nothing(make_engine, tmp_path, behaviour):
+def test_closing_leaves_nothing(make_engine, tmp_path, behaviour):
     engine = make_engine(behaviour)
     job = engine.submit(request(tmp_path))
     if behaviour != "silent":
         run_until(engine, lambda: job.progress)
     pid = engine._process.pid
     before = time.monotonic()
-    engine.stop(patience=0.3)
+    engine.close(patience=0.3)
     assert time.monotonic() - before < 2
     assert not alive(pid)
     assert job.state == "cancelled"
     assert engine.state == "off"
-    engine.stop()  # twice is no mistake
-    ours = (Process._read_lines.__name__, Process._read_errors.__name__, Process._write.__name__)
+    engine.close()  # twice is no mistake
+    ours = (
+        Process._see_off.__name__,
+        Process._read_lines.__name__,
+        Process._read_errors.__name__,
+        Process._write.__name__,
+    )
     time.sleep(0.1)
     assert not [thread for thread in threading.enumerate() if any(name in thread.name for name in ours)]
+
+
+def test_stopping_does_not_wait_for_a_deaf_worker(make_engine, tmp_path, monkeypatch):
+    """Nobody steps the engine afterwards, and yet nothing is left of it."""
+    monkeypatch.setattr(engine_module, "PATIENCE", 0.5)
+    engine = make_engine("deaf")
+    job = engine.submit(request(tmp_path))
+    run_until(engine, lambda: job.progress)
+    pid = engine._process.pid
+    before = time.monotonic()
+    engine.stop()
+    assert time.monotonic() - before < 0.4
+    assert (job.state, engine.state, engine.gone) == ("cancelled", "off", False)
+    sleep_until(lambda: engine.gone)
+    assert not alive(pid)
+
+
+def test_worker_that_ignores_its_idle_deadline_is_ended(make_engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "PATIENCE", 0.3)
+    engine = make_engine("deaf", idle_timeout=0.1)
+    engine.start()
+    pid = engine._process.pid
+    run_until(engine, lambda: engine.state == "off")
+    sleep_until(lambda: not alive(pid))  # the window's timer ends when the engine is off
+
+
+LEAVES = """
+import sys, time
+from pathlib import Path
+from lgm_blender.blender.engine import Engine
+engine = Engine([sys.executable, "-u", sys.argv[1], "deaf"], logs=Path(sys.argv[2]))
+engine.wait_ready()
+print(engine._process.pid, flush=True)
+if sys.argv[3] == "stopped":
+    engine.stop()
+"""
+
+
+@pytest.mark.parametrize("end", ["stopped", "running"])
+def test_end_of_blender_leaves_no_worker(tmp_path, end):
+    command = [sys.executable, "-c", LEAVES, str(FAKE), str(tmp_path), end]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, check=True, timeout=60)
+    assert not alive(int(done.stdout))
 
 
 def test_idle_worker_is_sent_home(make_engine, tmp_path):
@@ -279,8 +351,6 @@ def test_another_python_sees_nothing_of_this_one(monkeypatch):
 
 def test_worker_command_finds_the_package_under_any_name(tmp_path, monkeypatch):
     """The worker is started from the installed folder, whose parent holds other people's modules."""
-    import lgm_blender.blender.engine as module
-
     folder = tmp_path / "an extension, by another näme"
     (folder / "worker").mkdir(parents=True)
     (folder / "__init__.py").write_text("")
@@ -289,7 +359,7 @@ def test_worker_command_finds_the_package_under_any_name(tmp_path, monkeypatch):
     (folder / "worker" / "__main__.py").write_text(
         "import json, sys, lgm_blender.worker\nprint(__name__, sys.argv[1:], lgm_blender.worker.__package__)"
     )
-    monkeypatch.setattr(module, "PACKAGE", folder)
+    monkeypatch.setattr(engine_module, "PACKAGE", folder)
     process = Process(worker_command(sys.executable, "serve"), clean_variables(), merge_errors=True)
     assert process.wait(20)
     time.sleep(0.1)

@@ -195,6 +195,21 @@ def test_a_choice_that_leads_nowhere_is_not_passed_over(folder, monkeypatch, tmp
     assert install.worker_python(str(folder / "environment")).path == folder / "environment" / "bin" / "python"
 
 
+def test_a_download_keeps_its_stdin(tmp_path):
+    """By whose end it would notice that Blender is gone; the installer's commands must not wait for any."""
+    command = [sys.executable, "-c", "import os; os.read(0, 1); print('it ended')"]
+    download = install.Download(command, "lgm", tmp_path / "download.log")
+    others = install.Task([install.Step("Other", (tuple(command),))], tmp_path / "other.log")
+    while others.state == "running":
+        others.step()
+        download.step()
+        time.sleep(0.01)
+    assert (others.state, others.message) == ("done", "it ended")
+    assert download.state == "running"
+    assert download.message == ""
+    download.cancel()
+
+
 def test_download_tells_how_far_it_is(tmp_path):
     code = "import time; print('[2/7] a/b: 1,200 of 4,800 MB', flush=True); time.sleep(0.3)"
     download = install.Download([sys.executable, "-c", code], "lgm", tmp_path / "logs" / "download.log")

@@ -9,10 +9,10 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
+from PIL import Image
 
-import lgm_blender
 from lgm_blender.blender import install, session
-from lgm_blender.blender.scene import images, splats
+from lgm_blender.blender.scene import splats
 from lgm_blender.blender.ui import panel
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.messages import MeshRequest
@@ -21,27 +21,9 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 
 
 @pytest.fixture
-def worker(monkeypatch, tmp_path, golden):
-    """Sets how the stand-in for the worker behaves; the add-on is registered in an empty file."""
-    monkeypatch.setenv("LGM_BLENDER_PYTHON", sys.executable)
-    monkeypatch.setenv("LGM_BLENDER_LOG_DIR", str(tmp_path / "logs"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    lgm_blender.register()
-
-    def behave(behaviour):
-        command = [sys.executable, "-u", str(FAKE), behaviour, str(golden / "lgm.ply")]
-        monkeypatch.setattr(session, "worker_command", lambda python, *arguments: command)
-
-    behave("well")
-    yield behave
-    lgm_blender.unregister()
-
-
-@pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "ein Bild, schön.png"
-    images.write_png(path, np.full((4, 4, 4), 200, np.uint8))
+    Image.new("RGBA", (4, 4), (200, 200, 200, 200)).save(path)
     return path
 
 
@@ -95,6 +77,18 @@ def test_image_datablock_without_a_file(worker, tmp_path):
     result = session.current().outcome.result
     assert Path(result.ply).name == "Gemälde.ply"
     assert not Path(result.settings["image"]).exists()  # the temporary file is gone
+
+
+def test_image_file_that_only_blender_reads(worker, tmp_path):
+    bpy.context.scene.render.image_settings.file_format = "OPEN_EXR"
+    path = tmp_path / "a thing.exr"
+    bpy.data.images.new("x", 8, 8, float_buffer=True).save_render(str(path), scene=bpy.context.scene)
+    assert generate(tmp_path, image_path=str(path)) == {"FINISHED"}
+    assert (tmp_path / "out" / "a thing_seen.bin").read_bytes().startswith(b"\x89PNG")
+    bpy.context.scene.lgm.image = bpy.data.images.load(str(path))
+    (tmp_path / "out" / "a thing_seen.bin").unlink()
+    assert generate(tmp_path) == {"FINISHED"}
+    assert (tmp_path / "out" / "a thing_seen.bin").read_bytes().startswith(b"\x89PNG")
 
 
 def test_random_seed_is_shown(worker, tmp_path):
@@ -168,7 +162,7 @@ def test_step_by_step(worker, tmp_path):
         labels.append(job.label)
         factors.append(panel.job_factor(job))
         time.sleep(0.005)
-    assert {"Waiting", "Drawing the views 1/4", "Drawing the views 4/4"} <= set(labels)
+    assert {"Waiting", "Sampling the views 1/4", "Sampling the views 4/4"} <= set(labels)
     assert factors == sorted(factors)
     assert 0 < factors[-1] <= 1
     assert bpy.context.object.name == "x"
@@ -233,7 +227,7 @@ def test_worker_stays_for_the_next_job_and_leaves_with_the_add_on(worker, tmp_pa
     assert session.current().engine._process is process
     session.close_session()
     assert process.wait(0)  # it has ended; reading its last words may take a moment longer
-    session.open_session(lambda name: "")
+    session.open_session()
 
 
 def test_presets_of_the_worker(worker, tmp_path):
@@ -246,6 +240,20 @@ def test_presets_of_the_worker(worker, tmp_path):
     assert "needs an image" in panel.what_is_missing(settings)
     settings.preset = "lgm"
     assert panel.what_is_missing(settings) == "Not fetched."
+
+
+def test_a_preset_in_a_folder(worker, tmp_path):
+    settings = bpy.context.scene.lgm
+    settings.prompt, settings.preset = "x", "folder"
+    assert panel.what_is_missing(settings) == "Choose the preset's folder."
+    with pytest.raises(RuntimeError, match="Choose the preset's folder first"):
+        generate(tmp_path)
+    settings.preset_folder = f"{tmp_path / 'my preset'}/"
+    assert panel.what_is_missing(settings) == ""
+    assert generate(tmp_path) == {"FINISHED"}
+    assert session.current().outcome.result.settings["preset"] == str(tmp_path / "my preset")
+    assert bpy.ops.lgm.check_worker() == {"FINISHED"}
+    assert settings.preset == "folder"  # also among what the worker tells of
 
 
 def test_import_and_export(worker, tmp_path, golden):
@@ -311,7 +319,7 @@ def test_fetch_weights(worker, monkeypatch):
     while now.fetching:
         now.step()
         factors.add(now.task.factor)
-    assert asked == [("models", "--download", "lgm")]
+    assert asked == [("models", "--download", "lgm", "--until-stdin-ends")]
     assert now.problem.sentence == "The server is on holiday."
     assert not bpy.ops.lgm.fetch_weights.poll()  # not without leave to go online
 

@@ -12,6 +12,7 @@ import pytest
 
 import lgm_blender
 from lgm_blender.blender import session
+from lgm_blender.blender.ui import timer
 
 
 def traces() -> dict[str, object]:
@@ -24,7 +25,7 @@ def traces() -> dict[str, object]:
             name: list(functions) for name in dir(bpy.app.handlers)
             if isinstance(functions := getattr(bpy.app.handlers, name), list)
         },
-        "timer": bpy.app.timers.is_registered(session._tick),
+        "timer": bpy.app.timers.is_registered(timer._tick),
         "menus": [len(menu._dyn_ui_initialize()) for menu in (bpy.types.TOPBAR_MT_file_import,)],
         "threads": threading.active_count(),
     }  # fmt: skip

@@ -243,7 +243,7 @@ def test_camera_from_pose(fov_y):
 
 @pytest.mark.slow
 def test_eevee_agrees_with_cycles(tmp_path):
-    """EEVEE draws splats by lot: with 256 samples it comes to the same picture, noise aside."""
+    """EEVEE picks splats at random: with 256 samples it comes to the same picture, noise aside."""
     random = np.random.default_rng(0)
     count = 300
     many = Gaussians(

@@ -16,8 +16,10 @@ from PIL import Image
 
 import lgm_blender
 from lgm_blender.blender import compat, training_views
+from lgm_blender.blender.scene import view_maker
 from lgm_blender.blender.scene.nodes.even_light import EvenLight
-from lgm_blender.blender.training_views import ViewMaker, object_items
+from lgm_blender.blender.scene.training_items import _all_blocks, object_items
+from lgm_blender.blender.scene.view_maker import ViewMaker
 from lgm_blender.blender.ui import training
 from lgm_blender.core.formats.transforms import read_transforms
 
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 def blocks() -> dict[str, tuple]:
     """Everything in the file: each data-block's users, and what objects, scenes and materials are made of."""
     found = {}
-    for block in training_views._all_blocks():
+    for block in _all_blocks():
         # Blender 4.2 itself miscounts the users of a node group when a material with it is copied and removed.
         facts = [] if isinstance(block, bpy.types.NodeTree) else [block.users]
         if isinstance(block, bpy.types.Object):
@@ -90,7 +92,7 @@ def srgb(value: float) -> float:
 # Both makers
 
 
-def test_both_makers_draw_the_same(tmp_path):
+def test_both_makers_render_the_same(tmp_path):
     """A textured ball with bumps, a plain box and a half-transparent one: 30 dB or more, on white, in each view."""
     positions, uv, faces = bumpy_ball()
     red, blue = box((-0.2, 0.3, -0.2), (0.4, 0.9, 0.3)), box((0.5, -0.2, 0.2), (0.8, 0.1, 0.5))
@@ -116,7 +118,7 @@ def test_both_makers_draw_the_same(tmp_path):
         lambda line: None,
     )
     assert code == 0
-    command = [sys.executable, "-m", "lgm_blender.worker", "views", str(tmp_path / "ein Ding.glb")]
+    command = [sys.executable, "-m", "lgm_blender.training", "views", str(tmp_path / "ein Ding.glb")]
     command += ["--output", str(tmp_path / "fast"), "--views", "6", "--size", "128", "--processes", "1"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
@@ -337,7 +339,7 @@ def test_cancelling_leaves_nothing_behind(tmp_path, steps):
 def test_an_error_while_rendering_leaves_nothing_behind(tmp_path, monkeypatch):
     chosen = users_file()
     before = blocks()
-    monkeypatch.setattr(training_views, "_set_up", lambda scene, size: 1 / 0)
+    monkeypatch.setattr(view_maker, "_set_up", lambda scene, size: 1 / 0)
     maker = make(chosen, tmp_path / "out")
     assert "division by zero" in maker.results[0]["error"]
     assert blocks() == before
@@ -487,8 +489,7 @@ def test_operator_on_assets(addon, tmp_path):
     assert "broken.blend could not be read" in training._maker.results[0]["error"]
 
 
-def test_panel_draws(addon):
-    """In the window it draws itself; here at least its operator can be asked."""
+def test_one_rendering_at_a_time(addon):
     assert bpy.ops.lgm.training_views.poll()
     training._running = True
     try:

@@ -98,7 +98,8 @@ def judge(report: dict) -> dict[str, bool]:
         "one at a time": report.get("standstill_training_views", 9) < 2,
         "Escape stopped them and left the whole ones": report.get("training_views_after_escape") == 8,
         "and nothing of them in the file": report.get("file_unchanged") is True,
-        "unregistering ended the worker": report.get("worker_left") is False,
+        "unregistering took no time": report.get("seconds_to_unregister", 9) < 1,
+        "and ended the worker": report.get("worker_left") is False,
     }
 
 

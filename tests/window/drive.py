@@ -129,7 +129,7 @@ def make_meshes(area, region):
 
 def render_training_views(area, region):
     """Training views of the cube, the second time stopped by the Escape key."""
-    training = sys.modules[f"{ADDON}.blender.training"]
+    training = sys.modules[f"{ADDON}.blender.ui.training"]
     output = SHARE / "training"
 
     def file() -> dict[str, int]:

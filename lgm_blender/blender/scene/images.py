@@ -1,85 +1,97 @@
-"""Blender's image datablocks as files that the worker can read."""
+"""Blender's images, and files that only Blender can read, as files that the worker can read."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
-import zlib
 from pathlib import Path
 
 import bpy
-import numpy as np
 
 from ...core.errors import LGMError
-from ...core.files import replacing
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".exr", ".hdr", ".tga")
+# What the worker reads by itself, of what Blender does; of TIFF all but colours as floats.
+_PLAIN = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".tga", ".jp2", ".j2c", ".dds", ".avif"}
+_SAMPLE_FORMAT, _FLOAT = 339, 3  # a TIFF's tag, and its value where numbers are floats
 
 
-def image_file(image: bpy.types.Image, folder: Path) -> Path:
-    """A file that shows what `image` shows: its own, or a PNG written into `folder` where it has none, or another.
+def image_file(image: bpy.types.Image, folder: Path, stem: str = "") -> Path:
+    """A file that shows what `image` shows: its own where the worker can read that, else a PNG written into `folder`.
+
+    The PNG is called `stem`, or like the image. It has straight alpha and what Blender's image editor shows: sRGB, with
+    everything that is brighter than white as white.
 
     Raises:
-        LGMError: If the image has no pixels, as a render result or a file that is gone.
+        LGMError: If the image has no pixels, as a render result or a file that is gone; or the PNG can't be written.
     """
     if image.type in ("RENDER_RESULT", "COMPOSITING"):
         raise LGMError(f"'{image.name}' can't be read directly. Save it with Image > Save As and choose that image.")
     own = Path(bpy.path.abspath(image.filepath_raw, library=image.library)) if image.filepath_raw else None
-    if own and image.source == "FILE" and not image.packed_file and not image.is_dirty and own.is_file():
+    if own and image.source == "FILE" and not image.packed_file and not image.is_dirty and _is_plain(own):
         return own
-    width, height = image.size
-    if not width or not height or not image.channels:
+    if not all(image.size) or not image.channels:
         where = f": {own} can't be read" if own else ""
         raise LGMError(f"The image '{image.name}' has no pixels{where}. Choose another one.")
-    path = folder / f"{file_stem(image.name)}.png"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_png(path, _pixels(image))
+    path = folder / f"{stem or file_stem(image.name)}.png"
+    scene = bpy.data.scenes.new("LGM Image")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(TypeError):  # another color management may not have it
+            scene.view_settings.view_transform = "Standard"
+        settings = scene.render.image_settings
+        settings.file_format, settings.color_mode, settings.color_depth = "PNG", "RGBA", "8"
+        image.save_render(str(path), scene=scene)
+    except (OSError, RuntimeError) as error:
+        raise LGMError(f"{path} could not be written: {str(error).strip()}", "output") from error
+    finally:
+        bpy.data.scenes.remove(scene)
     return path
+
+
+def readable_file(path: Path, folder: Path) -> Path:
+    """The file itself, or where only Blender can read it (EXR, HDR, DPX, TIFF of floats) a PNG written into `folder`.
+
+    Raises:
+        LGMError: See `image_file`.
+    """
+    if path.suffix.lower() not in bpy.path.extensions_image or not path.is_file() or _is_plain(path):
+        return path  # if anything is wrong with it, here and below, the worker says what
+    try:
+        image = bpy.data.images.load(str(path), check_existing=False)
+    except RuntimeError:
+        return path
+    try:
+        return image_file(image, folder, path.stem)
+    finally:
+        bpy.data.images.remove(image)
 
 
 def file_stem(name: str) -> str:
     """A datablock's name as a file's, without a picture's suffix: what no file system allows becomes '_'."""
-    if name.lower().endswith(_SUFFIXES):
+    if Path(name).suffix.lower() in bpy.path.extensions_image:
         name = name.rpartition(".")[0]
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip(" .") or "image"
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes an RGBA picture.
-
-    Args:
-        path: The file, replaced if it is there.
-        pixels: [H, W, 4] uint8, straight alpha, the top row first.
-
-    Raises:
-        LGMError: (kind 'output') if it can't be written.
-    """
-    height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 4 * width), np.uint8)  # every row begins with its filter, 0 is none
-    rows[:, 1:] = pixels.reshape(height, -1)
-    with replacing(path) as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for kind, data in (
-            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)),
-            (b"IDAT", zlib.compress(rows, 1)),
-            (b"IEND", b""),
-        ):
-            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+def _is_plain(path: Path) -> bool:
+    """Whether it is there, and of a kind that the worker reads."""
+    kind = path.suffix.lower()
+    return path.is_file() and kind in _PLAIN and not (kind in (".tif", ".tiff") and _has_floats(path))
 
 
-def _pixels(image: bpy.types.Image) -> np.ndarray:
-    """[H, W, 4] uint8 in display space, straight alpha, the top row first."""
-    width, height = image.size
-    values = np.empty(width * height * image.channels, np.float32)
-    image.pixels.foreach_get(values)
-    values = values.reshape(height, width, image.channels)[::-1]
-    alpha = values[..., 3:4] if image.channels == 4 else np.ones((height, width, 1), np.float32)
-    color = values[..., :3] if image.channels >= 3 else np.repeat(values[..., :1], 3, axis=2)
-    if image.is_float:  # scene linear and premultiplied, where bytes are neither
-        color = _to_srgb(color / np.maximum(alpha, 1e-6))
-    return (np.concatenate([color, alpha], axis=2).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _to_srgb(linear: np.ndarray) -> np.ndarray:
-    linear = linear.clip(0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+def _has_floats(tiff: Path) -> bool:
+    """Whether the numbers in a TIFF are floats. Pillow reads them of one channel, but not of more."""
+    with contextlib.suppress(OSError, struct.error), tiff.open("rb") as file:
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(file.read(4), "")
+        file.seek(*struct.unpack(order + "I", file.read(4)))
+        (count,) = struct.unpack(order + "H", file.read(2))
+        for _ in range(count):
+            tag, _, number, value = struct.unpack(order + "HHIH2x", file.read(12))
+            if tag == _SAMPLE_FORMAT:
+                if number > 2:  # they don't fit into the tag itself, which has their place
+                    file.seek(-4, 1)
+                    file.seek(*struct.unpack(order + "I", file.read(4)))
+                    (value,) = struct.unpack(order + "H", file.read(2))
+                return number > 1 and value == _FLOAT
+    return False

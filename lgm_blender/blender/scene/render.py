@@ -18,10 +18,9 @@ from ...core.errors import LGMError
 from ...core.files import replacing
 from ...core.gaussians import Gaussians
 from .. import compat
-from . import splats
-from .nodes.even_light import EvenLight
+from . import splats, stage
 
-SAMPLES = {"CYCLES": 3, "EEVEE": 64}  # Cycles' splats are without noise, samples smooth edges; EEVEE's are drawn by lot
+SAMPLES = {"CYCLES": 3, "EEVEE": 64}  # Cycles' splats have no noise, samples smooth edges; EEVEE's have
 
 
 def render_objects(
@@ -54,8 +53,8 @@ def render_objects(
         pose: Camera-to-world [4, 4] (OpenGL axes, LGM's frame, y up) to look from, in the world's units. None looks
             at the middle of the objects from `azimuth` and `elevation`, from so far that all of them is in the picture.
         fov_y: Vertical field of view in degrees.
-        near: Depth up to which nothing is drawn.
-        far: Depth beyond which nothing is drawn; None draws everything.
+        near: Depth up to which nothing is rendered.
+        far: Depth beyond which nothing is rendered; None renders everything.
         azimuth: Degrees about the up axis; 0 is the front, 90 the object's left.
         elevation: Degrees above the horizon.
 
@@ -91,8 +90,8 @@ def camera_from_pose(
     Args:
         pose: Camera-to-world [4, 4], OpenGL axes, in LGM's frame (y up).
         fov_y: Vertical field of view in degrees, whatever the picture's shape.
-        near: Distance from the camera's plane up to which nothing is drawn.
-        far: Distance beyond which nothing is drawn.
+        near: Distance from the camera's plane up to which nothing is rendered.
+        far: Distance beyond which nothing is rendered.
     """
     data = bpy.data.cameras.new(name)
     data.sensor_fit = "VERTICAL"
@@ -143,17 +142,12 @@ def _solid(gaussians: Gaussians) -> Gaussians:
 
 
 @contextlib.contextmanager
-def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.Scene]:
+def _scene_of_its_own(objects: Sequence[bpy.types.Object], camera: bpy.types.Object) -> Iterator[bpy.types.Scene]:
     """A scene with the camera and copies of the objects, all removed at the end."""
-    had_result = any(image.type == "RENDER_RESULT" for image in bpy.data.images)
-    scene = bpy.data.scenes.new("LGM Render")
-    made: list[bpy.types.ID] = [scene, camera, camera.data]
-    light = EvenLight()
-    try:
+    with stage.own_scene("LGM Render") as (scene, light, made):
         scene.world = bpy.data.worlds.new("LGM Render")
         made.append(scene.world)
-        scene.camera = camera
-        scene.collection.objects.link(camera)
+        stage.put_camera(scene, camera, made)
         for source in objects:
             copy = source.copy()
             made.append(copy)
@@ -161,47 +155,26 @@ def _scene_of_its_own(objects, camera: bpy.types.Object) -> Iterator[bpy.types.S
             copy.matrix_world = source.matrix_world
             copy.hide_render = False
             scene.collection.objects.link(copy)
-            if not splats.is_splats(copy):
-                for slot in copy.material_slots:
-                    material = light.material(slot.material)
-                    slot.link = "OBJECT"  # the copy's, where the mesh's own stays as it is
-                    slot.material = material
-            else:
+            if splats.is_splats(copy):
                 modifier = splats.show_splats(copy)
                 compat.set_modifier_input(modifier, "Colors", "Exact")
-                compat.set_modifier_input(
-                    modifier, "Shadows and Reflections", False
-                )  # there is nothing to cast them on
+                # There is nothing to cast them on.
+                compat.set_modifier_input(modifier, "Shadows and Reflections", False)
+                continue
+            for slot in copy.material_slots:
+                material = light.material(slot.material)
+                slot.link = "OBJECT"  # the copy's, where the mesh's own stays as it is
+                slot.material = material
         yield scene
-    finally:
-        if not had_result:
-            made += [image for image in bpy.data.images if image.type == "RENDER_RESULT"]
-        bpy.data.batch_remove(made + light.made)
 
 
 def _set_up(scene: bpy.types.Scene, size, engine: str, samples: int, background) -> None:
-    """The render settings: a small, even picture of emitting surfaces that no light falls on."""
-    render = scene.render
-    render.engine = "CYCLES" if engine == "CYCLES" else compat.eevee_engine()
-    render.resolution_x, render.resolution_y = size
-    render.resolution_percentage = 100
-    render.image_settings.file_format = "PNG"
-    render.image_settings.color_depth = "8"
-    render.image_settings.color_mode = "RGB" if background else "RGBA"
-    render.film_transparent = background is None
-    render.use_file_extension = False
-    render.use_compositing = render.use_sequencer = False
-    render.dither_intensity = 0.0
-    scene.view_settings.view_transform = "Raw"  # with the trained values, blended as in training
-    scene.view_settings.look = "None"
+    stage.set_up_render(scene, size, samples, transparent=background is None)
     shader = next(n for n in compat.node_tree(scene.world).nodes if n.type == "BACKGROUND")
     shader.inputs["Color"].default_value = (*(background or (0.0, 0.0, 0.0)), 1.0)
     splats.prepare_scene_for_splats(scene)
-    if engine == "CYCLES":
-        cycles = scene.cycles
-        cycles.samples = samples
-        cycles.use_adaptive_sampling = cycles.use_denoising = False
-        cycles.max_bounces = 0
-        cycles.min_transparent_bounces = splats.MIN_TRANSPARENT_BOUNCES
-    else:
+    if engine == "EEVEE":
+        scene.render.engine = compat.eevee_engine()
         scene.eevee.taa_render_samples = samples
+    else:
+        scene.cycles.min_transparent_bounces = splats.MIN_TRANSPARENT_BOUNCES

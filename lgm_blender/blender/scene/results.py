@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,31 @@ def add_converted(
             if source.name in layer.objects:
                 source.hide_set(True, view_layer=layer)
     return made
+
+
+def select(made: Sequence[bpy.types.Object], scene: bpy.types.Scene) -> None:
+    """Makes objects the selected ones and the first active, unless the user is in the middle of editing another."""
+    for layer in scene.view_layers:
+        layer.update()  # else it does not know the objects yet
+        here = [thing for thing in made if thing.name in layer.objects]
+        active = layer.objects.active
+        if not here or (active and active.mode != "OBJECT"):
+            continue
+        for other in layer.objects.selected:
+            other.select_set(False, view_layer=layer)
+        for thing in here:
+            thing.select_set(True, view_layer=layer)
+        layer.objects.active = here[0]
+
+
+def push_undo(message: str) -> None:
+    """Makes what was done since the last step one step of Blender's undo history."""
+    manager = bpy.context.window_manager
+    window = bpy.context.window or (manager.windows[0] if manager and manager.windows else None)
+    if window is None or bpy.app.background:
+        return
+    with bpy.context.temp_override(window=window):
+        bpy.ops.ed.undo_push(message=message)
 
 
 def result_settings(result: Result) -> dict[str, Any]:

@@ -7,7 +7,7 @@ The object carries the point attributes of Blender 5.3's own splats, so that a s
     rotation       QUATERNION    (w, x, y, z)
     radiance:base  FLOAT4        f_dc red, green, blue as raw coefficients, and opacity 0 to 1 (FLOAT_COLOR before 5.2)
 
-They are the vertices of a mesh without faces, with the node group "LGM Splats" (nodes/splat_geometry.py) to draw them,
+They are the vertices of a mesh without faces, with the node group "LGM Splats" (nodes/splat_geometry.py) to show them,
 in every Blender: 5.3's own display blends in linear light, where they were trained to be blended as they are seen.
 """
 
@@ -112,7 +112,7 @@ def new_splat_data(
 
 
 def show_splats(made: bpy.types.Object) -> bpy.types.NodesModifier:
-    """The modifier that draws an object's splats, added if it isn't there. See `compat.set_modifier_input`."""
+    """The modifier that shows an object's splats, added if it isn't there. See `compat.set_modifier_input`."""
     group = splat_geometry()
     modifier = next((m for m in made.modifiers if m.type == "NODES" and m.node_group == group), None)
     if modifier is None:

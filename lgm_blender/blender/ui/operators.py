@@ -1,20 +1,21 @@
-"""What the user can do: generate, convert, cancel, install, import, export."""
+"""What the user can do: generate, convert, cancel, install."""
 
 from __future__ import annotations
 
 import random
+import textwrap
 from functools import partial
 from pathlib import Path
 
 import bpy
-from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from ...core.errors import LGMError
-from ...core.formats.ply import read_ply, write_ply
+from ...core.formats.ply import write_ply
 from ...core.messages import GenerateRequest, MeshRequest
 from .. import install, session
 from ..scene import images, splats
-from . import preferences
+from ..settings import ADDON, output_folder, preference
+from .properties import known_presets
 
 MAX_SEED = (1 << 31) - 1  # Blender's integers end there
 
@@ -24,7 +25,34 @@ ONLINE_NEEDED = (
 )
 
 
-class _Job:
+class Operator:
+    """What the operators here share: they say why they can't be pressed, and what goes wrong."""
+
+    @classmethod
+    def poll(cls, context):
+        why = cls.obstacle(context)
+        if why:
+            cls.poll_message_set(why)
+        return not why
+
+    @classmethod
+    def obstacle(cls, context) -> str:
+        """Why it can't be done now, or ''."""
+        return "Something else is going on" if session.current().working else ""
+
+    def execute(self, context):
+        return self.attempt(self.act, context)
+
+    def attempt(self, act, context):
+        """Does it; an error is told in Blender's way."""
+        try:
+            return act(context)
+        except LGMError as error:
+            self.report({"ERROR"}, error.message)
+            return {"CANCELLED"}
+
+
+class _Job(Operator):
     """What operators share that give the worker a job: one at a time, waited for where nobody would see it end."""
 
     output: bpy.props.StringProperty(name="Output Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
@@ -38,26 +66,21 @@ class _Job:
     )  # fmt: skip
 
     @classmethod
-    def poll(cls, context):
+    def obstacle(cls, context) -> str:
         now = session.current()
         if now.job:
-            cls.poll_message_set("A job is running. Wait for it, or cancel it")
-        elif now.fetching:
-            cls.poll_message_set("Something is being fetched. Wait for it, or cancel it")
-        elif now.worker().path is None:
-            cls.poll_message_set(now.worker().where)
-        else:
-            return True
-        return False
+            return "A job is running. Wait for it, or cancel it"
+        if now.fetching:
+            return "Something is being fetched. Wait for it, or cancel it"
+        return now.worker().where if now.worker().path is None else ""
 
-    def execute(self, context):
+    def act(self, context):
         now = session.current()
         try:
             self.begin(context)
         except LGMError as error:
             now.problem = session.Problem(error.message, error.kind)
-            self.report({"ERROR"}, error.message)
-            return {"CANCELLED"}
+            raise
         if not (self.wait or bpy.app.background):
             return {"FINISHED"}
         now.wait()
@@ -110,6 +133,8 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
         image = self.image_file() if own else scene_image(settings)
         if image is None and not prompt:
             raise LGMError("Choose an image or write a prompt first.")
+        if not (preset := self.preset or settings.chosen_preset()):
+            raise LGMError("Choose the preset's folder first.")
         if settings.use_random_seed and not self.properties.is_property_set("seed"):
             settings.seed = random.randint(0, MAX_SEED)
         return GenerateRequest(
@@ -118,13 +143,13 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             image=None if image is None else str(image),
             prompt=prompt,
             negative_prompt=given("negative_prompt") or None,
-            preset=given("preset"),
+            preset=preset,
             seed=given("seed"),
             steps=given("steps") or None,
             guidance=given("guidance") or None,
             view_samples=given("view_samples") or None,
             elevation=given("elevation"),
-            device=self.device or preferences.value("device"),
+            device=self.device or preference("device"),
             previews=not bpy.app.background,
             output_kind=given("output_kind"),
             faces=given("faces"),
@@ -138,7 +163,7 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             path = Path(bpy.path.abspath(self.image_path)).absolute()
             if not path.is_file():
                 raise LGMError(f"There is no file {path}.")
-            return path
+            return images.readable_file(path, session.current().temporary_folder())
         if self.image_name:
             image = bpy.data.images.get(self.image_name)
             if image is None:
@@ -158,11 +183,8 @@ class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
     bl_options = {"REGISTER"}  # the undo step comes with the result
 
     @classmethod
-    def poll(cls, context):
-        if not splats.is_splats(context.object):
-            cls.poll_message_set("The active object holds no splats")
-            return False
-        return super().poll(context)
+    def obstacle(cls, context) -> str:
+        return super().obstacle(context) if splats.is_splats(context.object) else "The active object holds no splats"
 
     def begin(self, context):
         now, source, given = session.current(), context.object, partial(self.given, context)
@@ -180,7 +202,7 @@ class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
             faces=given("faces"),
             texture_size=int(given("texture_size")),
             quads=given("quads"),
-            device=self.device or preferences.value("device"),
+            device=self.device or preference("device"),
         )
         now.begin(request, context.scene, source=source)
 
@@ -188,15 +210,6 @@ class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
 def scene_image(settings) -> Path | None:
     """The file of the scene's image, or None if none is chosen."""
     return images.image_file(settings.image, session.current().temporary_folder()) if settings.image else None
-
-
-def output_folder(chosen: str) -> Path:
-    """Where results go: what was chosen, else the preference, else beside the .blend, else the user's own folder."""
-    if chosen := chosen or preferences.value("output"):
-        return Path(bpy.path.abspath(chosen)).absolute()
-    if bpy.data.filepath:
-        return Path(bpy.data.filepath).parent / "lgm"
-    return preferences.user_folder() / "results"
 
 
 class LGM_OT_cancel(bpy.types.Operator):
@@ -227,26 +240,16 @@ class LGM_OT_dismiss(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class _Fetch:
+class _Fetch(Operator):
     """What operators share that fetch something: not without leave, and not beside anything else."""
 
     @classmethod
-    def poll(cls, context):
-        if session.current().working:
-            cls.poll_message_set("Something else is going on")
-        elif not preferences.online():
-            cls.poll_message_set(ONLINE_NEEDED)
-        else:
-            return True
-        return False
+    def obstacle(cls, context) -> str:
+        return super().obstacle(context) or ("" if bpy.app.online_access else ONLINE_NEEDED)
 
-    def execute(self, context):
+    def act(self, context):
         now = session.current()
-        try:
-            self.begin(context)
-        except LGMError as error:
-            self.report({"ERROR"}, error.message)
-            return {"CANCELLED"}
+        self.begin(context)
         if not bpy.app.background:
             return {"FINISHED"}
         now.wait()
@@ -266,83 +269,78 @@ class LGM_OT_install_worker(_Fetch, bpy.types.Operator):
 
 
 class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
-    """Fetch the chosen preset's published models into the Hugging Face cache"""
+    """Fetch the chosen preset's published models: LGM's licence is MIT, ImageDream's and MVDream's is OpenRAIL"""
 
     bl_idname = "lgm.fetch_weights"
     bl_label = "Fetch Models"
 
     preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
 
+    def invoke(self, context, event):
+        return context.window_manager.invoke_props_dialog(self, width=550, confirm_text="Fetch")
+
+    def draw(self, context):
+        for line in self.terms(self.preset or context.scene.lgm.chosen_preset()):
+            self.layout.label(text=line)
+
+    @classmethod
+    def terms(cls, name: str) -> list[str]:
+        """What to know before a preset's models are fetched, as the worker tells it if it knows the preset."""
+        known = {preset.name: preset.terms for preset in known_presets()}
+        terms = known.get(name) or f"{cls.__doc__}."
+        return [part for line in terms.splitlines() for part in textwrap.wrap(line, 90, break_on_hyphens=False)]
+
     def begin(self, context):
-        session.current().download(self.preset or context.scene.lgm.preset)
+        session.current().download(self.preset or context.scene.lgm.chosen_preset())
 
 
-class LGM_OT_remove_worker(bpy.types.Operator):
+class LGM_OT_remove_worker(Operator, bpy.types.Operator):
     """Delete the packages that were installed for the worker, and its logs"""
 
     bl_idname = "lgm.remove_worker"
     bl_label = "Remove Worker"
 
     @classmethod
-    def poll(cls, context):
-        if session.current().working:
-            cls.poll_message_set("Something else is going on")
-        elif not install.installed_python().parent.exists():
-            cls.poll_message_set("Nothing is installed")
-        else:
-            return True
-        return False
+    def obstacle(cls, context) -> str:
+        return super().obstacle(context) or (
+            "" if install.installed_python().parent.exists() else "Nothing is installed"
+        )
 
     def invoke(self, context, event):
         size = install.size() / 1e9
         return context.window_manager.invoke_confirm(self, event, message=f"This gives back {size:.1f} GB.")
 
-    def execute(self, context):
+    def act(self, context):
         now = session.current()
         size = install.size()
-        if now.engine:
-            now.engine.stop()
+        now.end_worker(patience=0.0)
         try:
             install.remove()
-        except LGMError as error:
-            self.report({"ERROR"}, error.message)
-            return {"CANCELLED"}
         finally:
             now.forget_worker()
         self.report({"INFO"}, f"{size / 1e9:.1f} GB were given back.")
         return {"FINISHED"}
 
 
-class LGM_OT_check_worker(bpy.types.Operator):
+class LGM_OT_check_worker(Operator, bpy.types.Operator):
     """Start the worker and show what it says about itself"""
 
     bl_idname = "lgm.check_worker"
     bl_label = "Check"
 
     @classmethod
-    def poll(cls, context):
-        now = session.current()
-        if now.working:
-            cls.poll_message_set("Something else is going on")
-        elif now.worker().path is None:
-            cls.poll_message_set(now.worker().where)
-        else:
-            return True
-        return False
+    def obstacle(cls, context) -> str:
+        worker = session.current().worker()
+        return super().obstacle(context) or (worker.where if worker.path is None else "")
 
-    def execute(self, context):
+    def act(self, context):
         now = session.current()
-        try:
-            now.start_worker()
-        except LGMError as error:
-            self.report({"ERROR"}, error.message)
-            return {"CANCELLED"}
+        now.start_worker()
         if not bpy.app.background:
             return {"FINISHED"}
         now.wait()
         if now.engine.state != "ready":
-            self.report({"ERROR"}, now.engine.problem)
-            return {"CANCELLED"}
+            raise LGMError(now.engine.problem, "worker")
         info = now.engine.info
         self.report({"INFO"}, f"The worker is up: torch {info.torch} on {info.device_name}.")
         return {"FINISHED"}
@@ -387,93 +385,7 @@ class LGM_OT_show_preferences(bpy.types.Operator):
 
     def execute(self, context):
         bpy.ops.screen.userpref_show()
-        return bpy.ops.preferences.addon_show(module=preferences.ADDON)
-
-
-# How files of 3D Gaussians lie: degrees about x that turn their frame into LGM's, whose y is up.
-UP_AXES = [
-    ("Y", "Y up", "As LGM writes them", 0),
-    ("-Y", "Y down", "As most captures are", 1),
-    ("Z", "Z up", "As Blender itself", 2),
-]
-_TURNS = {"Y": 0.0, "-Y": 3.141592653589793, "Z": -1.5707963267948966}
-
-
-class LGM_OT_import_ply(bpy.types.Operator, ImportHelper):
-    """Import 3D Gaussians from PLY files, as 3D Gaussian Splatting writes them"""
-
-    bl_idname = "lgm.import_ply"
-    bl_label = "Import Splats (.ply)"
-    bl_options = {"REGISTER", "UNDO"}
-
-    filename_ext = ".ply"
-    filepath: bpy.props.StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})  # set by a drop, and only then
-    filter_glob: bpy.props.StringProperty(default="*.ply", options={"HIDDEN"})
-    files: bpy.props.CollectionProperty(type=bpy.types.OperatorFileListElement, options={"HIDDEN", "SKIP_SAVE"})
-    directory: bpy.props.StringProperty(subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})
-    up: bpy.props.EnumProperty(name="Up", description="Which way the file's up is", items=UP_AXES)
-
-    def invoke(self, context, event):
-        return self.invoke_popup(context)
-
-    def execute(self, context):
-        names = [file.name for file in self.files if file.name]
-        paths = [Path(self.directory, name) for name in names] or [Path(self.filepath)]
-        made = []
-        for path in paths:
-            try:
-                gaussians = read_ply(path, on_warning=lambda sentence: self.report({"WARNING"}, sentence))
-                made.append(splats.add_splats(gaussians, path.stem, settings={"ply": str(path)}, scene=context.scene))
-            except LGMError as error:
-                self.report({"ERROR"}, error.message)
-                continue
-            made[-1].rotation_euler.x = _TURNS[self.up]
-            session.select(made[-1:], context.scene)
-        return {"FINISHED"} if made else {"CANCELLED"}
-
-
-class LGM_OT_export_ply(bpy.types.Operator, ExportHelper):
-    """Export the active object's Gaussians as a PLY that 3D Gaussian Splatting programs read"""
-
-    bl_idname = "lgm.export_ply"
-    bl_label = "Export Splats (.ply)"
-
-    filename_ext = ".ply"
-    filter_glob: bpy.props.StringProperty(default="*.ply", options={"HIDDEN"})
-    pad: bpy.props.BoolProperty(
-        name="Pad Spherical Harmonics",
-        description="Add normals and 45 zero coefficients, which some older programs insist on",
-    )
-
-    @classmethod
-    def poll(cls, context):
-        if context.object is None or not splats.is_splats(context.object):
-            cls.poll_message_set("The active object holds no splats")
-            return False
-        return True
-
-    def execute(self, context):
-        try:
-            gaussians = splats.read_splats(context.object)
-            write_ply(self.filepath, gaussians, sh_degree=3 if self.pad else 0, normals=self.pad)
-        except LGMError as error:
-            self.report({"ERROR"}, error.message)
-            return {"CANCELLED"}
-        self.report({"INFO"}, f"{len(gaussians):,} Gaussians were written to {self.filepath}")
-        return {"FINISHED"}
-
-
-class LGM_FH_ply(bpy.types.FileHandler):
-    """Dropping a .ply on the window offers to import it as splats."""
-
-    bl_idname = "LGM_FH_ply"
-    bl_label = "Gaussian Splats"
-    bl_import_operator = "lgm.import_ply"
-    bl_file_extensions = ".ply"
-
-    @classmethod
-    def poll_drop(cls, context):
-        return context.area is not None and context.area.type in ("VIEW_3D", "OUTLINER")
+        return bpy.ops.preferences.addon_show(module=ADDON)
 
 
 CLASSES = (
@@ -488,7 +400,4 @@ CLASSES = (
     LGM_OT_open_log,
     LGM_OT_open_folder,
     LGM_OT_show_preferences,
-    LGM_OT_import_ply,
-    LGM_OT_export_ply,
-    LGM_FH_ply,
 )

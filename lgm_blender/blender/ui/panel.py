@@ -8,7 +8,8 @@ import bpy
 
 from ...core.messages import STAGES, PresetInfo
 from .. import session
-from . import preferences
+from . import icons, preferences
+from .properties import BUNDLED, FOLDER, known_presets
 
 
 class _Panel:
@@ -40,6 +41,8 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
         column.use_property_decorate = False
         column.active = now.job is None
         column.prop(settings, "preset")
+        if settings.preset == FOLDER:
+            column.prop(settings, "preset_folder", text="Folder")
         row = column.row(align=True)
         row.prop(settings, "seed")
         row.prop(settings, "use_random_seed", text="", icon="FILE_REFRESH")
@@ -97,24 +100,10 @@ class LGM_PT_advanced(_Panel, bpy.types.Panel):
             column.prop(settings, name)
 
 
-class LGM_PT_files(_Panel, bpy.types.Panel):
-    """Splats from and to files."""
-
-    bl_idname = "LGM_PT_files"
-    bl_label = "Files"
-    bl_parent_id = "LGM_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
-
-    def draw(self, context):
-        column = self.layout.column(align=True)
-        column.operator("lgm.import_ply", icon="IMPORT")
-        column.operator("lgm.export_ply", icon="EXPORT")
-
-
 def draw_install(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
     """Why nothing can be made yet, and the button that changes it."""
     preferences.draw_text(layout, now.worker().where, context, icon="INFO")
-    if not preferences.online():
+    if not bpy.app.online_access:
         preferences.draw_online(layout, context)
     column = layout.column(align=True)
     row = column.row(align=True)
@@ -140,24 +129,24 @@ def draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
 
 def draw_fetch(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """The button that fetches the chosen preset's models, if they can be."""
-    if context.scene.lgm.preset == session.BUNDLED:
+    if context.scene.lgm.preset == BUNDLED:
         return
-    if not preferences.online():
+    if not bpy.app.online_access:
         preferences.draw_online(layout, context)
-    layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.preset
+    layout.operator("lgm.fetch_weights", icon="IMPORT").preset = context.scene.lgm.chosen_preset()
 
 
 def preset_info(settings) -> PresetInfo | None:
     """What the worker told of the chosen preset, if it has."""
-    engine = session.current().engine
-    known = engine.info.presets if engine and engine.info else []
-    return next((preset for preset in known if preset.name == settings.preset), None)
+    return next((preset for preset in known_presets() if preset.name == settings.preset), None)
 
 
 def what_is_missing(settings) -> str:
     """A sentence about what the user has yet to give, or ''."""
     if settings.image is None and not settings.prompt.strip():
         return "Choose an image or write a prompt."
+    if not settings.chosen_preset():
+        return "Choose the preset's folder."
     preset = preset_info(settings)
     if preset and not preset.ready:
         return preset.problem
@@ -181,9 +170,10 @@ def draw_job(layout: bpy.types.UILayout, now: session.Session) -> None:
 def draw_views(layout: bpy.types.UILayout, now: session.Session) -> None:
     """The views, two by two."""
     column = layout.column(align=True)
-    for first in range(0, len(now.pictures), 2):
+    shown = icons.views if now.views else []
+    for first in range(0, len(shown), 2):
         row = column.row(align=True)
-        for icon in now.pictures[first : first + 2]:
+        for icon in shown[first : first + 2]:
             row.template_icon(icon_value=icon, scale=5.5)
 
 
@@ -234,4 +224,4 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     layout.operator("lgm.open_folder", icon="FILE_FOLDER")
 
 
-CLASSES = (LGM_PT_main, LGM_PT_mesh, LGM_PT_advanced, LGM_PT_files)
+CLASSES = (LGM_PT_main, LGM_PT_mesh, LGM_PT_advanced)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 import bpy
 
-from ...core import environment
 from .. import install, session
-
-ADDON = __package__.rpartition(".blender")[0]  # lgm_blender, or bl_ext.user_default.lgm_blender as an extension
+from ..settings import ADDON, DEFAULTS
 
 
 class LGM_Preferences(bpy.types.AddonPreferences):
@@ -36,7 +33,7 @@ class LGM_Preferences(bpy.types.AddonPreferences):
     idle_minutes: bpy.props.IntProperty(
         name="Keep Models (Minutes)",
         description="Minutes without work after which the worker is ended and its memory given back. 0: never",
-        default=10,
+        default=DEFAULTS["idle_minutes"],
         min=0,
         soft_max=120,
     )
@@ -55,33 +52,6 @@ class LGM_Preferences(bpy.types.AddonPreferences):
         column.prop(self, "device")
         column.prop(self, "idle_minutes")
         column.prop(self, "output")
-
-
-def get(context: bpy.types.Context | None = None) -> LGM_Preferences | None:
-    """The add-on's preferences; None where it runs without being enabled, as in a batch from a clone."""
-    addon = (context or bpy.context).preferences.addons.get(ADDON)
-    return addon.preferences if addon else None
-
-
-def value(name: str):
-    """One preference, or its default where the add-on is not enabled."""
-    preferences = get()
-    if preferences is not None:
-        return getattr(preferences, name)
-    return {"worker_python": "", "device": "auto", "idle_minutes": 10, "output": ""}[name]
-
-
-def user_folder() -> Path:
-    """Where the extension may write: its own folder in Blender's user files."""
-    try:
-        return Path(bpy.utils.extension_path_user(ADDON))
-    except ValueError:  # not run as an extension
-        return environment.data_folder()
-
-
-def online() -> bool:
-    """Whether Blender is allowed to go online."""
-    return bpy.app.online_access
 
 
 def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -106,7 +76,7 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
             )
         elif now.engine and now.engine.problem:
             draw_text(layout, now.engine.problem, context, icon="ERROR")
-    if worker.path is None and not online():
+    if worker.path is None and not bpy.app.online_access:
         draw_online(layout, context)
     row = layout.row(align=True)
     outdated = worker.where == "installed" and install.is_outdated()

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
+
 import bpy
 
 from ...core.cameras import VIEWS
-from ...core.messages import FACES, TEXTURE_SIZE
+from ...core.messages import FACES, TEXTURE_SIZE, PresetInfo
 from .. import session
 from ..scene import results
 
+# What every worker has; it tells more once it runs.
+BUNDLED = "mini"
+PRESETS = ((BUNDLED, "Mini", "Small models that come with the add-on"), ("lgm", "LGM", "The published models"))
+FOLDER = "folder"  # the item of the enum that stands for a preset in a folder
+_items: list[tuple] = []
+
+
+def known_presets() -> list[PresetInfo]:
+    """What the worker told of its presets, once it has."""
+    engine = session.current().engine
+    return engine.info.presets if engine and engine.info else []
+
 
 def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
-    """The presets that the worker told of, or those every worker has."""
-    return session.current().preset_items()
+    """The presets that the worker told of, or those every worker has; and that of a folder."""
+    presets = [(p.name, p.label, p.problem or "Ready") for p in known_presets()] or PRESETS
+    presets = [*presets, (FOLDER, "Folder...", "A preset in a folder, as training makes it")]
+    # Blender keeps no reference to these strings: they must live on.
+    _items[:] = [(name, label, tip, "NONE", preset_number(name)) for name, label, tip in presets]
+    return _items
+
+
+def preset_number(name: str) -> int:
+    """The number a preset is saved under in a .blend. It follows from the name, so presets may come and go."""
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
 class LGM_TrainingSettings(bpy.types.PropertyGroup):
@@ -66,7 +90,12 @@ class LGM_Settings(bpy.types.PropertyGroup):
         options={"TEXTEDIT_UPDATE"},
     )
     preset: bpy.props.EnumProperty(
-        name="Preset", description="Which models", items=preset_items, default=session.preset_number("mini")
+        name="Preset", description="Which models", items=preset_items, default=preset_number(BUNDLED)
+    )
+    preset_folder: bpy.props.StringProperty(
+        name="Preset Folder",
+        description="The folder of a preset: it holds a preset.json, as what training makes does",
+        subtype="DIR_PATH",
     )
     seed: bpy.props.IntProperty(name="Seed", description="The same seed gives the same result", min=0)
     use_random_seed: bpy.props.BoolProperty(
@@ -87,7 +116,7 @@ class LGM_Settings(bpy.types.PropertyGroup):
     view_samples: bpy.props.IntProperty(
         name="View Samples",
         description="How many samples of the views are averaged. One is crisp; the mean of more is mostly nearer to "
-        "the truth, and softer where they differ. 0: the preset's own",
+        "the ground truth, and softer where they differ. 0: the preset's own",
         min=0,
         max=16,
     )
@@ -140,6 +169,12 @@ class LGM_Settings(bpy.types.PropertyGroup):
         subtype="DIR_PATH",
     )
     training: bpy.props.PointerProperty(type=LGM_TrainingSettings)
+
+    def chosen_preset(self) -> str:
+        """What a request calls the preset: its name or its folder; '' if the folder is yet to be chosen."""
+        if self.preset != FOLDER:
+            return self.preset
+        return str(Path(bpy.path.abspath(self.preset_folder)).absolute()) if self.preset_folder else ""
 
 
 CLASSES = (LGM_TrainingSettings, LGM_Settings)

@@ -8,15 +8,17 @@ import bpy
 
 from ...core.cameras import VIEWS
 from ...core.errors import LGMError
-from .. import session
-from ..training_views import Item, ViewMaker, asset_items, object_items
-from . import operators, preferences
+from .. import settings
+from ..scene.training_items import Item, asset_items, object_items
+from ..scene.view_maker import ViewMaker
+from . import preferences, timer
+from .operators import Operator
 
 _maker: ViewMaker | None = None  # the one at work, or the last one
 _running = False
 
 
-class LGM_OT_training_views(bpy.types.Operator):
+class LGM_OT_training_views(Operator, bpy.types.Operator):
     """Render objects from many sides into a folder that LGM can be trained with. The scene stays as it is"""
 
     # As a button it renders view by view, so that Blender shows how far it is and Escape stops it. In the background,
@@ -35,22 +37,16 @@ class LGM_OT_training_views(bpy.types.Operator):
     overwrite: bpy.props.BoolProperty(name="Overwrite", options={"SKIP_SAVE"})
 
     @classmethod
-    def poll(cls, context):
+    def obstacle(cls, context) -> str:
         if _running:
-            cls.poll_message_set("Training views are being rendered")
-        elif context.mode != "OBJECT":
-            cls.poll_message_set("Leave the edit mode first")
-        elif session.current().working:
-            cls.poll_message_set("Something else is going on")
-        else:
-            return True
-        return False
+            return "Training views are being rendered"
+        return super().obstacle(context) if context.mode == "OBJECT" else "Leave the edit mode first"
 
     def invoke(self, context, event):
-        if bpy.app.background:
-            return self.execute(context)
-        if not self._begin(context):
-            return {"CANCELLED"}
+        return self.attempt(self.act if bpy.app.background else self._begin_modal, context)
+
+    def _begin_modal(self, context):
+        self._begin(context)
         manager = context.window_manager
         self._timer = manager.event_timer_add(0.01, window=context.window)
         manager.progress_begin(0, 100)
@@ -75,46 +71,39 @@ class LGM_OT_training_views(bpy.types.Operator):
             self._show(context)
             return {"RUNNING_MODAL"}
         self._end(context)
-        return self._finish()
+        return self.attempt(self._finish, context)
 
     def cancel(self, context):
         """Stopped by the user, or by Blender when the window is closed."""
         _maker.cancel()
         self._end(context)
 
-    def execute(self, context):
+    def act(self, context):
         global _running
-        if not self._begin(context):
-            return {"CANCELLED"}
+        self._begin(context)
         try:
             while _maker.step():
                 pass
         finally:
             _maker.cancel()
             _running = False
-        return self._finish()
+        return self._finish(context)
 
-    def _begin(self, context) -> bool:
+    def _begin(self, context) -> None:
         global _maker, _running
-        settings = context.scene.lgm.training
+        chosen = context.scene.lgm.training
 
         def given(name):
-            return getattr(self if self.properties.is_property_set(name) else settings, name)
+            return getattr(self if self.properties.is_property_set(name) else chosen, name)
 
-        try:
-            items = chosen_items(context, given("source"), given("collection"), given("library"))
-            output = Path(bpy.path.abspath(given("output"))) if given("output") else default_folder()
-        except LGMError as error:
-            self.report({"ERROR"}, error.message)
-            return False
+        items = chosen_items(context, given("source"), given("collection"), given("library"))
+        output = Path(bpy.path.abspath(given("output"))) if given("output") else settings.output_folder() / "training"
         _maker = ViewMaker(items, output, size=given("size"), views=given("views"), overwrite=given("overwrite"))
         _running = True
-        return True
 
-    def _finish(self):
+    def _finish(self, context):
         if _maker.error:
-            self.report({"ERROR"}, _maker.error)
-            return {"CANCELLED"}
+            raise LGMError(_maker.error, "output")
         bad = [result for result in _maker.results if not result["ok"]]
         for result in bad:
             self.report({"WARNING"}, f"{result['name']} is left out: {result['error']}")
@@ -124,7 +113,7 @@ class LGM_OT_training_views(bpy.types.Operator):
     def _show(self, context) -> None:
         context.window_manager.progress_update(100 * _maker.factor)
         context.workspace.status_text_set(f"Rendering training views: {_at(_maker)}   |   Esc: stop")
-        _redraw(context)
+        timer.redraw()
 
     def _end(self, context) -> None:
         global _running
@@ -132,7 +121,7 @@ class LGM_OT_training_views(bpy.types.Operator):
         context.window_manager.event_timer_remove(self._timer)
         context.window_manager.progress_end()
         context.workspace.status_text_set(None)
-        _redraw(context)
+        timer.redraw()
 
 
 def chosen_items(context: bpy.types.Context, source: str, collection: str, library: str) -> list[Item]:
@@ -163,18 +152,6 @@ def chosen_items(context: bpy.types.Context, source: str, collection: str, libra
     if not folder.is_dir():
         raise LGMError(f"The asset library '{library}' is not there: {folder} is no folder.")
     return asset_items(folder)
-
-
-def default_folder() -> Path:
-    """Where views go if nothing else is chosen."""
-    return operators.output_folder("") / "training"
-
-
-def _redraw(context: bpy.types.Context) -> None:
-    for window in context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                area.tag_redraw()
 
 
 def _at(maker: ViewMaker) -> str:

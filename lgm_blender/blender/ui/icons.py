@@ -1,0 +1,51 @@
+"""The views of the job on its way, or of the last result, as icons for the panel."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import bpy
+import bpy.utils.previews
+import imbuf
+
+_previews: bpy.utils.previews.ImagePreviewCollection | None = None
+_shown = ""
+views: list[int] = []  # the icons' numbers, one a view
+
+
+def show(path: str) -> None:
+    """Cuts a row of views apart, so that a narrow panel can show them large. Does nothing if they are shown already.
+
+    Args:
+        path: The picture; '' shows nothing.
+    """
+    global _previews, _shown
+    if path == _shown:
+        return
+    clear()
+    _shown = path
+    if not path:
+        return
+    _previews = bpy.utils.previews.new()
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
+        row = imbuf.load(path)
+        width, height = row.size
+        for left in range(0, width - height + 1, height):
+            view = row.copy()
+            view.crop((left, 0), (left + height - 1, height - 1))
+            file = str(Path(folder, f"{left}.png"))
+            imbuf.write(view, filepath=file)
+            preview = _previews.load(f"{path} {left}", file, "IMAGE")
+            tuple(preview.image_size)  # asking reads the file, which is gone when the panel is drawn
+            views.append(preview.icon_id)
+
+
+def clear() -> None:
+    """Takes the icons away."""
+    global _previews, _shown
+    if _previews is not None:
+        bpy.utils.previews.remove(_previews)
+    _previews, _shown = None, ""
+    views.clear()

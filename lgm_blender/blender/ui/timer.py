@@ -1,0 +1,78 @@
+"""The timer that steps the session while there is something to do, and what it shows in Blender's windows."""
+
+from __future__ import annotations
+
+import textwrap
+import traceback
+
+import bpy
+
+from .. import session
+from . import icons
+
+BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without something going on
+
+
+def start() -> None:
+    """Sees to it that the session is stepped while there is something to step."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, first_interval=BUSY, persistent=True)
+
+
+def stop() -> None:
+    """Steps no more."""
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)
+
+
+def _tick() -> float | None:
+    """Steps the session; seconds until the next time, or None to end the timer."""
+    now = session.current()
+    had_problem = now.problem
+    try:
+        changed = now.step()
+        icons.show(now.views)
+    except Exception:  # a timer that raises is never called again, and nobody would know
+        traceback.print_exc()
+        now.problem = session.Problem("Something went wrong in the add-on; the system console says more.", "internal")
+        changed = True
+    if changed or now.working:
+        redraw()
+    if now.problem and now.problem != had_problem:
+        _announce(now.problem.sentence)
+    if now.working:
+        return BUSY
+    return IDLE if now.engine and now.engine.state != "off" else None
+
+
+def _panels():
+    """The windows' regions that show the session, each with its area."""
+    manager = bpy.context.window_manager
+    for window in manager.windows if manager else ():
+        for area in window.screen.areas:
+            for region in area.regions:
+                if area.type == "PREFERENCES" or (area.type == "VIEW_3D" and region.type == "UI"):
+                    yield area, region
+
+
+def redraw() -> None:
+    """Has the panels drawn again that show the session."""
+    for _, region in _panels():
+        region.tag_redraw()
+
+
+def _announce(sentence: str) -> None:
+    """Shows a failure at the mouse, unless a panel that tells of it can be seen."""
+    manager = bpy.context.window_manager
+    for area, region in _panels():
+        if area.type == "VIEW_3D" and area.spaces.active.show_region_ui and region.active_panel_category == "LGM":
+            return
+    if not manager or not manager.windows:
+        return
+
+    def draw(menu, context):
+        for line in textwrap.wrap(sentence, 70, break_long_words=False):
+            menu.layout.label(text=line)
+
+    with bpy.context.temp_override(window=manager.windows[0]):
+        manager.popup_menu(draw, title="LGM", icon="ERROR")

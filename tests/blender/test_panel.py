@@ -1,0 +1,194 @@
+"""What panels and preferences draw, on a layout that checks what it is asked for.
+
+Run: pytest tests/blender/test_panel.py
+"""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import bpy
+import pytest
+from PIL import Image
+
+from lgm_blender.blender import install, session
+from lgm_blender.blender.ui import files, operators, panel, preferences, training
+from lgm_blender.core.messages import GenerateRequest
+
+FUNCTIONS = bpy.types.UILayout.bl_rna.functions
+ICONS = FUNCTIONS["label"].parameters["icon"].enum_items.keys()
+
+
+class Layout:
+    """Takes what a UILayout takes, and writes down the texts, operators and properties."""
+
+    def __init__(self, seen):
+        object.__setattr__(self, "seen", seen)
+
+    def __setattr__(self, name, value):
+        assert name in bpy.types.UILayout.bl_rna.properties, name
+
+    def __getattr__(self, name):
+        parameters = FUNCTIONS[name].parameters
+
+        def call(*arguments, **options):
+            for key, value in options.items():
+                assert key in parameters, f"{name} has no {key}"
+                assert key != "icon" or value in ICONS, value
+            if name in ("row", "column", "box"):
+                return Layout(self.seen)
+            if name in ("prop", "prop_enum", "prop_search", "template_ID_preview"):
+                assert arguments[1] in arguments[0].bl_rna.properties, arguments[1]
+                self.seen.append(arguments[1])
+            if name == "operator":
+                operator = getattr(bpy.ops.lgm, arguments[0].removeprefix("lgm."))
+                self.seen.append(arguments[0])
+                return SimpleNamespace(**dict.fromkeys(operator.get_rna_type().properties.keys()))
+            if text := options.get("text"):
+                self.seen.append(text)
+            return None
+
+        return call
+
+
+class With:
+    """A thing of Blender's with a few attributes of another value."""
+
+    def __init__(self, thing, **values):
+        self.thing = thing
+        self.__dict__.update(values)
+
+    def __getattr__(self, name):
+        return getattr(self.thing, name)
+
+
+PANELS = (*panel.CLASSES, files.LGM_PT_files, training.LGM_PT_training, preferences.LGM_Preferences)
+
+
+def drawn(*classes) -> str:
+    """Everything that the panels would show now, on one line each."""
+    seen = []
+    area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == "VIEW_3D")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area):
+        system = With(bpy.context.preferences.system, ui_scale=1.0)  # 0 without a window
+        context = With(bpy.context, preferences=With(bpy.context.preferences, system=system))
+        for cls in classes or PANELS:
+            names = ("worker_python", "device", "idle_minutes", "output")
+            facts = dict.fromkeys(names) | {"layout": Layout(seen), "bl_rna": SimpleNamespace(properties=names)}
+            for method in ("draw_header_preset", "draw"):
+                if function := cls.__dict__.get(method):
+                    function(SimpleNamespace(**facts), context)
+    return "\n".join(map(str, seen))
+
+
+def sentences(told: str) -> str:
+    """With the lines joined that a sentence was broken into."""
+    return told.replace("\n", " ")
+
+
+def step_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        session.current().step()
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def start(tmp_path):
+    request = GenerateRequest(job="", output=str(tmp_path / "out"), prompt="x")
+    return session.current().begin(request, bpy.context.scene)
+
+
+def test_nothing_chosen_yet(worker):
+    told = drawn()
+    assert "Choose an image or write a prompt." in sentences(told)
+    assert "elevation" not in told
+    for name in ("seed", "output_kind", "faces", "guidance", "lgm.convert_to_mesh", "lgm.import_ply", "idle_minutes"):
+        assert name in told.splitlines()
+
+
+def test_a_preset_in_a_folder(worker):
+    assert "preset_folder" not in drawn(panel.LGM_PT_main).splitlines()
+    bpy.context.scene.lgm.preset, bpy.context.scene.lgm.prompt = "folder", "x"
+    told = drawn(panel.LGM_PT_main)
+    assert "preset_folder" in told.splitlines()
+    assert "Choose the preset's folder." in sentences(told)
+
+
+def test_before_models_are_fetched_their_licences_are_shown(worker):
+    fetch, seen = operators.LGM_OT_fetch_weights, []
+    asked = SimpleNamespace(preset="lgm", terms=fetch.terms, layout=Layout(seen))
+    fetch.draw(asked, bpy.context)
+    assert "LGM's licence is MIT" in " ".join(seen)  # before the worker has told more
+    assert bpy.ops.lgm.check_worker() == {"FINISHED"}
+    seen.clear()
+    fetch.draw(asked, bpy.context)
+    assert seen == ["a/b: 1 GB, licence MIT", "They go into the cache"]
+
+
+def test_image_is_chosen(worker, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    bpy.context.scene.lgm.image = bpy.data.images.load(str(tmp_path / "a.png"))
+    told = drawn(panel.LGM_PT_main).splitlines()
+    assert "elevation" in told
+    assert "lgm.generate" in told
+    assert "Choose an image" not in "".join(told)
+
+
+def test_job_on_its_way_and_done(worker, tmp_path):
+    worker("slow")
+    job = start(tmp_path)
+    assert "Starting the worker" in drawn(panel.LGM_PT_main)
+    step_until(lambda: job.progress)
+    told = drawn(panel.LGM_PT_main)
+    assert "Sampling the views" in told
+    assert "lgm.cancel" in told
+    step_until(lambda: session.current().job is None)
+    told = drawn()
+    assert "4,000 Gaussians" in told
+    assert "seed 0" in told
+    assert "lgm.open_folder" in told
+    assert "computes on a CPU" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("output", "output"), ("worker", "lgm.open_log"), ("bad_input", "lgm.dismiss")]
+)
+def test_problem_and_the_button_that_helps(worker, kind, shown):
+    session.current().problem = session.Problem("It went wrong.", kind)
+    told = drawn(panel.LGM_PT_main).splitlines()
+    assert "It went wrong." in told
+    assert shown in told
+
+
+def test_preset_that_is_not_here(worker):
+    bpy.context.scene.lgm.prompt = "x"
+    bpy.ops.lgm.check_worker()
+    bpy.context.scene.lgm.preset = "lgm"
+    told = drawn(panel.LGM_PT_main)
+    assert "Not fetched." in told
+    assert "Blender is not allowed to go online" in sentences(told)
+    assert "lgm.fetch_weights" in told
+
+
+def test_no_worker_and_its_install(worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("LGM_BLENDER_PYTHON", str(tmp_path / "nowhere"))
+    session.current().forget_worker()
+    for cls in (panel.LGM_PT_main, preferences.LGM_Preferences):
+        assert "lgm.install_worker" in drawn(cls)
+        assert "does not exist" in sentences(drawn(cls))
+    session.current().task = install.Task([], tmp_path / "log")
+    session.current().task.label = "Fetching torch"
+    for cls in (panel.LGM_PT_main, preferences.LGM_Preferences):
+        assert "Fetching torch" in drawn(cls)
+
+
+def test_training_views_are_rendered(worker, monkeypatch, tmp_path):
+    maker = training.ViewMaker([], tmp_path)
+    maker.results = [{"name": "a", "ok": False, "error": "it has no faces", "skipped": False}]
+    monkeypatch.setattr(training, "_maker", maker)
+    told = drawn(training.LGM_PT_training)
+    assert "a: it has no faces" in told
+    monkeypatch.setattr(training, "_running", True)
+    assert "Esc stops it" in drawn(training.LGM_PT_training)

@@ -4,7 +4,7 @@ Three parts, each with a table, and everything as one line of JSON at the end:
 
 - Objects of the split `val` (--objects N, evenly chosen), turned into 65,536 flat Gaussians on their surface with the
   texture's colours, meshed, and compared with the object and with the Gaussians.
-- What the preset makes of four true views of such objects (--reconstructed N), compared with the Gaussians.
+- What the preset makes of four ground-truth views of such objects (--reconstructed N), compared with the Gaussians.
 - Any Gaussians (--splats FILE ...), compared with themselves.
 
 The columns:
@@ -19,20 +19,21 @@ The columns:
   PSNR            Of 12 views (256², on white) that no texture was made from, against the Gaussians' own; their mean.
   seconds         All of it, without writing files.
 
---methods fusion field puts both ways to a surface side by side. --timing N measures seconds only, and needs neither
-moderngl nor, with --splats alone, any data.
+--methods fusion field poisson puts the ways to a surface side by side, --simplify ours meshlab two programs' edge
+collapses. --timing N measures seconds only, and needs neither moderngl nor, with --splats alone, any data.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import statistics
-import struct
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -42,14 +43,17 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lgm_blender.core import cameras
+from lgm_blender.core.color import linear_to_srgb
+from lgm_blender.core.formats.gltf import decode_glb
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.training.data import mesh_renderer, objects
 from lgm_blender.worker.devices import device_name, resolve_device
 from lgm_blender.worker.lgm import load_lgm
-from lgm_blender.worker.meshing import MeshSettings, Method, TexturedMesh, mesh_from_gaussians
-from lgm_blender.worker.meshing.files import encode_glb
+from lgm_blender.worker.meshing import MeshSettings, TexturedMesh, mesh_from_gaussians, topology
+from lgm_blender.worker.meshing.files import encode_files
 from lgm_blender.worker.meshing.quads import corner_angles, quad_corners
+from lgm_blender.worker.meshing.settings import Method
 from lgm_blender.worker.meshing.topology import defects
 from lgm_blender.worker.meshing.views import sphere_poses
 from lgm_blender.worker.rendering import backend_for, render
@@ -70,8 +74,8 @@ JUDGES = np.stack(
 )
 
 
-# objects.ObjectMesh
-# -----
+# Objects
+# -------
 
 
 def sample_surface(corners: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -101,7 +105,7 @@ def sample_object(mesh: objects.ObjectMesh, count: int, rng: np.random.Generator
     normals = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     light = light[chosen].clip(0, 1)
-    colors = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    colors = linear_to_srgb(light)
     return values[chosen, :3], normals, colors, area * solid.mean()
 
 
@@ -143,8 +147,8 @@ void main() {
 TEXTURED, DISTANCE, SHADED = range(3)
 
 
-class Painter:
-    """Draws triangles with moderngl: their texture without light, what is nearest, or their shape."""
+class Rasterizer:
+    """Renders triangles with moderngl: their texture without light, what is nearest, or their shape."""
 
     def __init__(self):
         import moderngl
@@ -154,7 +158,7 @@ class Painter:
         self.filter = (moderngl.LINEAR_MIPMAP_LINEAR, moderngl.LINEAR)
         self.program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
 
-    def draw(self, corners: np.ndarray, poses: np.ndarray, size: int, mode: int, image=None) -> np.ndarray:
+    def render(self, corners: np.ndarray, poses: np.ndarray, size: int, mode: int, image=None) -> np.ndarray:
         """Pictures [V, size, size, 4] float32 of corners [3F, 5] (xyz, uv with v down) from poses [V, 4, 4]."""
         # Not every driver averages a pixel's samples.
         factor = 1 if mode == DISTANCE else SUPERSAMPLES
@@ -186,24 +190,12 @@ class Painter:
         return views
 
 
-def read_glb(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Corners [3F, 5] and the texture [S, S, 3] of a GLB as encode_glb writes it: what others will see."""
-    (length,) = struct.unpack("<I", data[12:16])
-    document, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
-
-    def array(number: int) -> np.ndarray:
-        accessor = document["accessors"][number]
-        offset = document["bufferViews"][accessor["bufferView"]]["byteOffset"]
-        kind, width = {5125: "<u4", 5126: "<f4"}[accessor["componentType"]], {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
-        count = accessor["count"] * width[accessor["type"]]
-        return np.frombuffer(binary, kind, count, offset).reshape(accessor["count"], -1)
-
-    primitive = document["meshes"][0]["primitives"][0]
-    indices = array(primitive["indices"])[:, 0]
-    positions, uvs = (array(primitive["attributes"][name])[indices] for name in ("POSITION", "TEXCOORD_0"))
-    view = document["bufferViews"][document["images"][0]["bufferView"]]
-    picture = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
-    return np.concatenate([positions, uvs], 1), np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+def corners_and_texture(glb: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Corners [3F, 5] (xyz, uv with v down) and the texture [S, S, 3] of a GLB: what others will see."""
+    mesh = decode_glb(glb)
+    uvs = mesh.corner_uvs * np.float32([1, -1]) + np.float32([0, 1])
+    corners = np.concatenate([mesh.vertices[mesh.faces], uvs], 2).reshape(-1, 5)
+    return corners, np.asarray(Image.open(io.BytesIO(mesh.texture)).convert("RGB"))
 
 
 def splat_pictures(gaussians: Gaussians, poses: np.ndarray, size: int, device: str) -> np.ndarray:
@@ -219,16 +211,16 @@ def splat_pictures(gaussians: Gaussians, poses: np.ndarray, size: int, device: s
 # ------
 
 
-def geometry(mesh: TexturedMesh, truth: objects.ObjectMesh, painter: Painter) -> dict[str, float]:
+def geometry(mesh: TexturedMesh, ground_truth: objects.ObjectMesh, rasterizer: Rasterizer) -> dict[str, float]:
     """How near the mesh and the object are."""
     from scipy.spatial import cKDTree
 
     rng = np.random.default_rng(1)
-    target = sample_object(truth, POINTS, rng)[0]
+    target = sample_object(ground_truth, POINTS, rng)[0]
     points = sample_surface(mesh.vertices[mesh.faces].reshape(-1, 3), POINTS, rng)[0]
 
-    flat = np.concatenate([truth.corners[:, :3], np.zeros((len(truth.corners), 2))], 1)
-    nearest = painter.draw(flat, AROUND, 512, DISTANCE)[..., 0]
+    flat = np.concatenate([ground_truth.corners[:, :3], np.zeros((len(ground_truth.corners), 2))], 1)
+    nearest = rasterizer.render(flat, AROUND, 512, DISTANCE)[..., 0]
     seen = np.zeros(len(target), bool)
     pinhole = cameras.intrinsics(512)
     for matrix, picture in zip(cameras.view_matrices(AROUND), nearest, strict=True):
@@ -252,15 +244,18 @@ def geometry(mesh: TexturedMesh, truth: objects.ObjectMesh, painter: Painter) ->
     }
 
 
-def appearance(mesh: TexturedMesh, gaussians: Gaussians, painter: Painter, device: str) -> tuple[dict, np.ndarray]:
+def appearance(
+    mesh: TexturedMesh, gaussians: Gaussians, rasterizer: Rasterizer, device: str
+) -> tuple[dict, np.ndarray]:
     """How like its Gaussians the mesh looks; and a picture [H, W, 3] of both."""
-    corners, texture = read_glb(encode_glb(mesh, "mesh"))
-    facing = painter.draw(corners, AROUND, 256, DISTANCE)[..., 1]
-    truth = splat_pictures(gaussians, JUDGES, 256, device)
-    drawn = painter.draw(corners, JUDGES, 256, TEXTURED, texture)[..., :3]
-    psnr = -10 * np.log10(((drawn - truth) ** 2).mean((1, 2, 3)).clip(1e-6))  # 60 dB at most: some objects are white
-    shaded = painter.draw(corners, JUDGES[[0, 3, 5, 6]], 256, SHADED)[..., :3]
-    rows = [np.concatenate(list(row), 1) for row in (truth[[0, 3, 5, 6]], shaded, drawn[[0, 3, 5, 6]])]
+    corners, texture = corners_and_texture(encode_files(mesh, "mesh", ("glb",))[".glb"])
+    facing = rasterizer.render(corners, AROUND, 256, DISTANCE)[..., 1]
+    rendered = splat_pictures(gaussians, JUDGES, 256, device)
+    textured = rasterizer.render(corners, JUDGES, 256, TEXTURED, texture)[..., :3]
+    errors = ((textured - rendered) ** 2).mean((1, 2, 3))
+    psnr = -10 * np.log10(errors.clip(1e-6))  # 60 dB at most: some objects are white
+    shaded = rasterizer.render(corners, JUDGES[[0, 3, 5, 6]], 256, SHADED)[..., :3]
+    rows = [np.concatenate(list(row), 1) for row in (rendered[[0, 3, 5, 6]], shaded, textured[[0, 3, 5, 6]])]
     # Vertices at one place are one: what is pinched there would be so after a merge in Blender too.
     _, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
     merged = torch.from_numpy(index.reshape(-1)[mesh.faces].astype(np.int64))
@@ -289,7 +284,7 @@ def timing(gaussians: Gaussians, settings: MeshSettings, repeats: int) -> dict:
     mesh_from_gaussians(gaussians, settings)
     runs = [mesh_from_gaussians(gaussians, settings) for _ in range(repeats)]
     began = time.perf_counter()
-    encode_glb(runs[0], "mesh")
+    encode_files(runs[0], "mesh", ("glb",))
     stages = {stage: statistics.median(run.timings[stage] for run in runs) for stage in runs[0].timings}
     return {
         "faces": runs[0].polygons,
@@ -297,6 +292,16 @@ def timing(gaussians: Gaussians, settings: MeshSettings, repeats: int) -> dict:
         "timings": stages | {"(glb)": time.perf_counter() - began},
     }
 
+
+def meshlab_decimate(vertices, faces, target: int, on_step) -> tuple[torch.Tensor, torch.Tensor]:
+    """`topology.decimate` by MeshLab."""
+    from meshlab import by_meshlab
+
+    how = {"targetfacenum": target, "preservetopology": True, "preservenormal": True}
+    return by_meshlab(vertices, faces, "meshing_decimation_quadric_edge_collapse", how)[:2]
+
+
+COLLAPSES = {"ours": topology.decimate, "meshlab": meshlab_decimate}
 
 # Command line
 # ------------
@@ -355,7 +360,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="objects.zip")
     parser.add_argument("--objects", type=int, default=30, help="how many of val become flat Gaussians (default: 30)")
-    parser.add_argument("--reconstructed", type=int, default=10, help="how many from four true views (default: 10)")
+    parser.add_argument(
+        "--reconstructed", type=int, default=10, help="how many from four ground-truth views (default: 10)"
+    )
     parser.add_argument("--preset", type=Path, default=ROOT / "lgm_blender/weights/mini", help="whose LGM does that")
     parser.add_argument("--splats", nargs="*", default=[], help="PLY files")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -363,25 +370,27 @@ def main() -> None:
     parser.add_argument("--texture-size", type=int, default=MeshSettings.texture_size)
     parser.add_argument("--sheets", type=Path, help="folder for pictures: splats, shape, textured mesh")
     parser.add_argument("--quads", action="store_true", help="meshes of quads")
+    parser.add_argument("--remesh", action="store_true", help="even triangles, by pymeshlab")
     parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=["fusion"])
+    parser.add_argument("--simplify", nargs="+", choices=COLLAPSES, default=["ours"])
     parser.add_argument(
         "--timing", type=int, metavar="N", help="only measure seconds: medians of N runs after one more"
     )
     options = parser.parse_args()
     device = resolve_device(options.device)
-    painter, results = None if options.timing else Painter(), []
+    rasterizer, results = None if options.timing else Rasterizer(), []
     backend, reason = backend_for(device)
     print(
         f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {backend}: {reason}"
     )
 
-    def judge(table: Table, name: str, gaussians: Gaussians, truth: objects.ObjectMesh | None = None) -> None:
+    def judge(table: Table, name: str, gaussians: Gaussians, ground_truth: objects.ObjectMesh | None = None) -> None:
         if options.timing:
             table.add(name, timing(gaussians, table.settings, options.timing))
             return
         mesh = mesh_from_gaussians(gaussians, table.settings)
-        shape = geometry(mesh, truth, painter) if truth else {}
-        scores, picture = appearance(mesh, gaussians, painter, device)
+        shape = geometry(mesh, ground_truth, rasterizer) if ground_truth else {}
+        scores, picture = appearance(mesh, gaussians, rasterizer, device)
         table.add(name, shape | scores)
         if options.sheets:
             options.sheets.mkdir(parents=True, exist_ok=True)
@@ -395,22 +404,24 @@ def main() -> None:
         names, poses = chosen(options.reconstructed), cameras.orbit_cameras()
         renderer = mesh_renderer.ViewRenderer(256, distance_size=0)
         with zipfile.ZipFile(options.data) as archive:
-            drawn = {name: renderer.render(objects.read_mesh(archive, name), poses)[0] for name in names}
-        painter = painter and Painter()  # moderngl draws in the newest context
+            pictures_of = {name: renderer.render(objects.read_mesh(archive, name), poses)[0] for name in names}
+        rasterizer = rasterizer and Rasterizer()  # moderngl renders in the newest context
         model = load_lgm(options.preset / "lgm", torch.device(device))
-    for method in options.methods:
-        settings = MeshSettings(options.faces, options.texture_size, device=device, method=method, quads=options.quads)
+    for method, simplify in itertools.product(options.methods, options.simplify):
+        topology.decimate = COLLAPSES[simplify]
+        how = method if simplify == "ours" else f"{method}, simplified by {simplify}"
+        settings = replace(MeshSettings.of(options), device=device, method=method)
         if options.data and options.objects:
-            table = Table(f"{options.objects} objects as {GAUSSIANS:,} flat Gaussians, {method}", settings)
+            table = Table(f"{options.objects} objects as {GAUSSIANS:,} flat Gaussians, {how}", settings)
             with zipfile.ZipFile(options.data) as archive:
                 for name in chosen(options.objects):
-                    truth = objects.read_mesh(archive, name)
-                    judge(table, name, flat_gaussians(truth), truth)
+                    ground_truth = objects.read_mesh(archive, name)
+                    judge(table, name, flat_gaussians(ground_truth), ground_truth)
             results.append(table.finish())
         if options.data and options.reconstructed:
-            title = f"{options.reconstructed} objects from four true views by {options.preset.name}, {method}"
+            title = f"{options.reconstructed} objects from four ground-truth views by {options.preset.name}, {how}"
             table = Table(title, settings)
-            for name, pixels in drawn.items():
+            for name, pixels in pictures_of.items():
                 pictures = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)[None].to(device)
                 angles = torch.from_numpy(poses)[None].to(device)
                 with torch.no_grad():
@@ -418,13 +429,14 @@ def main() -> None:
                 judge(table, name, Gaussians.from_array(found.cpu().numpy()).prune())
             results.append(table.finish())
         if options.splats:
-            table = Table(f"files, {method}", settings)
+            table = Table(f"files, {how}", settings)
             for file in options.splats:
                 judge(table, Path(file).stem, read_ply(file))
             results.append(table.finish())
     settings = {
         "faces": options.faces,
         "quads": options.quads,
+        "remesh": options.remesh,
         "texture_size": options.texture_size,
         "device": device_name(device),
     }

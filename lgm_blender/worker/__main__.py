@@ -11,6 +11,7 @@ from typing import get_args
 
 try:
     from ..core.messages import FACES, TEXTURE_SIZE, GenerateRequest, OutputKind, to_params
+    from .meshing.settings import MeshSettings, Method, Up
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
 from .console import DownloadPrinter, end_with_stdin, print_progress, run
@@ -115,16 +116,18 @@ def _add_mesh(commands) -> None:
     _add_mesh_settings(parser)
     parser.add_argument(
         "--up",
-        choices=("y", "-y", "z", "-z", "x", "-x"),
+        choices=get_args(Up),
         default="y",
         help="the axis that points up in the file; of most programs' files it is -y: --up=-y (default: y, as LGM's)",
     )
     parser.add_argument(
         "--method",
-        choices=("fusion", "field"),
+        choices=get_args(Method),
         default="fusion",
-        help="fusion of depth pictures, or a density field fitted to pictures as in LGM's paper: minutes on a CPU",
+        help="fusion of depth pictures; a density field fitted to pictures as in LGM's paper: minutes on a CPU; or "
+        "screened Poisson, smooth where scans have gaps and noise, by pymeshlab (default: fusion)",
     )
+    parser.add_argument("--remesh", action="store_true", help="triangles of one size, nearly equilateral, by pymeshlab")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
     parser.set_defaults(run=_mesh)
@@ -141,13 +144,12 @@ def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _mesh(options: argparse.Namespace) -> int:
-    from .meshing import MeshSettings
     from .pipeline import mesh_file
 
     result = mesh_file(
         options.file,
         options.output,
-        MeshSettings(options.faces, options.texture_size, options.up, options.device, options.method, options.quads),
+        MeshSettings.of(options),
         name=options.name,
         overwrite=options.overwrite,
         formats=tuple(options.formats),

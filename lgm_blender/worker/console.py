@@ -22,7 +22,7 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, remedy: st
 
     Args:
         parser, arguments: The command line.
-        remedy: What to do where a package is missing.
+        remedy: What to type where one of the packages is missing that it names.
 
     Returns:
         0 if all went well, 1 after an error (a sentence on stderr), 130 after Ctrl-C.
@@ -37,7 +37,8 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, remedy: st
         print("Cancelled.", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"Error: the worker's Python ({sys.executable}) lacks {error.name}. {remedy or error}", file=sys.stderr)
+        told = remedy if (error.name or "").partition(".")[0] in remedy.split() else error
+        print(f"Error: the worker's Python ({sys.executable}) lacks {error.name}. {told}", file=sys.stderr)
         return 1
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ..core.cameras import orbit_camera
 from ..core.gaussians import Gaussians
-from .meshing.views import draw_views, sample
+from .meshing.views import render_views, sample
 
 SIDES = 8  # cameras all round, at elevation 0
 SIZE = 128  # of their pictures
@@ -46,7 +46,7 @@ def without_floaters(
         return gaussians
     values = torch.from_numpy(gaussians.to_array()).to(device)
     poses = np.stack([orbit_camera(0, 360 * i / SIDES) for i in range(SIDES)])
-    views = draw_views(values, poses, SIZE, on_step)
+    views = render_views(values, poses, SIZE, on_step)
     covers = [sample(views.alpha[i], views.project(i, values[:, :3])[0])[:, 0] for i in range(SIDES)]
     cover = torch.stack(covers).sort(0).values[BESIDE - 1].cpu().numpy()
     order = np.argsort(cover)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from ..core.color import lab_to_srgb, srgb_to_lab
 from ..core.errors import LGMError
 from .images import read_image, to_rgba
 
@@ -141,7 +142,7 @@ def cut_plain_background(rgb: np.ndarray) -> np.ndarray | None:
 
     # Grain, of film or of a strong JPEG compression, is smoothed away for the search; the edge is solved without.
     for smoothing in (0, 1, 2):
-        lab = rgb_to_lab(ndimage.gaussian_filter(rgb, (smoothing, smoothing, 0)) if smoothing else rgb)
+        lab = srgb_to_lab(ndimage.gaussian_filter(rgb, (smoothing, smoothing, 0)) if smoothing else rgb)
         fit = _fit_background(lab, border)
         if fit is not None and fit[1] < MAX_NOISE:
             break
@@ -164,7 +165,7 @@ def cut_plain_background(rgb: np.ndarray) -> np.ndarray | None:
     objects = _without_specks(~background, 0.005)
     objects &= ~_shadow(lab, background_lab, objects)
     objects = _without_specks(objects & ~_holes(objects, distance, tolerance), 0.0005)
-    return _soft_edges(rgb, objects, lab_to_rgb(background_lab))
+    return _soft_edges(rgb, objects, lab_to_srgb(background_lab))
 
 
 def _fit_background(lab: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, float] | None:
@@ -303,34 +304,6 @@ def _solve_alpha(
     off_the_line = np.linalg.norm(rgb - background - alpha[..., None] * direction, axis=-1)
     solved = known & (length > 0.01) & ((off_the_line < 0.15) | (alpha == 1))
     return np.where(solved, alpha, np.nan), foreground
-
-
-# CIELAB, D65
-# -----------
-
-_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]],
-    dtype=np.float32,
-)
-_WHITE = _XYZ.sum(axis=1)
-
-
-def rgb_to_lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB (D65) of sRGB [..., 3] in 0..1 (IEC 61966-2-1, CIE 15)."""
-    rgb = rgb.astype(np.float32)
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    t = (linear @ _XYZ.T) / _WHITE
-    f = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
-
-
-def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
-    """sRGB [..., 3], clipped to 0..1, of CIELAB (D65)."""
-    y = (lab[..., 0] + 16) / 116
-    f = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], -1)
-    t = np.where(f > 6 / 29, f**3, (116 * f - 16) * 27 / 24389)
-    linear = np.clip((t * _WHITE) @ np.linalg.inv(_XYZ).T, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
 # rembg

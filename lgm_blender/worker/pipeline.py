@@ -92,12 +92,11 @@ class Pipeline:
         cancelled: IsCancelled = lambda: False,
     ) -> MeshResult:
         """A mesh of splats that are in a file; the arguments and errors are `generate`'s."""
-        settings = MeshSettings(request.faces, request.texture_size, request.up, request.device, quads=request.quads)
         made = self._with_memory(
             lambda: mesh_file(
                 request.ply,
                 request.output,
-                settings,
+                MeshSettings.of(request),
                 name=request.name,
                 overwrite=request.overwrite,
                 formats=("glb",),
@@ -234,7 +233,7 @@ class Pipeline:
     def _mesh(self, request: GenerateRequest, gaussians: Any, job: Job) -> TexturedMesh | None:
         """The mesh of a request, or None if there is none and the splats are wanted too: a warning then says why."""
         try:
-            mesh = mesh_from_gaussians(gaussians, mesh_settings(request), job.substage, job.cancelled)
+            mesh = mesh_from_gaussians(gaussians, MeshSettings.of(request), job.substage, job.cancelled)
         except Exception as error:
             sentence = str(error) if isinstance(error, LGMError) else explain_out_of_memory(error)
             if sentence is None or isinstance(error, Cancelled) or request.output_kind == "mesh":
@@ -409,15 +408,8 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
         kinds = ", ".join(get_args(OutputKind))
         raise LGMError(f"There is no output kind '{request.output_kind}'. Choose one of {kinds}.")
     if request.output_kind != "splats":
-        mesh_settings(request).check()
+        MeshSettings.of(request).check()
     return preset.mode(request.image is not None)
-
-
-def mesh_settings(request: GenerateRequest) -> MeshSettings:
-    """How the mesh of a request is made; its Gaussians are in LGM's frame."""
-    return MeshSettings(
-        faces=request.faces, texture_size=request.texture_size, device=request.device, quads=request.quads
-    )
 
 
 def _collect() -> None:

@@ -112,8 +112,8 @@ def mesh(id, p):
     for step in range(STEPS):
         if job in cancelled:
             return fail(id, job, "Cancelled.", "cancelled")
-        progress = {"job": job, "stage": "draw", "stage_index": 0, "stages": 6, "step": step, "steps": STEPS}
-        send({"method": "progress", "params": {**progress, "message": "Drawing", "preview": None}})
+        progress = {"job": job, "stage": "render", "stage_index": 0, "stages": 6, "step": step, "steps": STEPS}
+        send({"method": "progress", "params": {**progress, "message": "Rendering", "preview": None}})
         time.sleep(0.02)
     faces = ball(path, p["faces"], p["texture_size"], center=(1.0, 2.0, 3.0))
     settings = {k: v for k, v in p.items() if k != "job"}

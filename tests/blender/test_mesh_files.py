@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bpy
 import numpy as np
 import pytest
 from mathutils import Vector
 
 from lgm_blender.worker.meshing import TexturedMesh
-from lgm_blender.worker.meshing.files import save_mesh
+from lgm_blender.worker.meshing.files import encode_files
 
 NAME = "Käktus 仙 1"
 
@@ -29,8 +31,13 @@ def folder(tmp_path_factory):
     colors = np.uint8([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])
     mesh = TexturedMesh(vertices, faces, uvs, np.repeat(normals[:, None], 3, 1).astype(np.float32), colors, texture)
     path = tmp_path_factory.mktemp("a b")
-    save_mesh(mesh, path, NAME)
+    write(mesh, path, NAME)
     return path
+
+
+def write(mesh: TexturedMesh, folder: Path, name: str) -> None:
+    for suffix, data in encode_files(mesh, name).items():
+        (folder / f"{name}{suffix}").write_bytes(data)
 
 
 IMPORTS = {
@@ -91,7 +98,7 @@ def test_quads(tmp_path, kind):
     normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
     normals = np.repeat(normals[:, None], 3, 1)
     pixels = np.zeros((64, 64, 3), np.uint8)
-    save_mesh(TexturedMesh(vertices, faces, uvs, normals, np.zeros((8, 3), np.uint8), pixels, quads=5), tmp_path, "a")
+    write(TexturedMesh(vertices, faces, uvs, normals, np.zeros((8, 3), np.uint8), pixels, quads=5), tmp_path, "a")
     IMPORTS[kind](str(tmp_path / ("a_mesh.ply" if kind == "ply" else f"a.{kind}")))
     (found,) = (item for item in bpy.data.objects if item.type == "MESH")
     assert sorted(len(polygon.vertices) for polygon in found.data.polygons) == (

@@ -10,9 +10,9 @@ import pytest
 from glb import bumpy_ball, patchwork, piece, write_glb
 
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.formats.gltf import read_glb
-from lgm_blender.worker.meshing import TexturedMesh
-from lgm_blender.worker.meshing.files import ROUGHNESS, encode_glb, encode_png
+from lgm_blender.core.formats.gltf import ROUGHNESS, GlbMesh, decode_glb, encode_glb, read_glb
+
+PNG = b"\x89PNG: nobody looks into it, and its length is no multiple of four"
 
 
 @pytest.mark.parametrize("joined", [0, 4, 6])
@@ -25,14 +25,15 @@ def test_the_workers_mesh(tmp_path, joined):
     uvs = np.stack([square[[0, 1, 2] if i % 2 == 0 else [0, 2, 3]] + i // 2 / 8 for i in range(12)])
     normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
     normals = np.repeat(normals[:, None] / np.linalg.norm(normals, axis=1)[:, None, None], 3, 1).astype(np.float32)
-    mesh = TexturedMesh(vertices, faces, uvs, normals, np.zeros((8, 3), np.uint8), patchwork(), quads=joined)
+    mesh = GlbMesh(vertices, faces, uvs, PNG, normals, quads=joined)
     path = tmp_path / "Würfel 亀.glb"
     path.write_bytes(encode_glb(mesh, "Würfel 亀"))
     found = read_glb(path)
     assert found.vertices.shape == (8, 3)
     np.testing.assert_array_equal(found.vertices[found.faces], vertices[faces])
     np.testing.assert_allclose(found.corner_uvs, uvs, atol=1e-6)
-    assert found.texture == encode_png(patchwork())
+    np.testing.assert_array_equal(found.corner_normals, normals)
+    assert found.texture == PNG
     assert found.quads == joined
     assert found.roughness == pytest.approx(ROUGHNESS)
 
@@ -47,6 +48,18 @@ def test_a_ball_is_closed_again(tmp_path):
     real = found.faces[[len(set(face)) == 3 for face in found.faces.tolist()]]
     edges = np.sort(real[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
     assert set(np.unique(edges, axis=0, return_counts=True)[1]) == {2}
+
+
+def test_other_peoples_have_no_normals_and_their_own_roughness(tmp_path):
+    positions, uv, faces = bumpy_ball(4, 6)
+    material = {"pbrMetallicRoughness": {"roughnessFactor": 0.25}}
+    path = write_glb(tmp_path / "a.glb", piece(positions, faces, uv=uv, picture=patchwork(), material=material))
+    found = read_glb(path)
+    assert found.corner_normals is None
+    assert found.roughness == 0.25
+    again = decode_glb(encode_glb(replace(found, corner_normals=np.zeros((len(faces), 3, 3))), "a"))
+    assert again.roughness == 0.25
+    np.testing.assert_array_equal(again.vertices[again.faces], found.vertices[found.faces])
 
 
 def test_files_that_are_none_of_ours(tmp_path):
@@ -82,7 +95,7 @@ def test_quads_that_are_none(tmp_path, quads):
     vertices = np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     faces = np.int32([[0, 1, 2], [1, 2, 3], [0, 2, 3]])
     corners = np.zeros((3, 3, 3), np.float32)
-    mesh = TexturedMesh(vertices, faces, corners[..., :2], corners, np.zeros((4, 3), np.uint8), patchwork())
+    mesh = GlbMesh(vertices, faces, corners[..., :2], PNG, corners)
     path = tmp_path / "a.glb"
     path.write_bytes(encode_glb(replace(mesh, quads=quads), "a"))
     with pytest.raises(LGMError, match="is damaged"):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 
 BLENDER = {"addon_utils", "bl_ui", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "imbuf", "mathutils"}
 TORCH = {"PIL", "diffusers", "huggingface_hub", "safetensors", "scipy", "skimage", "torch", "transformers", "uvunwrap"}
-OPTIONAL = {"gsplat", "rembg"}  # used where they are installed
+OPTIONAL = {"gsplat", "pymeshlab", "rembg"}  # used where they are installed
 TRAINING = {"accelerate", "matplotlib", "moderngl", "tokenizers", "trimesh"}
 
 # room: which other packages it may import, and which rooms.

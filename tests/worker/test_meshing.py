@@ -18,7 +18,7 @@ from lgm_blender.worker.meshing.fusion import fuse, surface
 from lgm_blender.worker.meshing.refine import fit_outlines
 from lgm_blender.worker.meshing.texture import depth_picture
 from lgm_blender.worker.meshing.topology import decimate
-from lgm_blender.worker.meshing.views import draw_views, sphere_poses
+from lgm_blender.worker.meshing.views import render_views, sphere_poses
 
 SETTINGS = MeshSettings(faces=3000, texture_size=512, device="cpu")
 
@@ -98,8 +98,8 @@ def test_torus():
 def test_outlines_are_those_of_the_gaussians():
     """In views that nothing was made from; the mesh of before is smaller all round."""
     gaussians = torch.from_numpy(shapes.torus().to_array())
-    views = draw_views(gaussians, sphere_poses(20), 128)
-    judges = draw_views(gaussians, sphere_poses(7), 128)
+    views = render_views(gaussians, sphere_poses(20), 128)
+    judges = render_views(gaussians, sphere_poses(7), 128)
     vertices, faces = decimate(*surface(fuse(views, 96)), 3000)
 
     def wrong(vertices) -> float:
@@ -281,7 +281,7 @@ def test_gaussians_without_a_surface(gaussians, sentence):
         ({"texture_size": 300}, "must be 512, 1024, 2048 or 4096, not 300"),
         ({"up": "w"}, "no axis 'w'"),
         ({"device": "tpu"}, "no device 'tpu'"),
-        ({"method": "poisson"}, "no method 'poisson'"),
+        ({"method": "nerf"}, "no method 'nerf'"),
     ],
 )
 def test_settings_out_of_range(change, sentence):

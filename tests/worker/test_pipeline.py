@@ -475,7 +475,7 @@ def test_without_a_mesh_nothing_is_said_of_it(worker, of_a_ball):
     assert not {"faces", "texture_size", "quads"} & set(result.settings)
 
 
-@pytest.mark.parametrize("stage", ["draw", "bake", "save"])
+@pytest.mark.parametrize("stage", ["render", "bake", "save"])
 def test_cancel_while_a_mesh_is_made(worker, of_a_ball, stage):
     told = []
     with pytest.raises(Cancelled):

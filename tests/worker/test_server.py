@@ -258,7 +258,7 @@ def test_a_mesh_is_a_job_like_any_other(shared, tmp_path):
     write_ply(tmp_path / "ball.ply", sphere(2000))
     fields = {"ply": str(tmp_path / "ball.ply"), "output": str(tmp_path / "out"), "device": "cpu"}
     first = shared.ask("mesh", messages.to_params(MeshRequest("m", **fields)))
-    shared.hear_until(lambda m: m.get("params", {}).get("stage") == "draw" and m["params"]["step"] >= 2)
+    shared.hear_until(lambda m: m.get("params", {}).get("stage") == "render" and m["params"]["step"] >= 2)
     shared.ask("cancel", {"job": "m"})
     heard = shared.hear_until(lambda m: m.get("id") == first)
     assert error_of(heard[-1])[2].kind == "cancelled"

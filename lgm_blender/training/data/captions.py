@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from ...core.color import WHITE, XYZ, srgb_to_linear
+
 # sRGB of what most people give these names (Berlin and Kay's eleven basic colour terms).
 COLORS = {
     "red": (0.75, 0.1, 0.1),
@@ -39,9 +41,7 @@ SHARE = 0.5  # of an object's pixels that a colour must have to name it
 
 def lab(rgb: Tensor) -> Tensor:
     """CIE L*a*b* (D65) of sRGB colours [..., 3] in 0 to 1."""
-    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    xyz = linear @ rgb.new_tensor(matrix).T / rgb.new_tensor([0.9505, 1.0, 1.089])
+    xyz = srgb_to_linear(rgb) @ rgb.new_tensor(XYZ).T / rgb.new_tensor(WHITE)
     f = torch.where(xyz > 0.008856, xyz.clamp_min(1e-9) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(-1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)

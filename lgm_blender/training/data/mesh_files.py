@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.cameras import OBJECT_RADIUS, into_sphere
+from ...core.color import linear_to_srgb
 from ...core.errors import LGMError
 from .objects import ObjectMesh, Submesh, to_linear
 
@@ -220,6 +221,4 @@ def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _to_srgb(colors: np.ndarray) -> np.ndarray:
-    rgb = colors[..., :3]
-    srgb = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
-    return np.concatenate([srgb, colors[..., 3:]], -1)
+    return np.concatenate([linear_to_srgb(colors[..., :3]), colors[..., 3:]], -1)

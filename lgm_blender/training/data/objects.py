@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.cameras import LIGHT, OBJECT_RADIUS, SHADE, into_sphere
+from ...core.color import srgb_to_linear
 from ...core.errors import LGMError
 
 
@@ -114,8 +115,7 @@ def centred(positions: np.ndarray, radius: float = OBJECT_RADIUS) -> np.ndarray:
 def to_linear(colors: np.ndarray) -> np.ndarray:
     """sRGB values [..., 3 or more] in 0 to 1 in linear light; what comes after the third stays."""
     colors = np.array(colors, np.float32)
-    rgb = colors[..., :3]
-    colors[..., :3] = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    colors[..., :3] = srgb_to_linear(colors[..., :3])
     return colors
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.errors import LGMError
+from .stages import OnStep, silent
 
 PADDING = 4 / 2048  # room around each chart, of the texture's size, and at least 2 texels: for smaller versions of it
 CHECK_EVERY = 0.05  # seconds
 
 
-def unwrap(
-    vertices: Tensor, faces: Tensor, size: int, on_step: Callable[[int, int], None] = lambda step, steps: None
-) -> Tensor:
+def unwrap(vertices: Tensor, faces: Tensor, size: int, on_step: OnStep = silent) -> Tensor:
     """UV coordinates [F, 3, 2] of the corners of faces, 0 to 1, v up.
 
     Args:

@@ -8,14 +8,14 @@ occupancy grid that skips what is empty, a few hundred steps on random rays. All
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fusion import REACH, Field, bounds, distances, grid_points, outlines, smooth, tables
-from .views import FRAME_RADIUS, Views, sample
+from .fusion import DEEP, REACH, Field, bounds, distances, grid_points, outlines, smooth, tables
+from .stages import OnStep, silent
+from .views import FRAME_RADIUS, RenderedViews, sample
 
 FEATURES = 2  # of a corner of a grid
 STEPS = 512
@@ -27,7 +27,7 @@ REFRESH = 32  # steps between looking which cells are empty
 EMPTY = 1.0  # density, below which a cell is
 SURFACE = 10.0  # density at the surface, nerf2mesh's: what is soft counts too, outlines are fitted later
 HALF_EXTENT = 1.05 * FRAME_RADIUS
-RATE = 1e-2, 1e-3  # Adam's, in the beginning and in the end
+LEARNING_RATES = 1e-2, 1e-3  # Adam's, in the beginning and in the end
 POINTS_AT_ONCE = {"cpu": 2**16, "cuda": 2**19}
 
 
@@ -61,7 +61,7 @@ class DensityField(nn.Module):
         return out[:, 0].clamp(max=10), out[:, 1:].sigmoid()
 
 
-def fit_field(views: Views, resolution: int, on_step: Callable[[int, int], None] = lambda step, steps: None) -> Field:
+def fit_field(views: RenderedViews, resolution: int, on_step: OnStep = silent) -> Field:
     """The field whose surface is where the density of a NeRF fitted to the views is SURFACE.
 
     Args:
@@ -93,22 +93,22 @@ def fit_field(views: Views, resolution: int, on_step: Callable[[int, int], None]
             for v in range(len(views)):  # what any view looks past is outside
                 place, _ = views.project(v, where)
                 values[part] = values[part].maximum(sample(wanted[v], place)[:, 0] / REACH)
-            values[part[distances(views, pixels, where) <= -0.99]] = -1
+            values[part[distances(views, pixels, where) <= DEEP]] = -1
     return Field(smooth(smooth(values.view(shape))), origin, step)  # the hash's noise is of a few samples' size
 
 
-def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
+def _fit(model: DensityField, views: RenderedViews, on_step: OnStep) -> tuple[Tensor, Tensor]:
     """Trains it, and says which cells [OCCUPANCY³] may hold something, and which lie too deep for any ray to end in."""
     device = views.alpha.device
     origins, directions, pixels = _rays(views)
     cells = grid_points((OCCUPANCY,) * 3, device)
     centers = ((cells + 0.5) / OCCUPANCY * 2 - 1) * HALF_EXTENT
-    deep = distances(views, tables(views), centers) <= -0.99
+    deep = distances(views, tables(views), centers) <= DEEP
     buried = ~(F.max_pool3d((~deep).view(1, OCCUPANCY, OCCUPANCY, OCCUPANCY).float(), 3, 1, 1).flatten() > 0)
     hull = _hull(views, centers) & ~buried
     occupied = hull
-    optimizer = torch.optim.Adam(model.parameters(), RATE[0], betas=(0.9, 0.99), eps=1e-15)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (RATE[1] / RATE[0]) ** (1 / STEPS))
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATES[0], betas=(0.9, 0.99), eps=1e-15)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (LEARNING_RATES[1] / LEARNING_RATES[0]) ** (1 / STEPS))
     # Rays that pass the hull by are empty as it is.
     nearest, span = 1.5 - HALF_EXTENT, 2 * HALF_EXTENT
     middle = (torch.arange(SAMPLES, device=device) + 0.5) / SAMPLES * span + nearest
@@ -150,7 +150,7 @@ def _fit(model: DensityField, views: Views, on_step: Callable[[int, int], None])
     return occupied, buried
 
 
-def _rays(views: Views) -> tuple[Tensor, Tensor, Tensor]:
+def _rays(views: RenderedViews) -> tuple[Tensor, Tensor, Tensor]:
     """Of all pixels: origins [N, 3], directions [N, 3] with a z of 1, and colour with alpha [N, 4]."""
     device = views.alpha.device
     factor = -(-views.size // SIZE)
@@ -169,7 +169,7 @@ def _rays(views: Views) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _hull(views: Views, centers: Tensor) -> Tensor:
+def _hull(views: RenderedViews, centers: Tensor) -> Tensor:
     """[N], whether every view shows something where cells with these centres are."""
     radius = math.ceil(1.3 * 3**0.5 * HALF_EXTENT / OCCUPANCY * float(views.intrinsics[0, 0]))
     near = F.max_pool2d(views.alpha, 2 * radius + 1, 1, radius)

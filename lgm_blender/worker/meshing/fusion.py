@@ -6,7 +6,6 @@ view looks through counts as outside: the surface is closed, and has nothing in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
-from .threads import parallel
-from .topology import components, face_normals, keep, tangled
-from .views import Views
+from ..threads import parallel
+from .stages import OnStep, silent
+from .topology import tangled, without_islands
+from .views import RenderedViews
 
 BLOCK = 4  # voxels; the field is computed in the blocks around the surface, elsewhere once per block
 MARGIN = 3  # blocks around everything
@@ -28,9 +28,10 @@ TRUNCATION = 0.024  # scene units, of which FRAME_RADIUS is 0.6
 # them is part of what one sees.
 OFFSET = 0.006
 REACH = 8.0  # pixels
+DEEP = -0.99  # in units of the truncation: as far inside as the field tells
 CLEAR = 0.02  # no sample is nearer to zero: a twelfth of a voxel
 REPAIRS = 10  # rounds at most, of which one is the rule
-ISLAND = 0.002  # parts with less of the largest one's area are left out
+NOTHING_SOLID = "There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few."
 
 
 @dataclass
@@ -47,15 +48,8 @@ class Field:
     origin: Tensor
     step: float
 
-    def buried(self, points: Tensor, weights: Tensor) -> float:
-        """The share, by weight, of points [N, 3] that lie inside, deeper than the truncation."""
-        last = torch.tensor(self.values.shape, device=points.device) - 1
-        x, y, z = ((points - self.origin) / self.step).round().long().clamp(min=0).minimum(last).unbind(1)
-        deep = self.values[x, y, z] <= -0.99
-        return float((weights * deep).sum() / weights.sum())
 
-
-def fuse(views: Views, resolution: int, on_step: Callable[[int, int], None] = lambda step, steps: None) -> Field:
+def fuse(views: RenderedViews, resolution: int, on_step: OnStep = silent) -> Field:
     """The field around everything that covers at least half of a pixel.
 
     Args:
@@ -69,7 +63,7 @@ def fuse(views: Views, resolution: int, on_step: Callable[[int, int], None] = la
     origin, step, shape = bounds(views, resolution)
     blocks = tuple(n // BLOCK for n in shape)
 
-    points = unproject(views, views.alpha[:, 0] > 0.5)
+    points = unproject(views, *(views.alpha[:, 0] > 0.5).nonzero(as_tuple=True))
     active = torch.zeros(blocks, device=device)
     x, y, z = ((points - origin) / (step * BLOCK)).long().unbind(1)
     active[x, y, z] = 1
@@ -92,16 +86,16 @@ def fuse(views: Views, resolution: int, on_step: Callable[[int, int], None] = la
     return Field(values, origin, step)
 
 
-def bounds(views: Views, resolution: int) -> tuple[Tensor, float, tuple[int, int, int]]:
+def bounds(views: RenderedViews, resolution: int) -> tuple[Tensor, float, tuple[int, int, int]]:
     """A grid around all that covers half of a pixel: its first sample [3], the distance between samples,
     and how many there are along x, y and z, whole blocks.
 
     Raises:
         LGMError: If no view shows anything solid.
     """
-    points = unproject(views, views.alpha[:, 0] > 0.5)
+    points = unproject(views, *(views.alpha[:, 0] > 0.5).nonzero(as_tuple=True))
     if not len(points):
-        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
+        raise LGMError(NOTHING_SOLID)
     low, high = points.amin(0), points.amax(0)
     step = max(float((high - low).max()), 0.02) / (resolution - 2 * MARGIN * BLOCK)
     blocks = ((high - low) / (step * BLOCK)).long() + 1 + 2 * MARGIN
@@ -119,7 +113,7 @@ def surface(field: Field) -> tuple[Tensor, Tensor]:
     values = smooth(field.values)
     values = F.pad(values[1:-1, 1:-1, 1:-1], (1,) * 6, value=1.0).cpu().numpy()  # closed at the border too
     if not values.min() < 0 < values.max():
-        raise LGMError("There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few.")
+        raise LGMError(NOTHING_SOLID)
     # A sample of nearly zero would give slivers, and one of zero triangles without area.
     values = np.where(values < 0, np.minimum(values, -CLEAR), np.maximum(values, CLEAR))
     device = field.values.device
@@ -135,13 +129,17 @@ def surface(field: Field) -> tuple[Tensor, Tensor]:
             x, y, z = np.minimum(low + corner, np.array(values.shape) - 2).clip(1).T
             values[x, y, z] = np.minimum(values[x, y, z], -CLEAR)
     vertices = torch.from_numpy(vertices.astype(np.float32)).to(device) * field.step + field.origin
-    number, label = components(faces, len(vertices))
-    label = label[faces[:, 0]]
-    area = torch.zeros(number, device=device).index_add_(0, label, face_normals(vertices, faces).norm(dim=1))
-    return keep(vertices, faces, (area >= ISLAND * area.max())[label])
+    return without_islands(vertices, faces)
 
 
-def slopes(views: Views) -> Tensor:
+def buried(views: RenderedViews, gaussians: Tensor) -> float:
+    """The share, by opacity, of Gaussians [N, 14] that lie deeper inside than the truncation: no view shows them."""
+    opacities = gaussians[:, 3]
+    deep = distances(views, tables(views), gaussians[:, :3]) <= DEEP
+    return float((opacities * deep).sum() / opacities.sum())
+
+
+def slopes(views: RenderedViews) -> Tensor:
     """[V, 1, S, S], the cosine between the ray and the normal of the surface that the depth shows, 0 to 1."""
     depth = views.depth
     padded = F.pad(depth, (1, 1, 1, 1), mode="replicate")
@@ -156,9 +154,8 @@ def slopes(views: Views) -> Tensor:
     return (1 + (dx.square() + dy.square()) / pixel.square()).rsqrt()
 
 
-def unproject(views: Views, mask: Tensor) -> Tensor:
-    """Points [N, 3] of the pixels of a mask [V, S, S]."""
-    view, row, column = mask.nonzero(as_tuple=True)
+def unproject(views: RenderedViews, view: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Points [N, 3] that pixels [N] show."""
     z = views.depth[view, 0, row, column]
     focal, center = views.intrinsics[0, 0], views.size / 2
     camera = torch.stack([(column + 0.5 - center) / focal * z, (row + 0.5 - center) / focal * z, z], -1)
@@ -166,17 +163,17 @@ def unproject(views: Views, mask: Tensor) -> Tensor:
     return ((camera - shift[view])[:, None] @ rotation[view])[:, 0]
 
 
-def tables(views: Views) -> Tensor:
+def tables(views: RenderedViews) -> Tensor:
     """[V, S * S, 4], what `distances` looks up of each pixel: alpha, depth, slope and outline."""
     return torch.cat([views.alpha, views.depth, slopes(views), outlines(views)[:, :1]], 1).flatten(2).mT.contiguous()
 
 
-def distances(views: Views, pixels: Tensor, points: Tensor) -> Tensor:
+def distances(views: RenderedViews, pixels: Tensor, points: Tensor) -> Tensor:
     """[N], the field at points [N, 3], from `tables`."""
     matrices = views.matrices.tolist()
     focal, size = float(views.intrinsics[0, 0]), views.size
     parts = points.split(POINTS_AT_ONCE[points.device.type])
-    with parallel(points.device) as each:
+    with parallel(points.device) as (each, _):
         return torch.cat(list(each(lambda part: _fused(part, pixels, matrices, focal, size), parts)))
 
 
@@ -200,7 +197,7 @@ def _fused(points: Tensor, pixels: Tensor, matrices: list, focal: float, size: i
     return (value / total).maximum(hull.clamp_(max=1))
 
 
-def outlines(views: Views, alpha: Tensor | None = None) -> Tensor:
+def outlines(views: RenderedViews, alpha: Tensor | None = None) -> Tensor:
     """[V, 3, S, S]: by how many pixels each pixel is outside of where alpha is a half, negative inside, and the
     direction outwards (x, y), of any length.
 

@@ -7,13 +7,14 @@ A mesh with quads keeps its triangles: the first 2 * quads of its faces are, two
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.formats.gltf import QUAD
+from ..threads import one_thread
+from .stages import OnStep, silent
 from .topology import face_normals
 
 BENT_COSINE = 0.75  # triangles that lean further apart, 41 degrees, are not joined
@@ -26,18 +27,17 @@ STEP = 0.5  # of the way there, each
 HOLD = 5.0  # how much less a vertex moves away from its faces' planes than along them
 
 
-def make_quads(
-    vertices: Tensor, faces: Tensor, on_step: Callable[[int, int], None] = lambda step, steps: None
-) -> tuple[Tensor, Tensor]:
+def make_quads(vertices: Tensor, faces: Tensor, on_step: OnStep = silent) -> tuple[Tensor, Tensor]:
     """The vertices and faces of a closed mesh of triangles, moved so that many pairs of them are good quads.
 
     Pairing and evening take turns; the last pairing is left to `pair_triangles`.
     """
-    for step in range(ROUNDS):
-        on_step(step, ROUNDS)
-        order, quads = pair_triangles(vertices, faces)
-        faces = faces.flatten()[order]
-        vertices = even_quads(vertices, faces, quads)
+    with one_thread(faces.device):
+        for step in range(ROUNDS):
+            on_step(step, ROUNDS)
+            order, quads = pair_triangles(vertices, faces)
+            faces = faces.flatten()[order]
+            vertices = even_quads(vertices, faces, quads)
     return vertices, faces
 
 

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..threads import parallel
 from .fusion import REACH, outlines
+from .stages import OnStep, silent
 from .texture import depth_picture
-from .threads import parallel
 from .topology import THINNEST, evenness, face_normals
-from .views import Views, sample
+from .views import RenderedViews, sample
 
 ROUNDS = 4
 NEAR = 1.0  # pixels from the mesh's own outline that a vertex on it may be found
@@ -24,7 +25,10 @@ TURN = 0.5  # the cosine by which no face turns further
 
 
 def fit_outlines(
-    vertices: Tensor, faces: Tensor, views: Views, on_step: Callable[[int, int], None] = lambda step, steps: None
+    vertices: Tensor,
+    faces: Tensor,
+    views: RenderedViews,
+    on_step: OnStep = silent,
 ) -> Tensor:
     """Vertices [V, 3] moved so that the mesh's outlines come to lie on the Gaussians'.
 
@@ -33,27 +37,34 @@ def fit_outlines(
     a half, across the outline. A vertex takes the least squares solution of all its views, with a little of its
     neighbours' moves, which is also all that vertices on no outline get.
     """
-    wanted = outlines(views)
-    for step in range(ROUNDS):
-        on_step(step, ROUNDS)
-        move = _spread(*_moves(vertices, faces, views, wanted), faces)
-        move = move * (LONGEST / move.norm(dim=1, keepdim=True).clamp(min=LONGEST))
-        before, even = face_normals(vertices, faces), evenness(vertices, faces)
-        limit = torch.minimum(even / 2, even.new_tensor(THINNEST))
-        tries = 0
-        while True:  # until nothing turns over or becomes a sliver
-            after = face_normals(vertices + move, faces)
-            spoiled = (before * after).sum(1) < TURN * before.norm(dim=1) * after.norm(dim=1)
-            spoiled |= evenness(vertices + move, faces) < limit
-            if not (spoiled & (move[faces] != 0).any(2).any(1)).any():
-                break
-            move[faces[spoiled].flatten()] *= 0.5 if tries < HALVINGS else 0
-            tries += 1
-        vertices = vertices + move
+    with parallel(vertices.device) as (each, _):
+        wanted = outlines(views)
+        for step in range(ROUNDS):
+            on_step(step, ROUNDS)
+            move = _spread(*_moves(vertices, faces, views, wanted, each), faces)
+            vertices = vertices + _unfolded(vertices, faces, move)
     return vertices
 
 
-def _moves(vertices: Tensor, faces: Tensor, views: Views, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def _unfolded(vertices: Tensor, faces: Tensor, move: Tensor) -> Tensor:
+    """As much of vertices' moves [V, 3] as turns no face over and makes none a sliver."""
+    move = move * (LONGEST / move.norm(dim=1, keepdim=True).clamp(min=LONGEST))
+    before, even = face_normals(vertices, faces), evenness(vertices, faces)
+    limit = torch.minimum(even / 2, even.new_tensor(THINNEST))
+    tries = 0
+    while True:
+        after = face_normals(vertices + move, faces)
+        spoiled = (before * after).sum(1) < TURN * before.norm(dim=1) * after.norm(dim=1)
+        spoiled |= evenness(vertices + move, faces) < limit
+        if not (spoiled & (move[faces] != 0).any(2).any(1)).any():
+            return move
+        move[faces[spoiled].flatten()] *= 0.5 if tries < HALVINGS else 0
+        tries += 1
+
+
+def _moves(
+    vertices: Tensor, faces: Tensor, views: RenderedViews, wanted: Tensor, each: Callable
+) -> tuple[Tensor, Tensor]:
     """Normal equations of each vertex's move, from all views: [V, 3, 3] and [V, 3]."""
     normals = face_normals(vertices, faces)
     centers = vertices[faces].mean(1)
@@ -76,10 +87,9 @@ def _moves(vertices: Tensor, faces: Tensor, views: Views, wanted: Tensor) -> tup
         distance = -outline[which, 0] * z[which] / views.intrinsics[0, 0]
         return which, across, distance
 
-    with parallel(vertices.device) as each:
-        for which, across, distance in each(one, range(len(views))):
-            left.index_add_(0, which, (across[:, :, None] * across[:, None]).flatten(1))
-            right.index_add_(0, which, across * distance[:, None])
+    for which, across, distance in each(one, range(len(views))):
+        left.index_add_(0, which, (across[:, :, None] * across[:, None]).flatten(1))
+        right.index_add_(0, which, across * distance[:, None])
     return left.view(-1, 3, 3), right
 
 

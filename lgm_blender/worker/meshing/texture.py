@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..threads import parallel
 from .fusion import slopes
 from .raster import barycentric, rasterize
-from .threads import parallel
+from .stages import OnStep, silent
 from .topology import face_normals
-from .views import Views, sample
+from .views import RenderedViews, sample
 
 TEXELS_AT_ONCE = {"cpu": 2**15, "cuda": 2**24}
 SHARPNESS = 4.0  # of the choice among views: the power of the cosine between a face's normal and the ray
@@ -26,7 +27,7 @@ def texel_corners(corner_uvs: Tensor, size: int) -> Tensor:
     return torch.stack([corner_uvs[..., 0], 1 - corner_uvs[..., 1]], -1) * size
 
 
-def depth_picture(vertices: Tensor, faces: Tensor, views: Views, view: int) -> Tensor:
+def depth_picture(vertices: Tensor, faces: Tensor, views: RenderedViews, view: int) -> Tensor:
     """[S, S], z of the mesh in one view; infinite where it is not."""
     where, z = views.project(view, vertices)
     corners, depths = ((where + 1) * (views.size / 2))[faces], z[faces]
@@ -47,9 +48,9 @@ def bake(
     vertices: Tensor,
     faces: Tensor,
     corner_uvs: Tensor,
-    views: Views,
+    views: RenderedViews,
     size: int,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    on_step: OnStep = silent,
 ) -> tuple[Tensor, Tensor]:
     """Colours of all texels that faces cover: the mean of those views that see them, mostly of those that look at them
     straight, and of pixels that lie neither at an edge nor are half transparent. What no view sees gets the colour of
@@ -58,31 +59,30 @@ def bake(
     Returns:
         A texture [size, size, 3] and vertex colours [V, 3], 0 to 1.
     """
-    device = vertices.device
-    corners = texel_corners(corner_uvs, size)
-    picture = rasterize(corners, None, size)
-    row, column = (picture >= 0).nonzero(as_tuple=True)
-    face = picture[row, column]
-    order = face.argsort()  # so that what is near each other is worked on together
-    face, row, column = face[order], row[order], column[order]
-    weights = barycentric(corners[face], torch.stack([column, row], 1) + 0.5)
-    points = (vertices[faces[face]] * weights[..., None]).sum(1)
+    with parallel(vertices.device) as (each, _):
+        corners = texel_corners(corner_uvs, size)
+        picture = rasterize(corners, None, size)
+        row, column = (picture >= 0).nonzero(as_tuple=True)
+        face = picture[row, column]
+        order = face.argsort()  # so that what is near each other is worked on together
+        face, row, column = face[order], row[order], column[order]
+        weights = barycentric(corners[face], torch.stack([column, row], 1) + 0.5)
+        points = (vertices[faces[face]] * weights[..., None]).sum(1)
 
-    with parallel(device) as each:
         scene = _Scene(vertices, faces, views, each)
-        parts = torch.arange(len(face), device=device).split(TEXELS_AT_ONCE[device.type])
+        parts = torch.arange(len(face), device=face.device).split(TEXELS_AT_ONCE[face.device.type])
         found = []
         for i, part in enumerate(each(lambda part: scene.colors(points[part], face[part]), parts)):
             on_step(i, len(parts))
             found.append(part)
-    colors, seen = torch.cat(found).split((3, 1), 1)
-    seen = seen[:, 0] > UNSEEN
-    vertex_colors = spread(vertices, faces, face[seen], weights[seen], colors[seen])
-    around = (vertex_colors[faces[face]] * weights[..., None]).sum(1)
-    colors = torch.where(seen[:, None], colors, around).clamp(0, 1)
-    texture = torch.zeros(size, size, 4, device=device)
-    texture[row, column] = torch.cat([colors, torch.ones_like(colors[:, :1])], 1)
-    return fill_gaps(texture), vertex_colors
+        colors, seen = torch.cat(found).split((3, 1), 1)
+        seen = seen[:, 0] > UNSEEN
+        vertex_colors = spread(vertices, faces, face[seen], weights[seen], colors[seen])
+        around = (vertex_colors[faces[face]] * weights[..., None]).sum(1)
+        colors = torch.where(seen[:, None], colors, around).clamp(0, 1)
+        texture = torch.zeros(size, size, 4, device=face.device)
+        texture[row, column] = torch.cat([colors, torch.ones_like(colors[:, :1])], 1)
+        return fill_gaps(texture), vertex_colors
 
 
 class _Scene:
@@ -94,7 +94,7 @@ class _Scene:
         cosines: [V, F], between each face's normal and the ray to the camera.
     """
 
-    def __init__(self, vertices: Tensor, faces: Tensor, views: Views, each: Callable):
+    def __init__(self, vertices: Tensor, faces: Tensor, views: RenderedViews, each: Callable):
         self.views = views
         self.pictures = torch.cat([views.rgb, views.alpha, slopes(views)], 1)
         numbers = range(len(views))

@@ -6,7 +6,6 @@ Faces are [F, 3] int64 tensors, wound counter-clockwise seen from outside; verti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ..threads import one_thread
+from .stages import OnStep, silent
+
+ISLAND = 0.002  # parts with less of the largest one's area are left out
 CHEAPEST = 0.5  # of the edges are candidates in one round of collapses
 ROUNDS = 3  # of choosing edges with one set of costs
 FLIP_COSINE = 0.3  # a collapse may turn no face by more than this angle's
@@ -36,21 +39,22 @@ def volume(vertices: Tensor, faces: Tensor) -> float:
 
 def corner_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """[F, 3, 3] unit normals of the corners: the mean over the vertex's faces that do not lean away from this one."""
-    normals = face_normals(vertices, faces)
-    unit = torch.nn.functional.normalize(normals, dim=1)
-    corner = faces.flatten().argsort(stable=True)  # corners, grouped by vertex
-    vertex = faces.flatten()[corner]
-    valence = torch.bincount(vertex, minlength=len(vertices))
-    start = valence.cumsum(0) - valence
-    # All pairs of corners that share a vertex.
-    count = valence[vertex]
-    one = torch.arange(len(corner), device=faces.device).repeat_interleave(count)
-    place = torch.arange(len(one), device=faces.device) - (count.cumsum(0) - count).repeat_interleave(count)
-    one, other = corner[one], corner[start[vertex[one]] + place]
-    near = (unit[one // 3] * unit[other // 3]).sum(1) > SHARP_COSINE
-    result = torch.zeros(len(corner), 3, device=vertices.device)
-    result.index_add_(0, one[near], normals[other[near] // 3])
-    return torch.nn.functional.normalize(result, dim=1).view(-1, 3, 3)
+    with one_thread(faces.device):
+        normals = face_normals(vertices, faces)
+        unit = torch.nn.functional.normalize(normals, dim=1)
+        corner = faces.flatten().argsort(stable=True)  # corners, grouped by vertex
+        vertex = faces.flatten()[corner]
+        valence = torch.bincount(vertex, minlength=len(vertices))
+        start = valence.cumsum(0) - valence
+        # All pairs of corners that share a vertex.
+        count = valence[vertex]
+        one = torch.arange(len(corner), device=faces.device).repeat_interleave(count)
+        place = torch.arange(len(one), device=faces.device) - (count.cumsum(0) - count).repeat_interleave(count)
+        one, other = corner[one], corner[start[vertex[one]] + place]
+        near = (unit[one // 3] * unit[other // 3]).sum(1) > SHARP_COSINE
+        result = torch.zeros(len(corner), 3, device=vertices.device)
+        result.index_add_(0, one[near], normals[other[near] // 3])
+        return torch.nn.functional.normalize(result, dim=1).view(-1, 3, 3)
 
 
 def components(faces: Tensor, count: int) -> tuple[int, Tensor]:
@@ -61,9 +65,12 @@ def components(faces: Tensor, count: int) -> tuple[int, Tensor]:
     return number, torch.from_numpy(labels.astype(np.int64)).to(faces.device)
 
 
-def keep(vertices: Tensor, faces: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The faces of a mask [F], and only their vertices."""
-    faces = faces[mask]
+def without_islands(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """The mesh without parts that have less than ISLAND of the largest one's area."""
+    number, label = components(faces, len(vertices))
+    label = label[faces[:, 0]]
+    area = torch.zeros(number, device=faces.device).index_add_(0, label, face_normals(vertices, faces).norm(dim=1))
+    faces = faces[(area >= ISLAND * area.max())[label]]
     used = torch.zeros(len(vertices), dtype=torch.bool, device=faces.device)
     used[faces.flatten()] = True
     return vertices[used], (used.cumsum(0) - 1)[faces]
@@ -121,9 +128,7 @@ def _structure(faces: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     return torch.stack([keys // count, keys % count], 1), uses, forward, torch.bincount(vertex, minlength=count)
 
 
-def decimate(
-    vertices: Tensor, faces: Tensor, target: int, on_step: Callable[[int, int], None] = lambda step, steps: None
-) -> tuple[Tensor, Tensor]:
+def decimate(vertices: Tensor, faces: Tensor, target: int, on_step: OnStep = silent) -> tuple[Tensor, Tensor]:
     """Fewer faces by edge collapses in parallel; a closed manifold stays one, and its parts stay apart.
 
     Costs and positions are those of quadric error metrics (Garland and Heckbert, 1997), with the line quadrics'
@@ -137,15 +142,16 @@ def decimate(
     names = torch.arange(len(vertices), device=faces.device)
     state = _State(vertices.double() / scale, faces, _quadrics(vertices.double() / scale, faces), names, names[:0])
     begin, patience = len(faces), 2
-    while len(state.faces) > target and patience:
-        before = len(state.faces)
-        on_step(begin - before, begin - target)
-        state = _collapse(state, target, len(vertices))
-        if before - len(state.faces) < max(1, before // 500):  # what could not collapse may be able to by now
-            patience -= 1
-            state.failed = names[:0]
-        else:
-            patience = 2
+    with one_thread(faces.device):
+        while len(state.faces) > target and patience:
+            before = len(state.faces)
+            on_step(begin - before, begin - target)
+            state = _collapse(state, target, len(vertices))
+            if before - len(state.faces) < max(1, before // 500):  # what could not collapse may be able to by now
+                patience -= 1
+                state.failed = names[:0]
+            else:
+                patience = 2
     return (state.vertices * scale).float(), state.faces
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +11,17 @@ from torch import Tensor
 
 from ...core import cameras
 from ..rendering import render
+from .stages import OnStep, silent
 
 FRAME_RADIUS = 0.6  # of the sphere an object is scaled to; a camera sees 0.62 whole
 PIXELS_AT_ONCE = 2**22  # pictures in one call of the renderer
+# For depth, each Gaussian as so many on top of each other: what is seen then is the first surface, not the mean of it
+# and what shines through.
+LAYERS = 3
 
 
 @dataclass
-class Views:
+class RenderedViews:
     """V pictures of S x S pixels of one object.
 
     Attributes:
@@ -60,13 +63,28 @@ def sphere_poses(count: int) -> np.ndarray:
     return np.stack([cameras.orbit_camera(*angles) for angles in zip(elevations, azimuths, strict=True)])
 
 
-def draw_views(
+def render_all_round(
+    gaussians: Tensor,  # [N, 14], within FRAME_RADIUS
+    count: int,
+    size: int,
+    on_step: OnStep = silent,
+) -> RenderedViews:
+    """`count` views from everywhere, whose depth is that of the first surface."""
+    poses = sphere_poses(count)
+    views = render_views(gaussians, poses, size, lambda step, steps: on_step(step, 2 * steps))
+    firm = gaussians.clone()
+    firm[:, 3] = 1 - (1 - firm[:, 3]) ** LAYERS
+    views.depth = render_views(firm, poses, size, lambda step, steps: on_step(steps + step, 2 * steps)).depth
+    return views
+
+
+def render_views(
     gaussians: Tensor,  # [N, 14], within FRAME_RADIUS
     poses: np.ndarray,  # [V, 4, 4]
     size: int,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
-) -> Views:
-    """Draws all views, a few at a time; `on_step(step, steps)` hears how many are done, and may raise."""
+    on_step: OnStep = silent,
+) -> RenderedViews:
+    """Renders all views, a few at a time; `on_step(step, steps)` hears how many are done, and may raise."""
     device = gaussians.device
     matrices = torch.from_numpy(cameras.view_matrices(poses)).to(device)
     intrinsics = torch.from_numpy(cameras.intrinsics(size)).to(device)
@@ -78,7 +96,7 @@ def draw_views(
             picture = render(gaussians, matrices[i : i + step], intrinsics, size, background=0.0)
             parts.append([t.permute(0, 3, 1, 2).float() for t in (picture.rgb, picture.alpha, picture.depth)])
     rgb, alpha, depth = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Views(matrices, intrinsics, rgb, alpha, depth)
+    return RenderedViews(matrices, intrinsics, rgb, alpha, depth)
 
 
 def sample(pictures: Tensor, where: Tensor, mode: str = "bilinear") -> Tensor:

@@ -1,4 +1,4 @@
-"""Gaussians to pictures: one function, two backends that draw the same.
+"""Gaussians to pictures: one function, two backends that render the same.
 
 gsplat where there is CUDA and its compiled part, plain torch anywhere else.
 """
@@ -49,19 +49,20 @@ def render(
     far: float = 2.5,
     backend: Literal["auto"] | Backend = "auto",
 ) -> Render:
-    """Draws Gaussians from V cameras, each as gsplat 1.5.3 does ('classic', eps2d 0.3); differentiable.
+    """Renders Gaussians from V cameras, each as gsplat 1.5.3 does ('classic', eps2d 0.3); differentiable.
 
     3D Gaussian splatting (Kerbl et al., 2023, equation 3): EWA projection, sorting by z, compositing front to back.
 
     Args:
         gaussians: xyz, opacity 0..1, scale x 3, quaternion wxyz of any length, rgb. Those with a value that is not a
-            finite number, or beyond 1e6, are not drawn and get no gradient. Drawn on their device, in at least float32.
+            finite number, or beyond 1e6, are not rendered and get no gradient. All is computed on their device, in at
+            least float32.
         view_matrices: World-to-camera, OpenCV axes (y down, looking along +z), a tensor or an array. With batched
             Gaussians, [V, 4, 4] serves all of them.
         intrinsics: Pinhole matrices in pixels, pixel centres at + 0.5.
         size: The picture's width and height, or (height, width).
         background: What is behind everything.
-        near, far: Gaussians whose centre's z is outside are not drawn.
+        near, far: Gaussians whose centre's z is outside are not rendered.
         backend: 'auto' takes what `backend_for` says; 'gsplat' compiles gsplat's CUDA part if that has not been done.
 
     Raises:
@@ -73,9 +74,9 @@ def render(
         raise ValueError(f"Gaussians are [N, 14] or [B, N, 14], not {list(gaussians.shape)}")
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
-        raise ValueError(f"a picture of {height} x {width} pixels can't be drawn")
+        raise ValueError(f"a picture of {height} x {width} pixels can't be rendered")
     like = {"device": gaussians.device, "dtype": torch.promote_types(gaussians.dtype, torch.float32)}
-    gaussians = _drawable(gaussians.to(**like) if batched else gaussians.to(**like)[None])
+    gaussians = _renderable(gaussians.to(**like) if batched else gaussians.to(**like)[None])
     view_matrices = torch.as_tensor(view_matrices, **like)
     images = (len(gaussians), view_matrices.shape[-3])
     view_matrices = view_matrices.expand(*images, 4, 4)
@@ -126,8 +127,8 @@ def _gsplat(device: torch.device, compile: bool) -> tuple[bool, str]:
         return False, str(error)
 
 
-def _drawable(gaussians: Tensor) -> Tensor:
-    """[B, N, 14] with what can't be drawn replaced by something invisible, and at least one Gaussian."""
+def _renderable(gaussians: Tensor) -> Tensor:
+    """[B, N, 14] with what can't be rendered replaced by something invisible, and at least one Gaussian."""
     invisible = constant((0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0), gaussians.device, gaussians.dtype)
     if not gaussians.shape[1]:
         return invisible.expand(len(gaussians), 1, 14)

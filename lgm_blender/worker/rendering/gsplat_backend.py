@@ -62,7 +62,7 @@ def rasterize(
 
 
 def prepare(device: torch.device, compile: bool) -> str:
-    """Makes gsplat ready to draw on a device, and draws to be sure.
+    """Makes gsplat ready to render on a device, and renders to be sure.
 
     Args:
         compile: Whether its CUDA part may be compiled where that has not been done: 75 s, nvcc and a C++ compiler.
@@ -135,7 +135,7 @@ def _compiled_library() -> Path | None:
 
 
 def _try(device: torch.device) -> None:
-    """Draws one Gaussian in the middle of a picture, and looks."""
+    """Renders one Gaussian in the middle of a picture, and looks."""
     gaussian = [0, 0, 1, 0.5, 0.1, 0.1, 0.1, 1, 0, 0, 0, 1, 1, 1]
     gaussians = torch.tensor(gaussian, dtype=torch.float32, device=device)[None, None]
     cameras = (
@@ -145,7 +145,7 @@ def _try(device: torch.device) -> None:
     _, depth, alpha = rasterize(gaussians, cameras[0], cameras[1][None, None], 16, 16, 0.1, 10.0)
     alpha, depth = (picture[0, 0, :, :, 0].cpu() for picture in (alpha, depth))
     if not (0.4 < alpha[8, 8] < 0.5 and alpha[0, 0] == 0 and torch.allclose(depth, alpha)):
-        raise UnavailableError("gsplat draws something else than it should")
+        raise UnavailableError("gsplat renders something else than it should")
 
 
 def _first_line(error: Exception) -> str:

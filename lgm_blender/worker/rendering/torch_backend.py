@@ -1,25 +1,26 @@
-"""Gaussian splatting in plain torch, on any device: the picture gsplat 1.5.3 draws, without its CUDA part.
+"""Gaussian splatting in plain torch, on any device: the picture gsplat 1.5.3 renders, without its CUDA part.
 
 The picture is cut into square tiles. The Gaussians are sorted by depth, listed for every tile they touch, and
 composited front to back in chunks, K Gaussians of T tiles of P pixels at a time, until a tile lets no more light
-through. So nothing of the size Gaussians x pixels exists at once; the backward pass draws again instead of remembering.
+through. So nothing of the size Gaussians x pixels exists at once; the backward pass composites again instead of
+remembering.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ALPHA_MIN = 1 / 255  # a Gaussian is not drawn where its alpha is below this
+from ..threads import parallel
+
+ALPHA_MIN = 1 / 255  # a Gaussian is not rendered where its alpha is below this
 ALPHA_MAX = 0.999
-TRANSMITTANCE_MIN = 1e-4  # the Gaussian that brings a pixel to this or below is not drawn, nor is any behind it
+TRANSMITTANCE_MIN = 1e-4  # the Gaussian that brings a pixel to this or below is not rendered, nor is any behind it
 BLUR = 0.3  # pixels², added to the diagonal of the projected covariance
 MAX_EXTENT = 3.33  # standard deviations; an opacity of 1 falls to 1/255 at 3.329
 
@@ -111,10 +112,10 @@ def project(
     ellipses = torch.stack([u, v, yy / det, -xy / det, xx / det, log_opacities], dim=-1)
     features = torch.cat([colors.expand(*z.shape, 3), z[..., None], torch.ones_like(z)[..., None]], dim=-1)
     with torch.no_grad():
-        drawn = visible & (det > 0) & ellipses.isfinite().all(-1)
+        shown = visible & (det > 0) & ellipses.isfinite().all(-1)
         reach = (2 * (log_opacities - math.log(ALPHA_MIN))).sqrt().clamp(max=MAX_EXTENT)
         extents = torch.stack([xx, yy], dim=-1).sqrt() * reach[..., None]
-        extents = torch.where(drawn[..., None], extents, 0.0)
+        extents = torch.where(shown[..., None], extents, 0.0)
     return Projection(ellipses.flatten(0, 1), features.flatten(0, 1), extents.flatten(0, 1))
 
 
@@ -135,13 +136,13 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, gaussians, view_matrices, intrinsics, *settings):
-        def draw(part: Projection) -> Tensor:
-            return _draw(_Canvas(part, *settings[:2]))
+        def composite(part: Projection) -> Tensor:
+            return _composite(_Canvas(part, *settings[:2]))
 
-        with _threads(gaussians.device) as (each, threads):
+        with parallel(gaussians.device) as (each, threads):
             projection = project(gaussians, view_matrices, intrinsics, *settings)
             step = math.ceil(len(projection.extents) / threads)
-            image = torch.cat(list(each(draw, projection.split(step)))).unflatten(0, view_matrices.shape[:2])
+            image = torch.cat(list(each(composite, projection.split(step)))).unflatten(0, view_matrices.shape[:2])
         ctx.save_for_backward(gaussians, view_matrices, intrinsics, image)
         ctx.settings = settings
         return image
@@ -150,12 +151,12 @@ class _Rasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_image):
         def differentiate(part: Projection, image: Tensor, grad_image: Tensor) -> tuple[Tensor, Tensor]:
-            return _draw_gradient(_Canvas(part, *ctx.settings[:2]), image, grad_image)
+            return _composite_gradient(_Canvas(part, *ctx.settings[:2]), image, grad_image)
 
         *inputs, image = ctx.saved_tensors
         inputs = [t.detach().requires_grad_(n) for t, n in zip(inputs, ctx.needs_input_grad, strict=False)]
         wanted = [t for t in inputs if t.requires_grad]
-        with torch.autocast(image.device.type, enabled=False), _threads(image.device) as (each, threads):
+        with torch.autocast(image.device.type, enabled=False), parallel(image.device) as (each, threads):
             with torch.enable_grad():
                 projection = project(*inputs, *ctx.settings)
             step = math.ceil(len(projection.extents) / threads)
@@ -166,26 +167,7 @@ class _Rasterize(torch.autograd.Function):
         return *(next(grads) if t.requires_grad else None for t in inputs), None, None, None, None
 
 
-@contextlib.contextmanager
-def _threads(device: torch.device) -> Iterator[tuple[Callable, int]]:
-    """A `map` that works in threads, and how many. On a CPU, torch itself works in one thread meanwhile.
-
-    torch's threads would wait for each other after each of thousands of small operations. That gains little on idle
-    cores, and on cores that Blender keeps busy it took 20 times as long as one thread does.
-    """
-    if device.type != "cpu":
-        yield map, 1
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield lambda work, *parts: pool.map(torch.no_grad()(work), *parts), threads
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _draw(canvas: _Canvas) -> Tensor:
+def _composite(canvas: _Canvas) -> Tensor:
     """[I, H, W, 5], the features' weighted sums."""
     sums = canvas.through.new_zeros(canvas.tiles, 5, TILE * TILE)
     for chunk in canvas.chunks():
@@ -194,7 +176,7 @@ def _draw(canvas: _Canvas) -> Tensor:
     return canvas.untile(sums)
 
 
-def _draw_gradient(canvas: _Canvas, image: Tensor, grad_image: Tensor) -> tuple[Tensor, Tensor]:
+def _composite_gradient(canvas: _Canvas, image: Tensor, grad_image: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of ellipses and features, from those of the sums [I, H, W, 5].
 
     With O = sum w_k f_k, w_k = a_k prod_{j<k} (1 - a_j) and g = dL/dO,
@@ -274,7 +256,7 @@ class _Chunk:
 
 
 class _Canvas:
-    """A projection's I pictures as tiles of P pixels, in the state of being drawn front to back.
+    """A projection's I pictures as tiles of P pixels, in the state of being composited front to back.
 
     Attributes:
         ellipses, features: [I * N, 6] and [I * N, 5], the projection's.
@@ -315,7 +297,7 @@ class _Canvas:
         return self.through[tiles].amax(-1) > TRANSMITTANCE_MIN
 
     def chunks(self) -> Iterator[_Chunk]:
-        """All there is to draw, each tile's chunks front to back, as long as `through` says that it is not done."""
+        """All there is to composite, each tile's chunks front to back, until `through` says that it is done."""
         rank = torch.arange(CHUNK, device=self.through.device)
         # Elements [T, K, P] at once: on a CPU what its cache holds, elsewhere enough to keep it busy.
         elements = 2**17 if self.through.device.type == "cpu" else 2**23
@@ -347,12 +329,12 @@ class _Canvas:
         # The pixels whose centres lie in the Gaussian's box; then the tiles of those.
         low = (self.ellipses[:, :2] - self.extents - 0.5).ceil().clamp(min=0).minimum(size).int()
         high = (self.ellipses[:, :2] + self.extents - 0.5).floor().clamp(min=-1).minimum(size - 1).int()
-        drawn = ((self.extents > 0) & (high >= low)).all(-1)
-        order = drawn.nonzero()[:, 0]
+        shown = ((self.extents > 0) & (high >= low)).all(-1)
+        order = shown.nonzero()[:, 0]
         order = order[self.features[order, 3].argsort(stable=True)]
         corner = low[order] // TILE
         spans = high[order] // TILE - corner + 1
-        image = order // (len(drawn) // self.images)
+        image = order // (len(shown) // self.images)
         first_tile = (image * self.rows + corner[:, 1]) * self.columns + corner[:, 0]
         counts = spans.prod(-1)
         ends = counts.cumsum(0)

@@ -1,0 +1,104 @@
+"""Gaussians of any program, made ready: the visible ones, upright, where the cameras see them whole."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...core.errors import LGMError
+from ...core.gaussians import Gaussians, multiply_quaternions
+from .settings import Up
+from .views import FRAME_RADIUS
+
+FEWEST_GAUSSIANS = 16
+MIN_OPACITY = 0.005  # less is not seen
+FAINT = 0.05  # less does not count for where the object is
+OUTLIERS = 5e-4  # of the Gaussians' area on each side of each axis does not count either
+
+# Rows: LGM's x, y and z (y up) in terms of the file's axes, and the same turn as a quaternion (w, x, y, z).
+_HALF = 0.5**0.5
+_TURNS: dict[str, tuple[float, float, float, float]] = {
+    "y": (1, 0, 0, 0),
+    "-y": (0, 1, 0, 0),
+    "z": (_HALF, -_HALF, 0, 0),
+    "-z": (_HALF, _HALF, 0, 0),
+    "x": (_HALF, 0, 0, _HALF),
+    "-x": (_HALF, 0, 0, -_HALF),
+}
+
+
+def framed(gaussians: Gaussians, up: Up, warnings: list[str]) -> tuple[Gaussians, np.ndarray, float]:
+    """The Gaussians within FRAME_RADIUS, y up; and the centre [3] (y up) and the factor that brought them there.
+
+    Sentences about those left out are added to `warnings`.
+
+    Raises:
+        LGMError: If there are too few, or their size is nothing to compute with.
+    """
+    return _normalized(_upright(_usable(gaussians, warnings), up), warnings)
+
+
+def _usable(gaussians: Gaussians, warnings: list[str]) -> Gaussians:
+    """The Gaussians that can be seen."""
+    finite = gaussians.finite()
+    if not finite.all():
+        number = len(finite) - int(finite.sum())
+        warnings.append(f"{number:,} Gaussians were left out: their values are not finite.")
+        gaussians = gaussians.select(finite)
+    gaussians = gaussians.prune(MIN_OPACITY)
+    if not len(gaussians):
+        raise LGMError("There is nothing to make a mesh of: no Gaussian is visible.")
+    if len(gaussians) < FEWEST_GAUSSIANS:
+        number = "only one Gaussian is" if len(gaussians) == 1 else f"only {len(gaussians)} Gaussians are"
+        raise LGMError(f"There is too little to make a mesh of: {number} visible, and {FEWEST_GAUSSIANS} are needed.")
+    return gaussians
+
+
+def _upright(gaussians: Gaussians, up: Up) -> Gaussians:
+    """Turned so that the axis `up` becomes y."""
+    turn = np.array(_TURNS[up], np.float32)
+    return Gaussians(
+        _rotate(gaussians.positions, turn),
+        gaussians.opacities,
+        gaussians.scales,
+        multiply_quaternions(turn, gaussians.rotations),
+        gaussians.colors,
+    )
+
+
+def _rotate(points: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
+    """Points [N, 3] turned by a unit quaternion (w, x, y, z)."""
+    w, v = quaternion[0], np.asarray(quaternion[1:], np.float32)
+    cross = np.cross(v, points)
+    return (points + 2 * w * cross + 2 * np.cross(v, cross)).astype(np.float32)
+
+
+def _normalized(gaussians: Gaussians, warnings: list[str]) -> tuple[Gaussians, np.ndarray, float]:
+    """Moved and scaled into the sphere that the cameras see; and what was their centre, and the factor.
+
+    Specks far away from everything else would leave the rest too small to be seen, so they don't count.
+    """
+    solid = gaussians.opacities >= min(FAINT, float(gaussians.opacities.max()))
+    positions = gaussians.positions[solid].astype(np.float64)
+    reach = gaussians.scales[solid].astype(np.float64)
+    weights = gaussians.opacities[solid] * np.sort(reach, 1)[:, 1:].prod(1) + 1e-30
+    reach = 2 * reach.max(1)
+    low, high = np.empty(3), np.empty(3)
+    for axis in range(3):
+        for ends, side, best in ((positions[:, axis] - reach, low, 1), (positions[:, axis] + reach, high, -1)):
+            order = np.argsort(best * ends)
+            share = np.cumsum(weights[order]) / weights.sum()
+            side[axis] = ends[order[np.searchsorted(share, OUTLIERS)]]
+    center = (low + high) / 2
+    inside = (np.abs(positions - center) <= (high - low) / 2 + 1e-9).all(1)
+    radius = float((np.linalg.norm(positions - center, axis=1) + reach)[inside].max(initial=0))
+    radius = min(radius, float(np.linalg.norm(high - low)) / 2) or 1.0
+    if not np.isfinite(radius) or radius > 1e12 or radius < 1e-12:
+        raise LGMError(f"The Gaussians can't be made a mesh of: their size is {2 * radius:.3g} units.")
+    scale = FRAME_RADIUS / radius
+    moved = (gaussians.positions - center) * scale
+    near = np.linalg.norm(moved, axis=1) < 1.3 * FRAME_RADIUS
+    if not near.all():
+        number = len(near) - int(near.sum())
+        warnings.append(f"{number:,} Gaussians were left out: they lie far away from the object.")
+    moved = Gaussians(moved, gaussians.opacities, gaussians.scales * scale, gaussians.rotations, gaussians.colors)
+    return moved.select(near), center, scale

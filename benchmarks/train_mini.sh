@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Trains the bundled models. Run again with the same arguments it goes on where it stopped, from checkpoints of each minute.
+# OBJECTS.zip may be several archives, joined (`python -m lgm_blender.worker.training join`).
 # usage: train_mini.sh OBJECTS.zip LPIPS.safetensors WORK [VAE_SECONDS MULTIVIEW_SECONDS LGM_SECONDS LAST_SECONDS [PRESET]]
 # With a PRESET (lgm_blender/weights/mini) LGM and the multi-view model go on from it, its VAE is kept, and LGM sees views
 # that the preset's multi-view model draws of variant 13; in its LAST_SECONDS those of the new one, of 11 and 12. That model
@@ -15,6 +16,8 @@ mkdir -p "$work"
 work=$(realpath "$work")
 cd "$(dirname "$0")/.."
 export PYTHONUNBUFFERED=1
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c GPU || true)
+export LGM_BLENDER_EGL_DEVICES=$((gpus > 1 ? gpus : 1))
 train() { python3 -m lgm_blender.worker.training "$1" --objects "$objects" --work "$work" --processes "$(nproc)" "${@:2}"; }
 once() { [ -e "$work/$1.done" ] || { "${@:2}"; touch "$work/$1.done"; }; }  # a stage, and a mark that it is over
 
@@ -29,7 +32,8 @@ for variant in 11 12 13; do once "placed-$variant" train draw --kind placed --sp
 wait
 cat "$work/gsplat.log"
 
-lgm_options=(--views 18 --optimizer muon --batch 16 --inputs-judged 2 --others-judged 6 --lpips "$lpips" --lpips-from 0.1)
+lgm_options=(--views 18 --optimizer muon --batch 16 --inputs-judged 2 --others-judged 6 --lpips "$lpips" --lpips-from 0.1
+    --haze-weight 0.6)
 train_multiview() {
     [ -n "$preset" ] || [ -e "$work/vae/config.json" ] ||
         train vae --resume --seconds "$vae" --lpips "$lpips" --views 18 --optimizer muon
@@ -41,7 +45,6 @@ train_lgm() {
     once lgm train lgm --resume --seconds "$lgm" --rate 4e-4 --surface-weight 0.4 "${lgm_options[@]}" \
         ${preset:+--init "$preset/lgm/model.safetensors" --generated train-13-placed}
 }
-gpus=$(nvidia-smi -L 2>/dev/null | grep -c GPU || true)
 if [ "$gpus" -gt 1 ]; then
     (CUDA_VISIBLE_DEVICES=1 train_multiview >"$work/multiview.txt" 2>&1) &
     CUDA_VISIBLE_DEVICES=0 train_lgm

@@ -138,6 +138,13 @@ def test_ssim_is_scikit_images():
     torch.testing.assert_close(ssim(a, b), ssim(b, a))
 
 
+def test_haze_is_what_is_half_transparent_of_what_is_seen():
+    alpha = torch.zeros(2, 4, 4)
+    alpha[0, 0], alpha[1, 1], alpha[1, 2, 0] = 1.0, 0.5, 0.05
+    assert metrics.half_transparent(alpha) == 0.5
+    assert metrics.half_transparent(torch.zeros(1, 4, 4)) == 0
+
+
 def test_iou_counts_pixels_of_all_views():
     a, b = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)
     assert alpha_iou(a, b) == 1
@@ -167,12 +174,14 @@ def test_scores_of_contenders_with_few_pictures():
         },
         network,
     )
-    assert found["same"] == pytest.approx({"psnr": metrics.CEILING, "ssim": 1, "lpips": 0, "iou": 1}, abs=1e-5)
+    assert found["same"] == pytest.approx(
+        {"psnr": metrics.CEILING, "ssim": 1, "lpips": 0, "iou": 1, "haze": 0}, abs=1e-5
+    )
     assert found["few"] == pytest.approx(found["all"])
     assert found["few"]["lpips"] == pytest.approx(network(few[views], wanted.rgb).mean().item(), rel=1e-5)
     assert found["few"]["lpips"] > 0
     assert found["without alpha"].keys() == {"psnr", "ssim", "lpips"}
-    assert scores(wanted, {"same": wanted}, None)["same"].keys() == {"psnr", "ssim", "iou"}
+    assert scores(wanted, {"same": wanted}, None)["same"].keys() == {"psnr", "ssim", "iou", "haze"}
 
 
 def test_the_input_that_is_nearest():
@@ -540,7 +549,7 @@ def test_results_are_whole(judged):
         assert section["scores"].keys() == {"prediction", "repeated_input", "blank"}
         for key in ("scores", *(("views_scores",) if mode == "image" else ())):
             for name, figures in section[key].items():
-                assert figures.keys() == {"psnr", "ssim"} | ({"iou"} if key == "scores" else set())
+                assert figures.keys() == {"psnr", "ssim"} | ({"iou", "haze"} if key == "scores" else set())
                 for figure, value in figures.items():  # the mean over the objects
                     each = [entry[key][name][figure] for entry in section["objects"]]
                     assert value == pytest.approx(np.mean(each))
@@ -580,7 +589,7 @@ def test_baselines_are_what_they_say(judged, source):
 
 def test_the_table_has_all_of_it(judged):
     lines = table(judged[0]).splitlines()
-    assert lines[0].split() == ["reconstruct", "(3", "objects)", "PSNR", "SSIM", "IoU"]
+    assert lines[0].split() == ["reconstruct", "(3", "objects)", "PSNR", "SSIM", "IoU", "haze"]
     assert [line.split("  ")[1] for line in lines[1:4]] == ["prediction", "input view repeated", "blank white"]
     assert lines[4].startswith("image (3 objects)")
     assert lines[8].strip().startswith("generated views")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zipfile
 from dataclasses import replace
@@ -131,6 +132,18 @@ def test_several_files_are_of_one_set_after_the_other(made, views, tmp_path):
     torch.testing.assert_close(again.pixels[3:], made.pixels)
     with pytest.raises(LGMError, match="3 objects were generated, of 6 there are true ones"):
         Generated.load([tmp_path / "a.npz"], twice)
+
+
+def test_what_is_generated_anew_is_taken_in(made, views, tmp_path):
+    again = Generated.load([tmp_path / "a.npz"], views)
+    assert not again.refresh()
+    pixels = again.pixels
+    np.savez(tmp_path / "a.npz", pixels=255 - made.pixels.numpy(), guessed=made.guessed.numpy())
+    os.utime(tmp_path / "a.npz", (1, 1))
+    assert again.refresh()
+    assert torch.equal(again.pixels, 255 - made.pixels)
+    assert again.pixels is pixels
+    assert not again.refresh()
 
 
 @pytest.mark.parametrize(

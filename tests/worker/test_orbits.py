@@ -155,3 +155,24 @@ def test_a_turned_mesh_shows_in_front_what_was_seen_from_there(renderer):
     a = renderer.draw(seen, orbit_camera(10, 0)[None])[0]
     b = renderer.draw(mesh, orbit_camera(10, 40)[None])[0]
     np.testing.assert_array_equal(a[..., 3], b[..., 3])  # the light is another
+
+
+def test_variants_images_are_worn_and_taken_from_above():
+    """Half of them, inside of the object only; the same each time."""
+    rng = np.random.default_rng(0)
+    picture = np.zeros((SIZE, SIZE, 4), np.uint8)
+    picture[16:48, 16:48] = [[[*rng.integers(0, 255, 3), 255] for _ in range(32)] for _ in range(32)]
+    made = [orbits.worn(picture, f"train-1/{i}") for i in range(40)]
+    changed = [not np.array_equal(one, picture) for one in made]
+    assert 8 < sum(changed) < 32
+    for i, one in enumerate(made):
+        assert one.dtype == np.uint8
+        assert np.array_equal(one[..., 3], picture[..., 3])
+        assert not one[picture[..., 3] == 0].any()
+        assert np.array_equal(one, orbits.worn(picture, f"train-1/{i}"))
+    assert orbits.is_varied("train-1/a-b")
+    assert not orbits.is_varied("train/a-b")
+    starts = np.stack([orbits.orbit_starts(f"train-1/{i}") for i in range(50)])
+    assert (starts[:, 0] == 0).all()
+    assert (starts[:, 1, 0] == 0).all()
+    assert starts[:, 2:, 0].min() < 0 < 30 < starts[:, 2:, 0].max()

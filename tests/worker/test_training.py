@@ -35,7 +35,7 @@ from lgm_blender.worker.training.multiview import (
     unpack_multiview,
 )
 from lgm_blender.worker.training.muon import divided, orthogonalized
-from lgm_blender.worker.training.schedule import LOG_EVERY, AveragedWeights, Clock, Trainer, cosine_rate
+from lgm_blender.worker.training.schedule import LOG_EVERY, AveragedWeights, Clock, Recorded, Trainer, cosine_rate
 from lgm_blender.worker.training.vae import MINI, train_vae
 from lgm_blender.worker.training.varied import varied
 from lgm_blender.worker.training.views import (
@@ -346,8 +346,38 @@ def test_averaged_weights_follow():
     average = AveragedWeights(model, decay=0.5)
     for step in range(100):
         model.weight.data.fill_(step)
-        average.update(model, step)
+        average.count(step)
+        average.update(model)
     assert average.model.weight.item() == pytest.approx(98, abs=0.1)  # the limit: 99 - 1
+
+
+def test_what_is_not_recorded_runs_each_time():
+    calls = []
+
+    def double(x):
+        calls.append(1)
+        return {"twice": 2 * x}
+
+    step = Recorded(double, enabled=False)
+    for i in range(6):
+        assert step(torch.tensor(i))["twice"] == 2 * i
+    assert len(calls) == 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_recorded_steps_learn_what_others_do(tmp_path, optimizer):
+    weights = {}
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        trainer = Trainer(
+            Net(), tmp_path / str(graphs), rate=1e-3, warmup=5, steps=30, graphs=graphs, optimizer=optimizer
+        )
+        for _ in trainer:
+            trainer.step(trainer.bare.loss(trainer))
+        weights[graphs] = [trainer.bare.between.weight, trainer.average.model.between.weight]
+    for a, b in zip(weights[False], weights[True], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
 
 
 class Line(torch.nn.Module):

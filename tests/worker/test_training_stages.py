@@ -21,6 +21,7 @@ from lgm_blender.worker.models import CheckedFiles, find_preset
 from lgm_blender.worker.training import __main__ as command
 from lgm_blender.worker.training import schedule
 from lgm_blender.worker.training.multiview import Samples
+from lgm_blender.worker.training.objects import read_index, read_object
 from lgm_blender.worker.training.procedural import procedural
 from lgm_blender.worker.training.vae import MINI, train_vae
 from lgm_blender.worker.training.views import Views
@@ -130,6 +131,34 @@ def test_encode_does_what_multiview_would_do_first(stage, work, capsys):
     stage("multiview", *words, "--steps", 1, "--batch", 2)
     assert times.items() <= {path: path.stat().st_mtime_ns for path in work.glob("samples-*.safetensors")}.items()
     assert (work / "multiview" / "multiview.safetensors").exists()
+    shutil.rmtree(work / "multiview")
+
+
+def test_archives_are_joined(archive, tmp_path, monkeypatch):
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(archive) as given, zipfile.ZipFile(other, "w") as file:
+        file.writestr("d.npz", given.read("a.npz"))
+        file.writestr("index.json", json.dumps([{"id": "d", "split": "val", "caption": "thing d"}]))
+    words = ["join", "--work", tmp_path, "--objects", tmp_path / "all.zip", "--archives", archive]
+    monkeypatch.setattr(sys, "argv", ["training", *map(str, [*words, other])])
+    command.main()
+    assert [o["id"] for o in read_index(tmp_path / "all.zip")] == ["a", "b", "c", "d"]
+    assert len(read_object(tmp_path / "all.zip", "d").corners) == len(read_object(archive, "a").corners)
+    monkeypatch.setattr(sys, "argv", ["training", *map(str, [*words, archive])])
+    with pytest.raises(LGMError, match="has an object a that an archive before it has too"):
+        command.main()
+
+
+def test_sets_made_meanwhile_are_taken_in(stage, work, monkeypatch):
+    """After a checkpoint."""
+    stage("encode", "--init", PRESET / "multiview", "--sets", "train-1")
+    monkeypatch.setattr(
+        schedule.Trainer.__init__, "__kwdefaults__", schedule.Trainer.__init__.__kwdefaults__ | {"save_every": -1.0}
+    )
+    words = ["--init", PRESET / "multiview", "--sets", "train", "--later-sets", "train-1", "train-2"]
+    stage("multiview", *words, "--steps", 2, "--batch", 2)
+    log = [json.loads(line) for line in (work / "multiview" / "log.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in log if "samples" in line] == [16 + 8]
     shutil.rmtree(work / "multiview")
 
 

@@ -1,9 +1,9 @@
 """Train the bundled models: python -m lgm_blender.worker.training STAGE --work DIR ...
 
-`draw` draws training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `encode` does
-ahead what `multiview` does first with each set, `generate` lets a preset's multi-view model draw the views of a set,
-for `lgm --generated`, and `bundle` writes the preset's folder. Each reads what the ones before it left in --work.
-benchmarks/train_mini.sh runs them all.
+`join` makes one objects.zip of several, `draw` draws training views of it, `vae`, `multiview` and `lgm` train one
+model each, `encode` does ahead what `multiview` does first with each set, `generate` lets a preset's multi-view model
+draw the views of a set, for `lgm --generated`, and `bundle` writes the preset's folder. Each reads what the ones before
+it left in --work. benchmarks/train_mini.sh runs them all.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .objects import (
     Cameras,
     draw_objects,
     evaluation_poses,
+    join_objects,
     photos_path,
     read_index,
     read_object,
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker.training", description=__doc__)
-    parser.add_argument("stage", choices=("draw", "vae", "encode", "multiview", "generate", "lgm", "bundle"))
-    parser.add_argument("--objects", type=Path, help="objects.zip; for all but bundle")
+    stages = ("join", "draw", "vae", "encode", "multiview", "generate", "lgm", "bundle")
+    parser.add_argument("stage", choices=stages)
+    parser.add_argument("--objects", type=Path, help="objects.zip; for all but bundle; join writes it")
+    parser.add_argument("--archives", type=Path, nargs="+", help="join: what --objects gets the objects of")
     parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
     parser.add_argument("--output", type=Path, help="bundle: the preset folder")
     parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
@@ -71,9 +74,11 @@ def main() -> None:
     )
     parser.add_argument("--views", type=int, default=VIEWS, help="how many an object has in sets of views")
     parser.add_argument("--sets", nargs="*", default=["train"], help="of train, train-1 (a variant), procedural")
+    parser.add_argument("--later-sets", nargs="*", default=[], help="multiview: taken in once `encode` has made them")
     parser.add_argument("--inputs-judged", type=int, default=4, help="lgm: how many input views are judged")
     parser.add_argument("--others-judged", type=int, default=4, help="lgm: how many other views are")
     parser.add_argument("--surface-weight", type=float, default=0.3, help="lgm: of the distances' loss")
+    parser.add_argument("--haze-weight", type=float, default=0.0, help="lgm: of what is half transparent")
     parser.add_argument("--lpips-from", type=float, default=0.4)
     parser.add_argument("--split", choices=("train", "val"), nargs="*", default=("val", "train"), help="draw: which")
     parser.add_argument("--size", type=int, default=256)
@@ -89,7 +94,10 @@ def main() -> None:
     )
     parser.add_argument("--generated-share", type=float, default=0.5, help="lgm: of the steps")
     parser.add_argument("--preset", default="mini", help="generate: the preset whose multi-view model draws")
+    parser.add_argument("--samples", type=int, help="generate: how many are averaged; the preset's by default")
+    parser.add_argument("--guidance", type=float, help="generate: the preset's by default")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-graphs", action="store_true", help="lgm, multiview: no CUDA graphs")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.stage == "bundle":
@@ -101,6 +109,11 @@ def main() -> None:
         return
     if not args.objects:
         parser.error(f"{args.stage} needs --objects, an objects.zip.")
+    if args.stage == "join":
+        if not args.archives:
+            parser.error("join needs --archives.")
+        print(f"{join_objects(args.archives, args.objects)} objects")
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     device = process_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -161,15 +174,13 @@ def main() -> None:
                 read = procedural
             elif args.variant:
                 name, read = f"{split}-{args.variant}", partial(read_varied, args.objects, args.variant)
-            if args.kind == "placed":
-                name = f"{name}-placed"
-            path, those = args.work / f"{name}.npy", ids(split)
+            path, those = args.work / f"{name}{'-placed' * (args.kind == 'placed')}.npy", ids(split)
             if args.kind == "orbits":
                 path = orbits_file(name)
                 empty = draw_orbits(read, those, args.size, path, args.processes, name)
             elif args.kind == "placed":
                 turn = split != "val"
-                empty = draw_placed(read, those, args.size, path, args.processes, cameras(name), turn)
+                empty = draw_placed(read, those, args.size, path, args.processes, cameras(path.stem), turn, name)
             else:
                 empty = draw_objects(read, those, args.size, path, args.processes, cameras(name))
             print(f"{path.stem}: {len(those)} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
@@ -186,6 +197,7 @@ def main() -> None:
             inputs_judged=args.inputs_judged,
             others_judged=args.others_judged,
             surface_weight=args.surface_weight,
+            haze_weight=args.haze_weight,
             augmented=not args.no_augmentation,
             optimizer=args.optimizer,
             until=args.until,
@@ -195,6 +207,7 @@ def main() -> None:
                 generated("val-placed") if (args.work / "val-placed.generated.npz").exists() else None
             ),
             validation=views("val"),
+            graphs=not args.no_graphs,
             **common,
         )
     elif args.stage == "generate":
@@ -216,10 +229,10 @@ def main() -> None:
                 pipeline,
                 args.work / f"{name}.generated.npz",
                 steps=args.steps or preset.steps["image"],
-                guidance=preset.guidance["image"],
+                guidance=args.guidance or preset.guidance["image"],
                 match=preset.match_colors,
                 keep=preset.keep_image,
-                samples=preset.samples.get("image", 1),
+                samples=args.samples or preset.samples.get("image", 1),
                 redraw=preset.redraw,
                 seed=args.seed,
                 threads=args.processes,
@@ -275,7 +288,7 @@ def main() -> None:
             else:
                 starts = np.stack([orbit_starts(f"{name}/{object_id}") for object_id in ids(split_of(name))])
                 pictures = np.load(orbits_file(name), mmap_mode="r")[: len(starts)]
-                result = Samples.encode(pictures, starts, vae, device, first)
+                result = Samples.encode(pictures, starts, vae, device, first, both=name in ("train", "val"))
                 if split_of(name) == "procedural":  # no words are about them, so they are nothing to learn words from
                     result.fronts[:] = False
                     result.captions[:] = len(captions) - 1
@@ -290,6 +303,14 @@ def main() -> None:
             if args.stage == "encode":
                 return
             validation = samples("val")
+        later = list(args.later_sets)
+
+        def more() -> Samples | None:
+            ready = [name for name in later if (args.work / f"samples-{name}.safetensors").exists()]
+            for name in ready:
+                later.remove(name)
+            return Samples.join([samples(name) for name in ready]) if ready else None
+
         train_multiview(
             Samples.join(parts),
             captions,
@@ -298,6 +319,8 @@ def main() -> None:
             optimizer=args.optimizer,
             until=args.until,
             validation=validation,
+            more=more,
+            graphs=not args.no_graphs,
             **common,
         )
     if device.type == "cuda":

@@ -11,7 +11,7 @@ from ..quantization import load_file, save_file
 from .multiview import MultiViewModel, save_multiview
 
 
-def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[str, float]:
+def bundle(work: Path, output: Path, bits: int = 8, version: str = "9") -> dict[str, float]:
     """Write the preset folder `output` from what the training stages left in `work`; stages not there are left as is.
 
     Returns:
@@ -35,13 +35,13 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[
         "label": "Mini (bundled)",
         "version": version,
         "modes": ["image", "text"],
-        "steps": {"image": 5, "text": 20},
-        "guidance": {"image": 1.0, "text": 4.0},
+        "steps": {"image": 10, "text": 20},
+        "guidance": {"image": 2.5, "text": 4.0},
         "scheduler": "DPMSolverMultistepScheduler",
         "negative_prompt": "",
         "match_colors": True,
         "keep_image": True,
-        "samples": {"image": 4},
+        "samples": {"image": 1},
         "redraw": True,
         "clear_haze": True,
         "files": {

@@ -65,7 +65,7 @@ NAMES = {
     "repeated_input": "input view repeated",
     "blank": "blank white",
 }
-FIGURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "iou": "IoU"}
+FIGURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "iou": "IoU", "haze": "haze"}
 
 
 @dataclass

@@ -69,6 +69,7 @@ def train_lgm(
     inputs_judged: int = 4,
     others_judged: int = 4,
     surface_weight: float = 0.3,
+    haze_weight: float = 0.0,
     augmented: bool = True,
     generated: Generated | None = None,
     generated_share: float = 0.5,
@@ -80,6 +81,7 @@ def train_lgm(
     until: float | None = None,
     validation: Views | None = None,
     generated_validation: Generated | None = None,
+    graphs: bool = True,
 ) -> LGM:
     """Train for a number of seconds or steps, and save the averaged weights as output/model.safetensors (fp32).
 
@@ -104,6 +106,8 @@ def train_lgm(
         others_judged: How many others are.
         surface_weight: How much a Gaussian's distance from the point that its pixel sees counts, where the views say
             how far away that is; falls to a tenth. Colours alone take very long to say where a surface is.
+        haze_weight: Of what is half transparent, alpha · (1 - alpha), where views are generated: otherwise what they
+            disagree about becomes a haze, the mean of what may be there.
         augmented: Whether the input views are distorted and jittered (augment.py).
         generated: Views by the multi-view model, that go in in place of true ones. In half of the other steps the true
             views of the same objects do, which may be of another size. All steps are then mirrored half of the time,
@@ -113,7 +117,7 @@ def train_lgm(
         seed: Of everything random.
         resume: Go on from output/checkpoint.pt.
         compile: Whether torch.compile makes the U-Net and LPIPS faster, after a minute or two.
-        optimizer, until: See Trainer.
+        optimizer, until, graphs: See Trainer.
         validation: Views from evaluation_poses, judged at the end.
         generated_validation: The same of generated views, judged at the start as well.
 
@@ -142,6 +146,7 @@ def train_lgm(
         resume=resume,
         optimizer=optimizer,
         until=until,
+        graphs=graphs,
     )
 
     def judged_on_validation() -> dict[str, float]:
@@ -204,7 +209,10 @@ def train_lgm(
         rgb, opacity = draw(gaussians, poses[:, :judged], source.size, background)
         mse = F.mse_loss(rgb, truth)
         loss = mse + F.mse_loss(opacity, alpha)
-        values = {"mse": mse, "iou": soft_iou(opacity, alpha), "opacity": opacity.mean() / alpha.mean()}
+        haze = (opacity * (1 - opacity)).mean()
+        values = {"mse": mse, "iou": soft_iou(opacity, alpha), "opacity": opacity.mean() / alpha.mean(), "haze": haze}
+        if made is not None:
+            loss = loss + haze_weight * haze
         if surface is not None:
             points, covered = surface
             covered = covered & true[..., None, None]
@@ -222,6 +230,8 @@ def train_lgm(
             loss = loss + lpips_weight * ramp * values["lpips"]
         if trainer.step(loss, psnr=-10 * mse.detach().log10(), **values):
             save_pairs(rgb, truth, output / "sample.png")
+        if generated is not None and trainer.steps_done % 50 == 0 and generated.refresh() and trainer.log:
+            trainer.log.write(step=trainer.steps_done, refreshed=True)
     trainer.finish()
     if trainer.main:
         state = {name: tensor.contiguous().cpu() for name, tensor in trainer.average.model.state_dict().items()}

@@ -50,6 +50,12 @@ def alpha_iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, (a & b).sum() / union.clamp_min(1), torch.ones((), device=a.device))
 
 
+def half_transparent(alpha: Tensor) -> Tensor:
+    """The share of what is seen in alphas [V, H, W] that is half transparent: from 0.1 to 0.9. Edges always are."""
+    seen = alpha > 0.1
+    return (seen & (alpha < 0.9)).sum() / seen.sum().clamp_min(1)
+
+
 class Pictures(NamedTuple):
     """What is compared with the truth.
 
@@ -66,9 +72,10 @@ class Pictures(NamedTuple):
 
 @torch.inference_mode()
 def scores(truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS | None) -> dict[str, dict[str, float]]:
-    """The scores of each contender: 'psnr' in dB, 'ssim', 'lpips' if it is given, and 'iou' where there is an alpha.
+    """The scores of each contender: 'psnr' in dB, 'ssim', 'lpips' if given, 'iou' and 'haze' if there is an alpha.
 
-    Each is the mean over the views; 'iou' is that of all views together.
+    Each is the mean over the views; 'iou' is that of all views together, and 'haze' how much more of it than of the
+    truth is half transparent.
     """
     wanted = None if lpips is None else lpips.features(truth.rgb)
     result = {}
@@ -81,5 +88,6 @@ def scores(truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS | None
             found["lpips"] = lpips.distance(features, wanted).mean().item()
         if given.alpha is not None and truth.alpha is not None:
             found["iou"] = alpha_iou(given.alpha[views], truth.alpha).item()
+            found["haze"] = (half_transparent(given.alpha[views]) - half_transparent(truth.alpha)).item()
         result[name] = found
     return result

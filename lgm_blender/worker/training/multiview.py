@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +39,7 @@ from ..quantization import load_file
 from ..quantization import save_file as save_weights
 from ..tensors import constant
 from .captions import BROWN, WOODEN, caption_tokens, color_prefixes
-from .schedule import Trainer
+from .schedule import Recorded, Trainer
 
 MINI_UNET = {
     "image_size": 32,
@@ -179,7 +182,13 @@ class Samples:
 
     @classmethod
     def encode(
-        cls, pictures: np.ndarray, starts: np.ndarray, vae: AutoencoderKL, device: torch.device, first_caption: int = 0
+        cls,
+        pictures: np.ndarray,
+        starts: np.ndarray,
+        vae: AutoencoderKL,
+        device: torch.device,
+        first_caption: int = 0,
+        both: bool = True,
     ) -> Samples:
         """Every orbit of each object, as it is and mirrored. Object i has caption `first_caption` + i.
 
@@ -189,22 +198,29 @@ class Samples:
             vae: Encodes them.
             device: Where they go.
             first_caption: The first object's.
+            both: False: by turns as it is or mirrored.
         """
         size = MINI_VISION["image_size"]
         rows: dict[str, list[Tensor]] = {name: [] for name in cls.NAMES}
-        orbits, at_once = pictures.shape[1], max(1, ENCODED // pictures.shape[1])
-        for i in range(0, len(pictures), at_once):
-            part = torch.from_numpy(np.array(pictures[i : i + at_once])).to(device).flatten(0, 1)
-            part = part.float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
-            elevation, azimuth = torch.from_numpy(starts[i : i + at_once]).to(device).flatten(0, 1).unbind(1)
-            which = torch.arange(i, i + len(part) // orbits, device=device).repeat_interleave(orbits)
-            shown = part[:, :, 3].amax((2, 3)).amin(1) > 0.5
+        orbits, first = pictures.shape[1], 0
+        for read in _read_ahead(pictures, max(1, ENCODED // orbits)):
+            whole = read.to(device).flatten(0, 1).float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
+            angles = torch.from_numpy(starts[first : first + len(read)]).to(device).flatten(0, 1)
+            objects = torch.arange(first, first + len(read), device=device)
+            turn = ((objects[:, None] + torch.arange(orbits, device=device)) % 2).flatten()
+            objects = objects.repeat_interleave(orbits)
+            first += len(read)
+            shown = whole[:, :, 3].amax((2, 3)).amin(1) > 0.5
             for flip in (False, True):
+                chosen = shown if both else shown & (turn == int(flip))
                 # The mirrored object is seen from the other side round.
-                seen = part[:, [0, 3, 2, 1, 4]].flip(-1) if flip else part
+                seen = whole[chosen][:, [0, 3, 2, 1, 4]].flip(-1) if flip else whole[chosen]
+                if not len(seen):
+                    continue
+                elevation, azimuth = angles[chosen].unbind(1)
                 white = seen[:, :, :3] + 1 - seen[:, :, 3:]
                 # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
-                latents = encode(vae, white[:, [3, 0, 1, 2, 4]].flatten(0, 1)).unflatten(0, (len(part), 5))
+                latents = encode(vae, white[:, [3, 0, 1, 2, 4]].flatten(0, 1)).unflatten(0, (len(seen), 5))
                 image = white[:, 4]
                 small = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
                 off = torch.hypot(elevation, (azimuth + 180) % 360 - 180)
@@ -212,12 +228,12 @@ class Samples:
                     "latents": latents[:, :4],
                     "image_latents": latents[:, 4],
                     "pixels": (small * 255).round().to(torch.uint8),
-                    "captions": which + first_caption,
-                    "colors": color_prefixes(seen[:, 0, :3], seen[:, 0, 3:]),
+                    "captions": objects[chosen] + first_caption,
+                    "colors": color_prefixes(seen[:, 0, :3, ::2, ::2], seen[:, 0, 3:, ::2, ::2]),
                     "elevations": elevation,
                     "fronts": off < 2,
                 }.items():
-                    rows[name].append(value[shown])
+                    rows[name].append(value)
         return cls(**{name: torch.cat(parts) for name, parts in rows.items()})
 
     @classmethod
@@ -227,7 +243,9 @@ class Samples:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        save_file({name: getattr(self, name).contiguous() for name in self.NAMES}, path)
+        part = path.with_suffix(".part")
+        save_file({name: getattr(self, name).contiguous() for name in self.NAMES}, part)
+        part.replace(path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Samples:
@@ -236,6 +254,22 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+def _read_ahead(pictures: np.ndarray, at_once: int, readers: int = 4) -> Iterator[Tensor]:
+    """`pictures` from a file, some at once; the next are read meanwhile."""
+
+    def read(i: int) -> Tensor:
+        return torch.from_numpy(np.array(pictures[i : i + at_once]))
+
+    with ThreadPoolExecutor(readers) as pool:
+        waiting: deque = deque()
+        for i in range(0, len(pictures), at_once):
+            waiting.append(pool.submit(read, i))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @torch.no_grad()
@@ -254,9 +288,10 @@ def clip_pixels(pixels: Tensor) -> Tensor:
 
 
 def cameras(elevations: Tensor) -> Tensor:
-    """The camera conditions [B, 5, 16] of elevations [B] in degrees."""
-    table = np.stack([multiview_cameras(float(e), image_frame=True) for e in elevations.tolist()])
-    return torch.from_numpy(table).to(elevations.device)
+    """The camera conditions [B, 5, 16] of elevations [B] in degrees, to a hundredth."""
+    different, which = (elevations.double() * 100).round().unique(return_inverse=True)
+    table = np.stack([multiview_cameras(e / 100, image_frame=True) for e in different.tolist()])
+    return torch.from_numpy(table).to(elevations.device)[which]
 
 
 def train_multiview(
@@ -277,6 +312,8 @@ def train_multiview(
     optimizer: Literal["adamw", "muon"] = "adamw",
     until: float | None = None,
     validation: Samples | None = None,
+    more: Callable[[], Samples | None] = lambda: None,
+    graphs: bool = True,
 ) -> MultiViewModel:
     """Train for a number of seconds or steps, and save the averaged weights as output/multiview.safetensors (fp32).
 
@@ -289,6 +326,9 @@ def train_multiview(
     The image is dropped from a quarter of the samples and the caption from about half, so that guidance and text alone
     work; captions.py says what the words are. The log has the mean loss, and apart that of noisy timesteps with an
     image, where the shape is guessed; both also of `validation`'s samples, if given.
+
+    `more` is asked after each checkpoint for samples that have been made meanwhile, to go on with those as well.
+    `graphs` says whether steps are recorded as CUDA graphs.
     """
     device = samples.latents.device
     cuda = device.type == "cuda"
@@ -311,6 +351,7 @@ def train_multiview(
         resume=resume,
         optimizer=optimizer,
         until=until,
+        graphs=graphs,
     )
     if compile:
         trainer.bare.unet.compile()
@@ -318,18 +359,21 @@ def train_multiview(
     ids = caption_tokens(captions, tokenizer, seed=seed).to(device)
     empty = caption_tokens([""], tokenizer, ways=1)[0, 0, 0].to(device)
     # Every sample's cameras and the fronts once; the loop must not ask the host.
-    tables = {
-        id(part): (cameras(part.elevations), part.fronts.nonzero()[:, 0])
-        for part in (samples, validation)
-        if part is not None
-    }
+    tables: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def losses(model: nn.Module, samples: Samples, generator: torch.Generator, number: int) -> dict[str, Tensor]:
+    def table(part: Samples) -> tuple[Tensor, Tensor]:
+        if id(part) not in tables:
+            tables[id(part)] = cameras(part.elevations), part.fronts.nonzero()[:, 0]
+        return tables[id(part)]
+
+    def drawn(samples: Samples, generator: torch.Generator, number: int) -> tuple[Tensor, ...]:
+        """What `losses` takes, of random samples."""
+
         def random() -> Tensor:
             return torch.rand(number, generator=generator, device=device)
 
         rows = (random() * len(samples)).long()
-        every_camera, fronts = tables[id(samples)]
+        every_camera, fronts = table(samples)
         text_only = random() < 0.2
         # Words are about the whole object, and a user's picture is more often of its front than of any other side.
         from_front = text_only | (random() < 0.25)
@@ -350,19 +394,26 @@ def train_multiview(
         latents[:, IMAGE_VIEW] = torch.where(kept, image_latents, latents[:, IMAGE_VIEW])
         noise = torch.randn(latents.shape, generator=generator, device=device)
         timesteps = (random() ** 0.6 * len(alphas)).long().clamp_max(len(alphas) - 1)
+        return (
+            latents,
+            noise,
+            timesteps,
+            tokens,
+            every_camera[rows],
+            clip_pixels(samples.pixels[rows]),
+            image_latents,
+            keep_image,
+        )
+
+    def losses(
+        model: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, *given: Tensor
+    ) -> dict[str, Tensor]:
+        keep_image = given[-1]
         signal = alphas[timesteps].view(-1, 1, 1, 1, 1)
         noised = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
         with trainer.autocast():
-            predicted = model(
-                noised,
-                timesteps,
-                tokens,
-                every_camera[rows],
-                clip_pixels(samples.pixels[rows]),
-                image_latents,
-                keep_image,
-            )
+            predicted = model(noised, timesteps, *given)
         errors = ((predicted - velocity) ** 2).mean((2, 3, 4))
         judged = torch.ones_like(errors)
         judged[:, IMAGE_VIEW] = 1 - keep_image
@@ -370,14 +421,27 @@ def train_multiview(
         noisy = (timesteps >= 0.7 * len(alphas)) * keep_image
         return {"velocity_mse": errors.mean(), "shape_mse": (errors * noisy).sum() / noisy.sum().clamp_min(1)}
 
+    def learnt(*given: Tensor) -> dict[str, Tensor]:
+        values = losses(trainer.model, *given)
+        trainer.backward(values["velocity_mse"])
+        return {name: value.detach() for name, value in values.items()}
+
+    # The samples are drawn beside it: the host has time for that while the GPU works.
+    learn = Recorded(learnt, trainer.graphs)
     for _ in trainer:
-        values = losses(trainer.model, samples, trainer.generator, batch)
-        if trainer.step(values["velocity_mse"], **values) and validation is not None:
+        values = learn(*drawn(samples, trainer.generator, batch))
+        if not trainer.step(values["velocity_mse"], **values):
+            continue
+        if validation is not None:
             with torch.no_grad():
                 generator = torch.Generator(device).manual_seed(seed)
-                means = [losses(trainer.average.model, validation, generator, batch) for _ in range(8)]
+                means = [losses(trainer.average.model, *drawn(validation, generator, batch)) for _ in range(8)]
             judged = {f"val_{name}": torch.stack([m[name] for m in means]).mean().item() for name in means[0]}
             trainer.log.write(step=trainer.steps_done, **judged)
+        if (further := more()) is not None:
+            tables.pop(id(samples), None)
+            samples = Samples.join([samples, further])
+            trainer.log.write(step=trainer.steps_done, samples=len(samples))
     trainer.finish()
     average = trainer.average.model
     if trainer.main:

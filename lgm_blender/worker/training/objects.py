@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,9 @@ from ...core.cameras import (  # noqa: F401 - training finds all of them here
     evaluation_poses,
     view_poses,
 )
+from ...core.errors import LGMError
+
+EGL_DEVICES = "LGM_BLENDER_EGL_DEVICES"  # how many GPUs draw: processes take them by turns
 
 _VERTEX = """
 #version 330
@@ -102,16 +106,36 @@ class TexturedMesh:
         corners: [3F, 9] float32: position xyz (y up), uv (v up from the texture's last row), colour rgba 0 to 1 in
             linear light, by which the texture is multiplied.
         parts: Together all of the corners, opaque ones first.
+        light: Where it is, fixed to the object; None is LIGHT.
+        shade: See SHADE.
     """
 
     corners: np.ndarray
     parts: list[Part]
+    light: tuple[float, float, float] | None = None
+    shade: tuple[float, float] = SHADE
 
 
 def read_index(path: str | Path) -> list[dict]:
     """The objects of an objects.zip: id, split, source, licence, caption and more."""
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read("index.json"))
+
+
+def join_objects(paths: Sequence[str | Path], output: str | Path) -> int:
+    """Write all objects of several objects.zip into one, the first archive's first; returns how many there are."""
+    index, names = [], set()
+    with zipfile.ZipFile(output, "w") as joined:
+        for path in paths:
+            with zipfile.ZipFile(path) as archive:
+                for entry in read_index(path):
+                    if entry["id"] in names:
+                        raise LGMError(f"{path} has an object {entry['id']} that an archive before it has too.")
+                    names.add(entry["id"])
+                    joined.writestr(f"{entry['id']}.npz", archive.read(f"{entry['id']}.npz"))
+                    index.append(entry)
+        joined.writestr("index.json", json.dumps(index))
+    return len(index)
 
 
 def read_mesh(archive: zipfile.ZipFile, object_id: str, radius: float = OBJECT_RADIUS) -> TexturedMesh:
@@ -170,7 +194,9 @@ class ViewRenderer:
         import moderngl
 
         self.size, self.distance_size = size, distance_size
-        self.gl = moderngl.create_standalone_context(backend="egl")
+        # Many processes on one GPU wait for each other more than they draw.
+        number = (current_process()._identity or (0,))[0] % int(os.environ.get(EGL_DEVICES, 1))
+        self.gl = moderngl.create_standalone_context(backend="egl", device_index=number)
         self.gl.enable(moderngl.DEPTH_TEST)
         samples = min(samples, self.gl.max_samples)
         self.target = self.gl.framebuffer(
@@ -179,8 +205,6 @@ class ViewRenderer:
         )
         self.resolved = self.gl.framebuffer([self.gl.renderbuffer((size, size), 4)])
         self.program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
-        self.program["sun"].value = tuple((np.array(LIGHT) / np.linalg.norm(LIGHT)).tolist())
-        self.program["shade"].value = SHADE
         for mode in _COVERAGE:
             self.gl.enable_direct(mode)
         self.gl.blend_func = moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
@@ -207,6 +231,9 @@ class ViewRenderer:
         views = np.empty((len(poses), self.size, self.size, 4), np.uint8)
         distances = np.empty((len(poses), self.distance_size, self.distance_size), np.int16)
         array = self.gl.vertex_array(self.program, [(vertices, "3f 2f 4f", "position", "uv", "color")])
+        light = np.array(LIGHT if mesh.light is None else mesh.light)
+        self.program["sun"].value = tuple((light / np.linalg.norm(light)).tolist())
+        self.program["shade"].value = mesh.shade
         for i, pose in enumerate(poses):
             self.target.use()
             self._draw_parts(mesh, textures, array, pose)

@@ -6,12 +6,14 @@ that: enlarged afterwards they would be blurred, as no user's image is.
 
 from __future__ import annotations
 
+import io
 import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ...core.cameras import orbit_camera, orbit_cameras
 from .objects import Cameras, Reader, TexturedMesh, ViewRenderer, draw_objects, in_parts
@@ -19,21 +21,58 @@ from .truth import INPUTS, LeftOut, box_alphas, close_up, moved, place
 
 ORBITS = 4  # of an object, for the multi-view model
 OTHERS = 10  # views of an object for LGM, beside the four that the multi-view model draws
+RAISED_IMAGES = -10, 40  # elevations from which images of variants are taken
+WORN = 0.5  # of the variants' images: what has happened to pictures from elsewhere
 
 
 def orbit_starts(name: str) -> np.ndarray:
     """From where the image of each of an object's orbits is taken: [ORBITS, 2], elevation and azimuth in degrees.
 
-    The object's own front, another of its four sides, anywhere at elevation 0, and anywhere.
+    The object's own front, another of its four sides, anywhere at elevation 0, and anywhere. Of variants (sets whose
+    names have a number, as train-1) the front, anywhere at elevation 0, about the front and anywhere.
 
     Args:
         name: The set's and the object's; the rest follows from it.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if is_varied(name):
+        about = (rng.uniform(*RAISED_IMAGES), rng.uniform(-60, 60) % 360)
+        anywhere = (rng.uniform(*RAISED_IMAGES), rng.uniform(0, 360))
+        return np.array([(0, 0), (0, rng.uniform(0, 360)), about, anywhere], np.float32)
     side = 90.0 * rng.integers(1, 4)
     return np.array(
         [(0, 0), (0, side), (0, rng.uniform(0, 360)), (rng.uniform(-15, 35), rng.uniform(0, 360))], np.float32
     )
+
+
+def is_varied(name: str) -> bool:
+    """Whether a set, or an object of it, SET/OBJECT, is of variants."""
+    return "-" in name.split("/")[0]
+
+
+def worn(picture: np.ndarray, name: str) -> np.ndarray:
+    """A picture [S, S, 4] uint8, premultiplied, that half of the time has been made smaller and compressed before.
+
+    What lies beside the object stays out of it, as when it is cut out.
+
+    Args:
+        picture: As it was drawn.
+        name: What happens follows from it.
+    """
+    rng = np.random.default_rng(zlib.crc32(f"worn {name}".encode()))
+    if rng.random() > WORN:
+        return picture
+    alpha = picture[..., 3:]
+    seen = Image.fromarray(picture[..., :3] + (255 - alpha))
+    if rng.random() < 0.5:
+        side = round(len(picture) * rng.uniform(0.4, 1))
+        seen = seen.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=None).resize(picture.shape[1::-1])
+    if rng.random() < 0.7:
+        file = io.BytesIO()
+        seen.save(file, "JPEG", quality=int(rng.integers(35, 95)))
+        seen = Image.open(file)
+    color = np.asarray(seen.convert("RGB")).astype(np.int16) - (255 - alpha)
+    return np.concatenate([np.minimum(color.clip(0, 255).astype(np.uint8), alpha), alpha], -1)
 
 
 def placed_poses(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +159,8 @@ def _draw_orbits_part(ids: list[str], offset: int, read: Reader, size: int, outp
     for i, object_id in enumerate(ids, offset):
         mesh = read(object_id)
         drawn = np.stack([draw_orbit(renderer, mesh, *start) for start in orbit_starts(f"{name}/{object_id}")])
+        if is_varied(name):
+            drawn[:, 4] = [worn(image, f"{name}/{object_id}/{k}") for k, image in enumerate(drawn[:, 4])]
         pictures[i] = drawn
         if not drawn[..., 3].any(axis=(2, 3)).all():
             empty.append(object_id)
@@ -134,17 +175,25 @@ def draw_placed(
     processes: int = 4,
     cameras: Cameras = placed_poses,
     turn: bool = True,
+    name: str = "",
 ) -> list[str]:
     """Draw placed objects, and the image of each (objects.draw_objects).
 
     Args:
         read, ids, size, output, processes, cameras: See draw_objects.
         turn: Whether some objects are turned first, so that the image is not of their front.
+        name: The set's; images of variants are `worn`.
 
     Returns:
         The ids of objects of which little or nothing can be seen.
     """
-    return draw_objects(partial(_read_placed, read, cameras, turn), ids, size, output, processes, cameras, close_up)
+    image = partial(_worn_close_up, name) if is_varied(name) else close_up
+    return draw_objects(partial(_read_placed, read, cameras, turn), ids, size, output, processes, cameras, image)
+
+
+def _worn_close_up(name: str, renderer: ViewRenderer, mesh: TexturedMesh, front: np.ndarray, pose: np.ndarray):
+    closer = close_up(renderer, mesh, front, pose)
+    return worn(front if closer is None else closer, f"{name}/{zlib.crc32(front.tobytes())}")
 
 
 def _read_placed(read: Reader, cameras: Cameras, turn: bool, object_id: str) -> TexturedMesh:

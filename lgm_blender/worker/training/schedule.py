@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -81,13 +81,56 @@ class AveragedWeights:
     def __init__(self, model: nn.Module, decay: float = 0.999):
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.share = torch.zeros((), device=next(model.parameters()).device)  # of the newest weights
+
+    def count(self, step: int) -> None:
+        """Before `update` after a step; the first steps count more, so that the start is forgotten."""
+        self.share.fill_(1 - min(self.decay, (1 + step) / (10 + step)))
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after a step; the first steps count more, so that the start is forgotten."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
         mine, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        change = torch._foreach_sub(theirs, mine)
+        torch._foreach_mul_(change, self.share)
+        torch._foreach_add_(mine, change)
+
+
+class Recorded:
+    """A function of the device alone, recorded as a CUDA graph: the host then starts it as one thing.
+
+    A step of a small model is hundreds of small kernels, which the host takes longer to start than the GPU to run.
+
+    Args:
+        function: Takes tensors of always the same shapes and gives None or a dict of tensors; what else it reads or
+            writes are tensors that stay where they are. The first calls run as they are: they compile, and make what
+            stays. Later ones give the same tensors, with new values.
+        enabled: Whether it is recorded at all; never without CUDA.
+    """
+
+    WARM = 3  # calls before the recording
+
+    def __init__(self, function: Callable[..., dict[str, Tensor] | None], enabled: bool = True):
+        self.function = function
+        self.enabled = enabled
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+        self.result: dict[str, Tensor] | None = None
+
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor] | None:
+        self.calls += 1
+        if not self.enabled or self.calls <= self.WARM:
+            return self.function(*inputs)
+        if self.graph is None:
+            self.inputs = [x.clone() for x in inputs]
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = self.function(*self.inputs)
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        return self.result
 
 
 class Log:
@@ -147,6 +190,7 @@ class Trainer:
         resume: Go on from the folder's checkpoint, if there is one.
         save_every: Seconds between two checkpoints.
         optimizer: 'muon' for the matrices and kernels between the first and the last layer (muon.py), 'adamw' for all.
+        graphs: Whether what happens to the weights is recorded as a CUDA graph, where there is one GPU.
 
     Attributes:
         model: For the forward pass; gradients are averaged over the processes.
@@ -171,9 +215,12 @@ class Trainer:
         save_every: float = 60.0,
         optimizer: Literal["adamw", "muon"] = "adamw",
         until: float | None = None,
+        graphs: bool = True,
     ):
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
+        # Several processes exchange gradients on the way, which is not recorded.
+        self.graphs = graphs and self.device.type == "cuda" and self.accelerator.num_processes == 1
         self.output, self.rate, self.warmup, self.seed = Path(output), rate, warmup, seed
         self.bare = model.to(self.device)
         self.average = AveragedWeights(self.bare)
@@ -184,13 +231,14 @@ class Trainer:
                 {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
                 {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
             ],
-            lr=rate,
+            lr=self._rate(rate),
             betas=betas,
             fused=True,
+            capturable=self.graphs,
         )
         self.optimizers = [adamw]
         if matrices:
-            self.optimizers.append(Muon(matrices, lr=rate, faster=MUON_FASTER, weight_decay=weight_decay))
+            self.optimizers.append(Muon(matrices, lr=self._rate(rate), faster=MUON_FASTER, weight_decay=weight_decay))
         self.clock = Clock(seconds, steps, until=until)
         self.steps_done, self.progress = 0, 0.0
         self.generator = torch.Generator(self.device)
@@ -198,6 +246,9 @@ class Trainer:
         self.sums: dict[str, list[Tensor]] = {}
         self.calmest = math.inf  # the smallest mean gradient norm so far
         self.usual = torch.full((), math.inf, device=self.device)  # the gradient norm of late; on the device
+        self.warm = torch.zeros((), dtype=torch.bool, device=self.device)  # whether the warm-up is over
+        self.update = Recorded(self._update, self.graphs)
+        self.reported = time.monotonic(), 0
         self.checkpoint = self.output / "checkpoint.pt"
         if self.checkpoint.exists():
             if not resume:
@@ -221,12 +272,21 @@ class Trainer:
         """The run's progress before each step, 0 to 1."""
         while (progress := self._tick()) < 1:
             self.progress = progress
+            if self.clock.ticks <= self.clock.free_steps + 2:  # until then it compiles
+                self.reported = time.monotonic(), self.steps_done
             processes, rank = self.accelerator.num_processes, self.accelerator.process_index
             self.generator.manual_seed((self.seed * 1_000_003 + self.steps_done) * processes + rank)
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-                rate = self.rate * group.get("faster", 1.0)
-                group["lr"] = rate * cosine_rate(self.steps_done, progress, self.warmup)
+                rate = self.rate * group.get("faster", 1.0) * cosine_rate(self.steps_done, progress, self.warmup)
+                if self.graphs:
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
             yield progress
+
+    def _rate(self, rate: float) -> float | Tensor:
+        """A learning rate that the optimizers can keep: a recorded step reads it anew each time."""
+        return torch.tensor(rate, device=self.device) if self.graphs else rate
 
     def _tick(self) -> float:
         progress = self.clock.tick()
@@ -252,28 +312,41 @@ class Trainer:
         Raises:
             LGMError: If the training has collapsed; the sentence says how.
         """
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0)
-        finite = torch.isfinite(norm)
-        spiked = finite & (norm > SPIKE * self.usual) & (self.steps_done > self.warmup)
-        bad = (~finite | spiked).float()
-        of_late = torch.where(torch.isfinite(self.usual), self.usual.lerp(norm.detach(), 0.02), norm.detach())
-        self.usual = torch.where(bad > 0, self.usual, of_late)
-        for optimizer in self.optimizers:
-            optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
-            optimizer.step()
-        self.average.update(self.bare, self.steps_done)
+        if loss.requires_grad:
+            self.backward(loss)
+        self.warm.fill_(self.steps_done > self.warmup)
+        self.average.count(self.steps_done)
+        done = self.update()
         self.steps_done += 1
-        for name, value in {**values, "loss": loss, "norm": norm, "bad": bad, "spiked": spiked}.items():
-            self.sums.setdefault(name, []).append(value.detach())
+        for name, value in {**values, "loss": loss, **done}.items():
+            value = value.detach()
+            self.sums.setdefault(name, []).append(value.clone() if self.graphs else value)
         if self.steps_done % LOG_EVERY == 0:
             self._report()
         if self.main and time.monotonic() - self.saved > self.save_every:
             self.save()
             return True
         return False
+
+    def backward(self, loss: Tensor) -> None:
+        """The loss's gradients, in place of those before; recorded, they stay where they are in memory."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=not self.graphs)
+        self.accelerator.backward(loss)
+
+    def _update(self) -> dict[str, Tensor]:
+        """What happens to the weights once there are gradients. Nothing in here may ask the host."""
+        norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0).detach()
+        finite = torch.isfinite(norm)
+        spiked = finite & (norm > SPIKE * self.usual) & self.warm
+        bad = (~finite | spiked).float()
+        of_late = torch.where(torch.isfinite(self.usual), self.usual.lerp(norm, 0.02), norm)
+        self.usual.copy_(torch.where(bad > 0, self.usual, of_late))
+        for optimizer in self.optimizers:
+            optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
+            optimizer.step()
+        self.average.update(self.bare)
+        return {"norm": norm, "bad": bad, "spiked": spiked}
 
     def _report(self) -> None:
         means = {name: torch.stack(values).float() for name, values in self.sums.items()}
@@ -284,6 +357,9 @@ class Trainer:
         means = {name: v[good[-len(v) :]].mean().item() for name, v in means.items()} if share else {}
         if self.log:
             extra = {"bad_steps": round((1 - share) * LOG_EVERY)} if share < 1 else {}
+            now, (before, first) = time.monotonic(), self.reported
+            extra["steps_a_second"] = (self.steps_done - first) / (now - before)
+            self.reported = now, self.steps_done
             self.log.write(step=self.steps_done, progress=self.progress, **means, **extra)
         advice = "Start again from the last good checkpoint or from nothing, with a lower --rate."
         if share + spiked < 0.5:
@@ -332,7 +408,8 @@ class Trainer:
         self.steps_done = self.clock.steps_before = state["step"]
         self.clock.seconds_before = state["seconds"]
         self.calmest = state["calmest"]
-        self.usual = state.get("usual", self.usual)
+        self.usual.copy_(state.get("usual", self.usual))
+        self.reported = time.monotonic(), self.steps_done
 
     def finish(self) -> None:
         """Save the checkpoint of the run's end; resumed, it ends at once."""

@@ -1,4 +1,4 @@
-"""More objects from the ones there are: stretched along their axes, narrowed towards an end, in other colours.
+"""More objects from the ones there are: stretched and narrowed, in other colours and in other light.
 
 Two thousand objects are few for guessing what a picture doesn't show, and most of them are brown, grey or white.
 """
@@ -17,6 +17,7 @@ from .objects import Part, TexturedMesh, centred, read_object
 STRETCH = 0.35  # largest logarithm of an axis' factor: 0.70 to 1.42
 TAPER = 0.35  # largest share by which the width grows or shrinks from the middle to the top
 GAMMA = 0.6  # largest logarithm of a channel's gamma: 0.55 to 1.82
+SHADES = 0.1, 0.5  # the least and most of the brightness that depends on the light
 
 
 def read_varied(path: str | Path, variant: int, object_id: str) -> TexturedMesh:
@@ -27,7 +28,7 @@ def read_varied(path: str | Path, variant: int, object_id: str) -> TexturedMesh:
 def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
     """The object stretched and narrowed, its bounding-box diagonal as before, its colour channels shuffled and bent.
 
-    In half of them every material's colours change in their own way.
+    In half of them every material's colours change in their own way, and two thirds stand in a light of their own.
 
     Args:
         mesh: An object of objects.read_mesh.
@@ -49,7 +50,7 @@ def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
         else:
             rows[:, 5:8] = change(rows[:, 5:8])
         parts.append(replace(part, texture=_bent(part, change)))
-    return TexturedMesh(corners, parts)
+    return TexturedMesh(corners, parts, *(_light(rng) if rng.random() < 2 / 3 else ()))
 
 
 def _change(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
@@ -59,6 +60,13 @@ def _change(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     """
     order, gamma = rng.permutation(3), np.exp(rng.uniform(-GAMMA, GAMMA, 3)).astype(np.float32)
     return lambda colors: colors[..., order] ** gamma
+
+
+def _light(rng: np.random.Generator) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """Where light comes from, mostly from above, and how bright what it meets is: brightest 0.8 to 1.05."""
+    x, y, z = rng.normal(size=3)
+    shaded, brightest = rng.uniform(*SHADES), rng.uniform(0.8, 1.05)
+    return (float(x), float(abs(y) + 0.2), float(z)), (float(brightest - shaded), float(shaded))
 
 
 def _bent(part: Part, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:

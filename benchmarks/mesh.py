@@ -47,7 +47,7 @@ from lgm_blender.core.color import linear_to_srgb
 from lgm_blender.core.formats.gltf import decode_glb
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.gaussians import Gaussians
-from lgm_blender.training.data import objects
+from lgm_blender.training.data import mesh_renderer, objects
 from lgm_blender.worker.devices import device_name, resolve_device
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings, TexturedMesh, mesh_from_gaussians, topology
@@ -88,7 +88,7 @@ def sample_surface(corners: np.ndarray, count: int, rng: np.random.Generator) ->
     return (triangles[face] * weights[:, :, None]).sum(1), face, areas.sum()
 
 
-def sample_object(mesh: objects.TexturedMesh, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def sample_object(mesh: objects.ObjectMesh, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Points of an object that are not cut out: [N, 3], their normals, sRGB colours, and the area they stand for."""
     values, face, area = sample_surface(mesh.corners, 2 * count, rng)
     light, solid = values[:, 5:8], np.ones(len(face), bool)
@@ -109,7 +109,7 @@ def sample_object(mesh: objects.TexturedMesh, count: int, rng: np.random.Generat
     return values[chosen, :3], normals, colors, area * solid.mean()
 
 
-def flat_gaussians(mesh: objects.TexturedMesh) -> Gaussians:
+def flat_gaussians(mesh: objects.ObjectMesh) -> Gaussians:
     """An object's surface as flat Gaussians, the same at each call."""
     points, normals, colors, area = sample_object(mesh, GAUSSIANS, np.random.default_rng(0))
     sigma = SPREAD * (area / len(points)) ** 0.5
@@ -179,7 +179,7 @@ class Rasterizer:
         for i, pose in enumerate(poses.astype(np.float64)):
             target.use()
             target.clear(*((1, 1, 1, 1) if mode != DISTANCE else (0, 0, 0, 0)))
-            matrix = objects._projection(0.05, 4) @ np.linalg.inv(pose)
+            matrix = mesh_renderer.projection(0.05, 4) @ np.linalg.inv(pose)
             self.program["view_projection"].write(np.ascontiguousarray(matrix.T, np.float32).tobytes())
             self.program["eye"].value = tuple(pose[:3, 3])
             array.render()
@@ -211,7 +211,7 @@ def splat_pictures(gaussians: Gaussians, poses: np.ndarray, size: int, device: s
 # ------
 
 
-def geometry(mesh: TexturedMesh, ground_truth: objects.TexturedMesh, rasterizer: Rasterizer) -> dict[str, float]:
+def geometry(mesh: TexturedMesh, ground_truth: objects.ObjectMesh, rasterizer: Rasterizer) -> dict[str, float]:
     """How near the mesh and the object are."""
     from scipy.spatial import cKDTree
 
@@ -384,7 +384,7 @@ def main() -> None:
         f"{device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {backend}: {reason}"
     )
 
-    def judge(table: Table, name: str, gaussians: Gaussians, ground_truth: objects.TexturedMesh | None = None) -> None:
+    def judge(table: Table, name: str, gaussians: Gaussians, ground_truth: objects.ObjectMesh | None = None) -> None:
         if options.timing:
             table.add(name, timing(gaussians, table.settings, options.timing))
             return
@@ -402,9 +402,9 @@ def main() -> None:
 
     if options.data and options.reconstructed:
         names, poses = chosen(options.reconstructed), cameras.orbit_cameras()
-        renderer = objects.ViewRenderer(256, distance_size=0)
+        renderer = mesh_renderer.ViewRenderer(256, distance_size=0)
         with zipfile.ZipFile(options.data) as archive:
-            pictures_of = {name: renderer.draw(objects.read_mesh(archive, name), poses)[0] for name in names}
+            pictures_of = {name: renderer.render(objects.read_mesh(archive, name), poses)[0] for name in names}
         rasterizer = rasterizer and Rasterizer()  # moderngl renders in the newest context
         model = load_lgm(options.preset / "lgm", torch.device(device))
     for method, simplify in itertools.product(options.methods, options.simplify):

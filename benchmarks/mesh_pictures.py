@@ -26,6 +26,7 @@ from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.training.data import objects
+from lgm_blender.training.data.mesh_renderer import ViewRenderer
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings
 from lgm_blender.worker.pipeline import mesh_file
@@ -41,12 +42,12 @@ WIRE = 1.2e-3  # thickness, of the longest side
 
 def reconstruct(data: Path, names: list[str], folder: Path) -> list[Path]:
     """What the bundled LGM makes of four true views of objects of `data`, as PLY files named by their captions."""
-    poses, renderer = cameras.orbit_cameras(), objects.ViewRenderer(256, distance_size=0)
+    poses, renderer = cameras.orbit_cameras(), ViewRenderer(256, distance_size=0)
     model = load_lgm(ROOT / "lgm_blender/weights/mini/lgm", torch.device("cpu"))
     captions, paths = {entry["id"]: entry["caption"] for entry in objects.read_index(data)}, []
     with zipfile.ZipFile(data) as archive:
         for name in names:
-            pixels = renderer.draw(objects.read_mesh(archive, name), poses)[0]
+            pixels = renderer.render(objects.read_mesh(archive, name), poses)[0]
             pictures = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)[None]
             with torch.no_grad():
                 found = model(pictures[:, :, :3] + 1 - pictures[:, :, 3:], torch.from_numpy(poses)[None])[0]

@@ -25,25 +25,20 @@ SIZE = 256  # of the views, as mini takes them
 
 def run(options: argparse.Namespace) -> None:
     """One process of a training."""
-    import torch
-
     from lgm_blender.training.loops import trainer as schedule
     from lgm_blender.training.loops.finetune import find_start, load_data
     from lgm_blender.training.loops.lgm import train_lgm
+    from lgm_blender.training.settings import LGMSettings
 
     schedule.LOG_EVERY = BLOCK
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    schedule.fast_arithmetic()
     start = find_start("mini", "mini")
     views, _ = load_data(options.data, options.work, SIZE, schedule.processes().device, print, limit=options.objects)
     train_lgm(
         views,
         options.work / f"run-{schedule.processes().num_processes}",
         start.config,
-        steps=options.blocks * BLOCK,
-        batch=options.batch,
-        init=start.weights,
-        compile=options.compile,
+        LGMSettings(steps=options.blocks * BLOCK, batch=options.batch, init=start.weights, compile=options.compile),
     )
 
 

@@ -1,11 +1,11 @@
-"""Views a second of the fast maker of training views, and of reading them back.
+"""Views a second of the `views` command, and of reading them back.
 
     python benchmarks/views.py                          # balls of 2,000 triangles with a 1024² texture, made for it
     python benchmarks/views.py --input objects.zip --objects 60
     python benchmarks/views.py --processes 4            # how far processes share one GPU or the cores
 
-Drawing is one process's; the whole way, with reading meshes and writing PNGs, is the command's with --processes. Prints
-a table and, last, the same as a line of JSON.
+Rendering is one process's; the whole way, with reading meshes and writing PNGs, is the command's with --processes.
+Prints a table and, last, the same as a line of JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from glb import bumpy_ball, piece, write_glb  # noqa: E402
 
 from lgm_blender.core.cameras import view_poses  # noqa: E402
 from lgm_blender.training.data.dataset import find_objects, load_objects  # noqa: E402
-from lgm_blender.training.data.objects import ViewRenderer  # noqa: E402
+from lgm_blender.training.data.mesh_renderer import ViewRenderer  # noqa: E402
 from lgm_blender.training.data.render_views import Source, encode_png, find_sources, make_views  # noqa: E402
 
 
@@ -43,18 +43,18 @@ def make_meshes(folder: Path, count: int) -> Path:
 def measure(sources: list[Source], size: int, processes: int, output: Path) -> dict[str, float]:
     """Views a second of each step; medians over the objects of the first three, all of them for the others."""
     renderer = ViewRenderer(size, distance_size=0)
-    times: dict[str, list[float]] = {"read": [], "draw": [], "encode": []}
-    renderer.draw(sources[0].read(), view_poses("warm-up")[0])
+    times: dict[str, list[float]] = {"read": [], "render": [], "encode": []}
+    renderer.render(sources[0].read(), view_poses("warm-up")[0])
     for source in sources:
         poses = view_poses(source.name)[0]
         start = time.perf_counter()
         mesh = source.read()
         read = time.perf_counter()
-        views, _ = renderer.draw(mesh, poses)
-        drawn = time.perf_counter()
+        views, _ = renderer.render(mesh, poses)
+        rendered = time.perf_counter()
         for view in views:
             encode_png(view)
-        spans = (read - start, drawn - read, time.perf_counter() - drawn)
+        spans = (read - start, rendered - read, time.perf_counter() - rendered)
         for name, seconds in zip(times, spans, strict=True):
             times[name].append(seconds / len(poses))
     rates = {name: 1 / statistics.median(each) for name, each in times.items()}
@@ -68,7 +68,7 @@ def measure(sources: list[Source], size: int, processes: int, output: Path) -> d
 
 STEPS = {
     "read": "reading a mesh, shared by its views",
-    "draw": "drawing, one process",
+    "render": "rendering, one process",
     "encode": "encoding PNGs, one process",
     "command": "the whole command",
     "load": "loading the folders",

@@ -1,35 +1,47 @@
-"""Training and judging: python -m lgm_blender.training views | train | evaluate."""
+"""Training and judging: python -m lgm_blender.training views | train | evaluate, and the bundled models' stages.
+
+What the commands do is imported when they run: it needs training's own packages, this file needs none.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+from ..core.cameras import VIEWS
 from ..core.errors import LGMError
 from ..worker.console import DownloadPrinter, run
+from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings, add_options
+
+PACKAGES = "accelerate moderngl trimesh tokenizers matplotlib"  # training's own, beside the worker's
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns `console.run`'s exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lgm_blender.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lgm_blender.training", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_views, _add_train, _add_evaluate):
+    for add in (_add_views, _add_train, _add_evaluate, _add_stages):
         add(commands)
-    return run(parser, arguments)
+    pip = f"{sys.executable} -m pip install"
+    if importlib.util.find_spec("pip") is None:  # uv makes environments without it
+        pip = f"uv pip install --python {sys.executable}"
+    return run(parser, arguments, remedy=f"Training needs it. Type: {pip} {PACKAGES}")
 
 
 def _add_views(commands) -> None:
-    about = "Draw training views of meshes: a folder per object with pictures and a transforms.json."
+    about = "Render training views of meshes: a folder per object with pictures and a transforms.json."
     parser = commands.add_parser("views", help=about, description=about)
     parser.add_argument("input", metavar="INPUT", type=Path, help="a GLB, OBJ or PLY, a folder of them, an objects.zip")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--size", type=int, default=256, help="of the views in pixels (default: 256)")
     parser.add_argument("--views", type=int, default=36, help="of each object, 4 to 36 (default: 36)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that draw at once")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that render at once")
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
-    parser.add_argument("--overwrite", action="store_true", help="draw objects again whose folders are there")
+    parser.add_argument("--overwrite", action="store_true", help="render objects again whose folders are there")
     parser.set_defaults(run=_views)
 
 
@@ -47,7 +59,7 @@ def _views(options: argparse.Namespace) -> int:
         print(f"[{len(results)}/{len(sources)}] {render_views.describe(made)}", file=sys.stderr, flush=True)
     print(render_views.summary(results))
     if all(made.problem for made in results):
-        raise LGMError(f"None of the {len(results)} objects could be drawn.")
+        raise LGMError(f"None of the {len(results)} objects could be rendered.")
     return 0
 
 
@@ -62,36 +74,22 @@ def _add_train(commands) -> None:
     parser.add_argument("--recipe", choices=("first", "finetune", "paper"), help="settings (default: finetune)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="how long, without compilation")
-    length.add_argument("--steps", type=int, help="how long; such a run gives the same numbers each time")
     length.add_argument("--epochs", type=float, help="how long, in times that each object is seen")
-    parser.add_argument("--batch", type=int, help="objects a step and GPU; the less, the less memory")
-    parser.add_argument("--rate", type=float, help="learning rate")
+    add_options(length, LGMSettings, ["steps"])
+    add_options(parser, LGMSettings, ["batch", "learning_rate", "augmentation", "seed", "resume"])
     parser.add_argument("--lpips", metavar="FILE", type=Path, help="LPIPS weights (default: those evaluate fetched)")
-    parser.add_argument("--no-augmentation", action="store_true", help="input views neither distorted nor jittered")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
     parser.set_defaults(run=_train)
 
 
 def _train(options: argparse.Namespace) -> int:
     from .loops.finetune import train
 
-    given = {name: getattr(options, name) for name in ("minutes", "steps", "epochs", "batch", "rate", "limit")}
-    if wrong := [name for name, value in given.items() if value is not None and value <= 0]:
-        raise LGMError(f"--{wrong[0]} must be above 0.")
-    preset = train(
-        options.data,
-        options.output,
-        init=options.init,
-        recipe=options.recipe,
-        lpips=options.lpips,
-        augmented=not options.no_augmentation,
-        seed=options.seed,
-        resume=options.resume,
-        **given,
-    )
-    print(preset)
+    given = {name: value for name, value in vars(options).items() if value is not None and name != "run"}
+    for name in ("minutes", "steps", "epochs", "batch", "learning_rate", "limit"):
+        if given.get(name, 1) <= 0:
+            raise LGMError(f"--{name.replace('_', '-')} must be above 0.")
+    print(train(**given))
     return 0
 
 
@@ -104,7 +102,7 @@ def _add_evaluate(commands) -> None:
         "--mode",
         choices=("reconstruct", "image", "text"),
         action="append",
-        help="from four true views, from one image, from a text; may be given several times (default: the first two)",
+        help="from four ground-truth views, an image, a text; may be given several times (default: the first two)",
     )
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
@@ -122,8 +120,9 @@ def _add_evaluate(commands) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from ..worker.download import Fetched
-    from .evaluation import lpips
-    from .evaluation.evaluate import evaluate, table
+    from .evaluation.evaluate import evaluate
+    from .evaluation.report import table
+    from .loops import lpips
 
     if options.fetch_lpips:
         show = DownloadPrinter()
@@ -155,6 +154,81 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _print_evaluated(mode: str, done: int, total: int, words: str) -> None:
     print(f"{mode} {done}/{total} {words}", file=sys.stderr, flush=True)
+
+
+def _add_stages(commands) -> None:
+    """The stages that make the bundled models (stages.py)."""
+    shared = {
+        "--objects": {"metavar": "ZIP", "type": Path, "required": True, "help": "an objects.zip"},
+        "--limit": {"type": int, "help": "only the first objects, to try things out"},
+        "--sets": {"nargs": "*", "default": ["train"], "help": "train, train-1 (a variant), procedural"},
+        "--views": {"type": int, "default": VIEWS, "help": "how many an object has in sets of views"},
+        "--processes": {"type": int, "default": 8, "help": "how many run at once on the CPU"},
+        "--lpips": {"metavar": "FILE", "type": Path, "help": "LPIPS weights, see lpips.convert"},
+    }
+
+    def add(name: str, about: str, *options: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, help=f"bundled models: {about}", description=about)
+        if name != "join":
+            parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
+        for option in options:
+            parser.add_argument(option, **shared[option])
+        parser.set_defaults(run=lambda given: _stage(name, given))
+        return parser
+
+    def add_training(name: str, about: str, kind: type[RunSettings], *options: str) -> argparse.ArgumentParser:
+        parser = add(name, about, "--objects", "--limit", "--sets", *options)
+        length = ("seconds", "until", "steps")
+        add_options(parser.add_mutually_exclusive_group(), kind, length)
+        add_options(parser, kind, {each.name for each in fields(kind)} - {*length})
+        parser.set_defaults(seconds=600)
+        return parser
+
+    join = add("join", "make one objects.zip of several")
+    join.add_argument("archives", metavar="ZIP", type=Path, nargs="+", help="an objects.zip")
+    join.add_argument("--output", metavar="ZIP", type=Path, required=True, help="with the objects of all")
+
+    render = add("render", "render objects into sets", "--objects", "--limit", "--views", "--processes")
+    render.add_argument(
+        "--kind",
+        choices=("views", "orbits", "placed"),
+        default="views",
+        help="views from all round, for vae and lgm; orbits of four views and their image, for encode and multiview; "
+        "or objects placed as large as in use, as the set NAME-placed, for generate",
+    )
+    look = render.add_mutually_exclusive_group()
+    look.add_argument("--variant", type=int, default=0, help="objects stretched and in other colours")
+    look.add_argument("--procedural", type=int, default=0, help="so many procedural shapes, as the set 'procedural'")
+    render.add_argument("--split", choices=("train", "val"), nargs="*", default=("val", "train"), help="which objects")
+    render.add_argument("--size", type=int, default=256, help="of the pictures in pixels")
+
+    add_training("vae", "train the VAE on sets of views", VAESettings, "--views", "--lpips")
+    encode = add("encode", "do ahead what multiview does first with its sets", "--objects", "--limit", "--sets")
+    add_options(encode, MultiViewSettings, ["init"])
+    multiview = add_training("multiview", "train the multi-view model on sets of orbits", MultiViewSettings)
+    multiview.add_argument("--later-sets", nargs="*", default=(), help="taken in once `encode` has made them")
+
+    about = "let a preset's multi-view model make the views of sets of placed objects"
+    generate = add("generate", about, "--objects", "--limit", "--sets", "--processes")
+    generate.add_argument("--preset", default="mini", help="whose multi-view model")
+    generate.add_argument("--steps", type=int, help="of denoising, if not the preset's")
+    generate.add_argument("--guidance", type=float, help="if not the preset's")
+    generate.add_argument("--samples", type=int, help="how many are averaged, if not the preset's")
+    generate.add_argument("--batch", type=int, default=128, help="objects at once")
+    generate.add_argument("--seed", type=int, default=0, help="of the first object")
+
+    lgm = add_training("lgm", "train LGM on sets of views", LGMSettings, "--views", "--lpips")
+    lgm.add_argument("--generated", nargs="+", default=(), help="sets of `generate`, as further input")
+
+    bundle = add("bundle", "write the preset's folder of what was trained")
+    bundle.add_argument("--output", type=Path, required=True, help="the preset's folder")
+
+
+def _stage(name: str, options: argparse.Namespace) -> int:
+    from . import stages
+
+    getattr(stages, name)(options)
+    return 0
 
 
 if __name__ == "__main__":

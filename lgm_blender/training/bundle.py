@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from ..worker.lgm.model import LGM_CONFIGS
+from ..worker.presets import file_table
 from ..worker.quantization import load_file, save_file
 from .loops.multiview import MultiViewModel, save_multiview
 
 
-def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[str, float]:
+def bundle(work: Path, output: Path, bits: int = 8, version: str = "9") -> dict[str, float]:
     """Write the preset folder `output` from what the training stages left in `work`; stages not there are left as is.
 
     Returns:
@@ -28,29 +28,22 @@ def bundle(work: Path, output: Path, bits: int = 8, version: str = "8") -> dict[
         model = MultiViewModel(CLIPTokenizer.from_pretrained(work / "tokenizer"))
         model.load_state_dict(load_file(work / "multiview" / "multiview.safetensors"))
         save_multiview(model, work / "vae", work / "tokenizer", output / "multiview", bits)
-    files = sorted(p for p in output.rglob("*") if p.is_file() and p.suffix in (".json", ".txt", ".safetensors"))
-    files = [p for p in files if p.name != "preset.json"]
+    files = file_table(output)
     preset = {
         "name": "mini",
         "label": "Mini (bundled)",
         "version": version,
         "modes": ["image", "text"],
-        "steps": {"image": 5, "text": 20},
-        "guidance": {"image": 1.0, "text": 4.0},
+        "steps": {"image": 10, "text": 20},
+        "guidance": {"image": 2.5, "text": 4.0},
         "scheduler": "DPMSolverMultistepScheduler",
         "negative_prompt": "",
         "match_colors": True,
         "keep_image": True,
-        "samples": {"image": 4},
+        "samples": {"image": 1},
         "refine": True,
         "remove_floaters": True,
-        "files": {
-            p.relative_to(output).as_posix(): {
-                "size": p.stat().st_size,
-                "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
-            }
-            for p in files
-        },
+        "files": files,
     }
     (output / "preset.json").write_text(json.dumps(preset, indent=1) + "\n")
-    return {"files": len(files), "mib": sum(p.stat().st_size for p in files) / 2**20}
+    return {"files": len(files), "mib": sum(file["size"] for file in files.values()) / 2**20}

@@ -1,305 +1,271 @@
-"""Train the bundled models: python -m lgm_blender.training STAGE --work DIR ...
+"""The stages that make the bundled models, in the order in which benchmarks/train_mini.sh runs them.
 
-`draw` draws training views of an objects.zip, `vae`, `multiview` and `lgm` train one model each, `encode` does
-ahead what `multiview` does first with each set, `generate` lets a preset's multi-view model draw the views of a set,
-for `lgm --generated`, and `bundle` writes the preset's folder. Each reads what the ones before it left in --work.
-benchmarks/train_mini.sh runs them all.
+Each takes its command line's options and reads what the ones before it left in the folder --work. A set
+of objects is named SPLIT or SPLIT-VARIANT, with -placed for objects as large as in use: train, val, train-1,
+procedural, train-3-placed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import CLIPTokenizer
 
+from ..core.cameras import evaluation_poses, view_poses
 from ..core.errors import LGMError
-from .data.objects import (
-    VIEWS,
-    Cameras,
-    draw_objects,
-    evaluation_poses,
-    photos_path,
-    read_index,
-    read_object,
-    view_poses,
-)
-from .data.orbits import draw_orbits, draw_placed, orbit_starts, placed_poses
+from ..worker import reconstruct
+from ..worker.lgm.model import LGM_CONFIGS
+from ..worker.multiview.loading import load_vae
+from ..worker.presets import find_preset
+from . import bundle as bundling
+from .data.captions import make_tokenizer
+from .data.generated import Generated
+from .data.generated import generate as generate_views
+from .data.latents import EncodedOrbits
+from .data.objects import join_objects, read_index, read_object
+from .data.orbits import orbit_starts, placed_poses, render_orbits, render_placed
 from .data.procedural import procedural
 from .data.variants import read_varied
-from .data.views import Views
-from .evaluation.lpips import LPIPS
-from .loops.trainer import Log, process_device, processes
+from .data.view_files import Cameras, photos_path, render_objects
+from .data.views import TrainingViews
+from .loops.lgm import train_lgm
+from .loops.lpips import LPIPS
+from .loops.multiview import train_multiview, unpack_multiview
+from .loops.trainer import Log, fast_arithmetic, process_device, processes
+from .loops.vae import train_vae
+from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings, given_settings
 
-if TYPE_CHECKING:
-    from .data.generated import Generated
 
+class Sets:
+    """The sets of a work folder: their objects, cameras and files. Makes the folder, and this process ready to run."""
 
-def main() -> None:
-    """Run one stage."""
-    parser = argparse.ArgumentParser(prog="python -m lgm_blender.training", description=__doc__)
-    parser.add_argument("stage", choices=("draw", "vae", "encode", "multiview", "generate", "lgm", "bundle"))
-    parser.add_argument("--objects", type=Path, help="objects.zip; for all but bundle")
-    parser.add_argument("--work", type=Path, required=True, help="folder for views, checkpoints and logs")
-    parser.add_argument("--output", type=Path, help="bundle: the preset folder")
-    parser.add_argument("--lpips", type=Path, help="LPIPS weights, see lpips.convert")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, default=600)
-    length.add_argument("--until", type=float, help="lgm, multiview: seconds since 1970 when it ends; on lent machines")
-    length.add_argument(
-        "--steps", type=int, help="instead of seconds, with the same numbers each time; generate: of denoising"
-    )
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--rate", type=float)
-    parser.add_argument("--init", type=Path, help="weights to go on from; vae, multiview: a preset's multiview/")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
-    look = parser.add_mutually_exclusive_group()
-    look.add_argument("--variant", type=int, default=0, help="draw: objects stretched and in other colours")
-    look.add_argument("--procedural", type=int, help="draw: so many procedural shapes, as the set 'procedural'")
-    parser.add_argument(
-        "--kind",
-        choices=("views", "orbits", "placed"),
-        default="views",
-        help="draw: views from all round, for vae and lgm; orbits of four views and their image, for encode and "
-        "multiview; or objects as large as in use, as the set NAME-placed, for generate",
-    )
-    parser.add_argument("--views", type=int, default=VIEWS, help="how many an object has in sets of views")
-    parser.add_argument("--sets", nargs="*", default=["train"], help="of train, train-1 (a variant), procedural")
-    parser.add_argument("--inputs-judged", type=int, default=4, help="lgm: how many input views are judged")
-    parser.add_argument("--others-judged", type=int, default=4, help="lgm: how many other views are")
-    parser.add_argument("--surface-weight", type=float, default=0.3, help="lgm: of the distances' loss")
-    parser.add_argument("--lpips-from", type=float, default=0.4)
-    parser.add_argument("--split", choices=("train", "val"), nargs="*", default=("val", "train"), help="draw: which")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--limit", type=int, help="only the first objects, to try things out")
-    parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--decoder-only", action="store_true", help="vae: go on with the latents as they are")
-    parser.add_argument("--no-augmentation", action="store_true", help="lgm: true views only")
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="lgm, multiview, vae")
-    parser.add_argument(
-        "--generated",
-        nargs="+",
-        help="lgm: sets that `generate` has drawn, train-3-placed for example, as further input",
-    )
-    parser.add_argument("--generated-share", type=float, default=0.5, help="lgm: of the steps")
-    parser.add_argument("--preset", default="mini", help="generate: the preset whose multi-view model draws")
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.stage == "bundle":
-        if not args.output:
-            parser.error("bundle needs --output, the preset's folder.")
-        from .bundle import bundle
+    def __init__(self, options: argparse.Namespace):
+        self.work, self.options = options.work, options
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.device = process_device()
+        fast_arithmetic()
+        index = read_index(options.objects)
+        self.objects = {s: [each for each in index if each["split"] == s][: options.limit] for s in ("train", "val")}
 
-        Log(args.work / "bundle.jsonl").write(**bundle(args.work, args.output))
-        return
-    if not args.objects:
-        parser.error(f"{args.stage} needs --objects, an objects.zip.")
-    args.work.mkdir(parents=True, exist_ok=True)
-    device = process_device()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    index = {split: [o for o in read_index(args.objects) if o["split"] == split] for split in ("train", "val")}
-    index = {split: objects[: args.limit] for split, objects in index.items()}
-
-    drawn = next(args.work.glob("procedural*.npy"), None)
-    shapes = args.procedural or (len(np.load(drawn, mmap_mode="r")) if drawn else 0)
-    index["procedural"] = [{"id": f"procedural-{i:05}"} for i in range(shapes)]
-
-    def ids(split: str) -> list[str]:
-        return [o["id"] for o in index[split]]
-
-    def split_of(name: str) -> str:  # "train-1" is the first variant of the training objects
+    @staticmethod
+    def split(name: str) -> str:
+        """'train-1' is the first variant of the objects of 'train'."""
         return name.split("-")[0]
 
-    def cameras(name: str) -> Cameras:
-        if split_of(name) == "val":
-            return evaluation_poses
-        return placed_poses if name.endswith("-placed") else partial(view_poses, count=args.views)
+    def ids(self, name: str) -> list[str]:
+        """The objects of a set."""
+        if self.split(name) != "procedural":
+            return [entry["id"] for entry in self.objects[self.split(name)]]
+        count, rendered = getattr(self.options, "procedural", 0), next(self.work.glob("procedural*.npy"), None)
+        if not count and rendered:
+            count = len(np.load(rendered, mmap_mode="r"))
+        return [f"procedural-{i:05}" for i in range(count)]
 
-    def views(*names: str) -> Views:
-        start, files = time.monotonic(), [(args.work / f"{name}.npy", ids(split_of(name))) for name in names]
-        result = Views.from_files(files, device, cameras(names[0]))
+    def cameras(self, name: str) -> Cameras:
+        """Those of a set of views, or of placed objects."""
+        if self.split(name) == "val":
+            return evaluation_poses
+        return placed_poses if name.endswith("-placed") else partial(view_poses, count=self.options.views)
+
+    def file(self, name: str, kind: str = "npy") -> Path:
+        """Of a set: its views (or placed objects), its 'orbits.npy', or its 'generated.npz' views."""
+        return self.work / f"{name}.{kind}"
+
+    def views(self, *names: str) -> TrainingViews:
+        """The views of sets with the same cameras, on the device."""
+        start, files = time.monotonic(), [(self.file(name), self.ids(name)) for name in names]
+        result = TrainingViews.from_files(files, self.device, self.cameras(names[0]))
         print(f"{', '.join(names)}: {len(result)} objects loaded in {time.monotonic() - start:.0f} s", flush=True)
         return result
 
-    def orbits_file(name: str) -> Path:
-        return args.work / f"{name}.orbits.npy"
+    def generated(self, *names: str) -> Generated | None:
+        """What the multi-view model made of sets of placed objects; None of no sets."""
+        files = [self.file(name, "generated.npz") for name in names]
+        return Generated.load(files, self.views(*names)) if names else None
 
-    def generated(*names: str) -> Generated:
-        from .data.generated import Generated
+    def lpips(self) -> LPIPS | None:
+        """The network of --lpips."""
+        return LPIPS.from_file(self.options.lpips).to(self.device) if self.options.lpips else None
 
-        return Generated.load([args.work / f"{name}.generated.npz" for name in names], views(*names))
+    def settings(self, kind: type[RunSettings], **changed: Any) -> Any:
+        """A training's settings: what the options give of them."""
+        return kind(**given_settings(kind, self.options) | changed)
 
-    def unpack() -> None:
-        from .loops.multiview import unpack_multiview
+    def tell_memory(self) -> None:
+        """How much of the GPU's memory it took."""
+        if self.device.type == "cuda":
+            print(json.dumps({"peak_gb": torch.cuda.max_memory_allocated() / 1e9}))
 
-        if processes().is_main_process:
-            unpack_multiview(args.init, args.work)
-        processes().wait_for_everyone()
 
-    lpips = LPIPS.from_file(args.lpips).to(device) if args.lpips else None
-    common = {
-        "seconds": args.seconds,
-        "steps": args.steps,
-        "seed": args.seed,
-        "compile": not args.no_compile,
-        "resume": args.resume,
-        "init": args.init,
-    }
-    common |= {name: getattr(args, name) for name in ("batch", "rate") if getattr(args, name)}
-    if args.stage == "draw":
-        for split in ["procedural"] if args.procedural else args.split:
-            start, name, read = time.monotonic(), split, partial(read_object, args.objects)
-            if args.procedural:
-                read = procedural
-            elif args.variant:
-                name, read = f"{split}-{args.variant}", partial(read_varied, args.objects, args.variant)
-            if args.kind == "placed":
-                name = f"{name}-placed"
-            path, those = args.work / f"{name}.npy", ids(split)
-            if args.kind == "orbits":
-                path = orbits_file(name)
-                empty = draw_orbits(read, those, args.size, path, args.processes, name)
-            elif args.kind == "placed":
-                turn = split != "val"
-                empty = draw_placed(read, those, args.size, path, args.processes, cameras(name), turn)
-            else:
-                empty = draw_objects(read, those, args.size, path, args.processes, cameras(name))
-            print(f"{path.stem}: {len(those)} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
-    elif args.stage == "lgm":
-        from ..worker.lgm.model import LGM_CONFIGS
-        from .loops.lgm import train_lgm
+def join(options: argparse.Namespace) -> None:
+    """Make one objects.zip of several."""
+    print(f"{join_objects(options.archives, options.output)} objects")
 
-        train_lgm(
-            views(*args.sets),
-            args.work / "lgm",
-            LGM_CONFIGS["mini"],
-            lpips=lpips,
-            lpips_from=args.lpips_from,
-            inputs_judged=args.inputs_judged,
-            others_judged=args.others_judged,
-            surface_weight=args.surface_weight,
-            augmented=not args.no_augmentation,
-            optimizer=args.optimizer,
-            until=args.until,
-            generated=generated(*args.generated) if args.generated else None,
-            generated_share=args.generated_share,
-            generated_validation=(
-                generated("val-placed") if (args.work / "val-placed.generated.npz").exists() else None
-            ),
-            validation=views("val"),
-            **common,
-        )
-    elif args.stage == "generate":
-        from ..worker import reconstruct
-        from ..worker.presets import find_preset
-        from .data.generated import generate
 
-        preset = find_preset(args.preset)
-        settings = reconstruct.preset_settings(preset, "image", steps=args.steps)
-        multiview = reconstruct.load_multiview(preset, "image", str(device))
-        for name in args.sets:
-            start = time.monotonic()
-            if not photos_path(args.work / f"{name}.npy").exists():
-                raise LGMError(f"{args.work} has no images of the set {name}. Draw it with --kind placed.")
-            elevations = np.array([cameras(name)(object_id)[1][0, 0] for object_id in ids(split_of(name))])
-            number = generate(
-                np.load(photos_path(args.work / f"{name}.npy"), mmap_mode="r")[: len(elevations)],
-                elevations,
-                multiview,
-                settings,
-                args.work / f"{name}.generated.npz",
-                seed=args.seed,
-                threads=args.processes,
-                **({"batch": args.batch} if args.batch else {}),
-            )
-            print(f"{name}: {number} objects' views generated in {time.monotonic() - start:.0f} s", flush=True)
-    elif args.stage == "vae":
-        from .loops.vae import train_vae
+def render(options: argparse.Namespace) -> None:
+    """Render objects of an objects.zip, variants of them or procedural shapes into sets."""
+    sets = Sets(options)
+    for split in ["procedural"] if options.procedural else options.split:
+        start, name, read = time.monotonic(), split, partial(read_object, options.objects)
+        if options.procedural:
+            read = procedural
+        elif options.variant:
+            name, read = f"{split}-{options.variant}", partial(read_varied, options.objects, options.variant)
+        ids = sets.ids(split)
+        if options.kind == "orbits":
+            path = sets.file(name, "orbits.npy")
+            empty = render_orbits(read, ids, options.size, path, options.processes, name)
+        elif options.kind == "placed":
+            path, cameras = sets.file(f"{name}-placed"), sets.cameras(f"{name}-placed")
+            empty = render_placed(read, ids, options.size, path, options.processes, cameras, split != "val", name)
+        else:
+            path = sets.file(name)
+            empty = render_objects(read, ids, options.size, path, options.processes, sets.cameras(name))
+        print(f"{path.stem}: {len(ids)} objects in {time.monotonic() - start:.0f} s, hardly visible: {empty}")
 
-        if args.init:
-            unpack()
-            common["init"] = args.work / "vae"
-        train_vae(
-            views(*args.sets),
-            args.work / "vae",
-            lpips=lpips,
-            optimizer=args.optimizer,
-            decoder_only=args.decoder_only,
-            **common,
-        )
-    elif args.stage in ("encode", "multiview"):
-        from transformers import CLIPTokenizer
 
-        from ..worker.multiview.loading import load_vae
-        from .loops.multiview import Samples, make_tokenizer, train_multiview
+def vae(options: argparse.Namespace) -> None:
+    """Train the VAE on sets of views."""
+    sets, changed = Sets(options), {}
+    if "init" in options:
+        _unpack(options.init, sets.work)
+        changed["init"] = sets.work / "vae"
+    settings = sets.settings(VAESettings, **changed)
+    train_vae(sets.views(*options.sets), sets.work / "vae", settings, lpips=sets.lpips())
+    sets.tell_memory()
 
-        if args.init and args.init.is_dir():
-            unpack()
-            common["init"] = args.work / "start.safetensors"
-        if not (args.work / "vae" / "config.json").exists():  # diffusers would look for it in the internet
-            raise LGMError(f"{args.work} has no VAE. Train one (stage vae), or give a preset's multiview/ as --init.")
-        captions = [*(o["caption"] for split in ("train", "val") for o in index[split]), "shape"]
-        folder = args.work / "tokenizer"
-        # Ties between byte pairs fall differently each time, so a run that goes on must keep its tokenizer.
+
+def _unpack(multiview: Path, work: Path) -> None:
+    """A preset's multiview/ to what the stages leave, once for all processes."""
+    if processes().is_main_process:
+        unpack_multiview(multiview, work)
+    processes().wait_for_everyone()
+
+
+class Orbits:
+    """Sets of orbits as the VAE encodes them, with their captions and the tokenizer of these."""
+
+    def __init__(self, sets: Sets):
+        self.sets = sets
+        folder = sets.work / "vae"
+        if not (folder / "config.json").exists():  # diffusers would look for it in the internet
+            raise LGMError(f"{sets.work} has no VAE. Train one (stage vae), or give a preset's multiview/ as --init.")
+        self.vae_file = folder / "diffusion_pytorch_model.safetensors"
+        self.vae = load_vae(folder, torch.device(sets.device), torch.float32).to(memory_format=torch.channels_last)
+        train, val = ([entry["caption"] for entry in sets.objects[split]] for split in ("train", "val"))
+        self.captions = [*train, *val, "shape"]
+        folder = sets.work / "tokenizer"
+        # Ties between byte pairs fall differently each time, so a resumed run must keep its tokenizer.
         with processes().main_process_first():
             exists = (folder / "vocab.json").exists()
-            tokenizer = (
-                CLIPTokenizer.from_pretrained(folder)
-                if exists
-                else make_tokenizer(captions[: len(ids("train"))], folder)
-            )
-        vae = load_vae(args.work / "vae", torch.device(device), torch.float32).to(memory_format=torch.channels_last)
-        weights = args.work / "vae" / "diffusion_pytorch_model.safetensors"
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder) if exists else make_tokenizer(train, folder)
 
-        def samples(name: str) -> Samples:
+    def encoded(self, name: str) -> EncodedOrbits:
+        """A set, from its file if there is one of this VAE."""
+        start, split, varied = time.monotonic(), self.sets.split(name), "-" in name
+        path = self.sets.work / f"samples-{name}.safetensors"
+        if path.exists() and path.stat().st_mtime > self.vae_file.stat().st_mtime:
+            result = EncodedOrbits.load(path, self.sets.device)
+        else:
             # Varied objects have other colours than their captions say.
-            first = len(ids("train")) * (split_of(name) == "val") + len(captions) * ("-" in name)
-            start = time.monotonic()
-            path = args.work / f"samples-{name}.safetensors"
-            if path.exists() and path.stat().st_mtime > weights.stat().st_mtime:  # of this VAE, not an earlier one
-                result = Samples.load(path, device)
-            else:
-                starts = np.stack([orbit_starts(f"{name}/{object_id}") for object_id in ids(split_of(name))])
-                pictures = np.load(orbits_file(name), mmap_mode="r")[: len(starts)]
-                result = Samples.encode(pictures, starts, vae, device, first)
-                if split_of(name) == "procedural":  # no words are about them, so they are nothing to learn words from
-                    result.fronts[:] = False
-                    result.captions[:] = len(captions) - 1
-                elif "-" in name:  # nor from colours of chance that no word stands for
-                    result.fronts &= result.colors > 0
-                result.save(path)
-            print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
-            return result
+            first = len(self.sets.objects["train"]) * (split == "val") + len(self.captions) * varied
+            starts = np.stack([orbit_starts(f"{name}/{object_id}") for object_id in self.sets.ids(name)])
+            pictures = np.load(self.sets.file(name, "orbits.npy"), mmap_mode="r")[: len(starts)]
+            both = name in ("train", "val")
+            result = EncodedOrbits.encode(pictures, starts, self.vae, self.sets.device, first, both)
+            if split == "procedural":  # no words are about them, so they are nothing to learn words from
+                result.fronts[:] = False
+                result.captions[:] = len(self.captions) - 1
+            elif varied:  # nor from random colours that no word stands for
+                result.fronts &= result.colors > 0
+            result.save(path)
+        print(f"{name}: {len(result)} samples in {time.monotonic() - start:.0f} s", flush=True)
+        return result
 
-        with processes().main_process_first():  # the others find its files
-            parts = [samples(name) for name in args.sets]
-            if args.stage == "encode":
-                return
-            validation = samples("val")
-        train_multiview(
-            Samples.join(parts),
-            captions,
-            tokenizer,
-            args.work / "multiview",
-            optimizer=args.optimizer,
-            until=args.until,
-            validation=validation,
-            **common,
+
+def encode(options: argparse.Namespace) -> None:
+    """Do ahead what multiview does first with each set of orbits."""
+    sets = Sets(options)
+    if "init" in options:
+        _unpack(options.init, sets.work)
+    orbits = Orbits(sets)
+    with processes().main_process_first():
+        for name in options.sets:
+            orbits.encoded(name)
+
+
+def multiview(options: argparse.Namespace) -> None:
+    """Train the multi-view model on sets of orbits, from a preset's multiview/ or the weights of an earlier run."""
+    sets, changed = Sets(options), {}
+    if "init" in options and options.init.is_dir():
+        _unpack(options.init, sets.work)
+        changed["init"] = sets.work / "start.safetensors"
+    orbits, settings = Orbits(sets), sets.settings(MultiViewSettings, **changed)
+    with processes().main_process_first():  # the others find its files
+        samples, validation = EncodedOrbits.join([orbits.encoded(name) for name in options.sets]), orbits.encoded("val")
+    later = list(options.later_sets)
+
+    def more() -> EncodedOrbits | None:
+        ready = [name for name in later if (sets.work / f"samples-{name}.safetensors").exists()]
+        for name in ready:
+            later.remove(name)
+        return EncodedOrbits.join([orbits.encoded(name) for name in ready]) if ready else None
+
+    output = sets.work / "multiview"
+    train_multiview(samples, orbits.captions, orbits.tokenizer, output, settings, validation=validation, more=more)
+    sets.tell_memory()
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Let a preset's multi-view model make the views of sets of placed objects, for lgm --generated."""
+    sets, preset = Sets(options), find_preset(options.preset)
+    settings = reconstruct.preset_settings(
+        preset, "image", steps=options.steps, guidance=options.guidance, samples=options.samples
+    )
+    model = reconstruct.load_multiview(preset, "image", str(sets.device))
+    for name in options.sets:
+        start, photos = time.monotonic(), photos_path(sets.file(name))
+        if not photos.exists():
+            raise LGMError(f"{sets.work} has no images of the set {name}. Render it with --kind placed.")
+        elevations = np.array([sets.cameras(name)(object_id)[1][0, 0] for object_id in sets.ids(name)])
+        number = generate_views(
+            np.load(photos, mmap_mode="r")[: len(elevations)],
+            elevations,
+            model,
+            settings,
+            sets.file(name, "generated.npz"),
+            batch=options.batch,
+            seed=options.seed,
+            threads=options.processes,
         )
-    if device.type == "cuda":
-        print(json.dumps({"peak_gb": torch.cuda.max_memory_allocated() / 1e9}))
+        print(f"{name}: {number} objects' views generated in {time.monotonic() - start:.0f} s", flush=True)
+    sets.tell_memory()
 
 
-if __name__ == "__main__":
-    try:
-        main()
-    except LGMError as error:
-        sys.exit(str(error))
+def lgm(options: argparse.Namespace) -> None:
+    """Train LGM on sets of views, and on generated ones."""
+    sets = Sets(options)
+    judged = ["val-placed"] if sets.file("val-placed", "generated.npz").exists() else []
+    train_lgm(
+        sets.views(*options.sets),
+        sets.work / "lgm",
+        LGM_CONFIGS["mini"],
+        sets.settings(LGMSettings),
+        lpips=sets.lpips(),
+        generated=sets.generated(*options.generated),
+        validation=sets.views("val"),
+        generated_validation=sets.generated(*judged),
+    )
+    sets.tell_memory()
+
+
+def bundle(options: argparse.Namespace) -> None:
+    """Write the preset's folder of what was trained."""
+    Log(options.work / "bundle.jsonl").write(**bundling.bundle(options.work, options.output))

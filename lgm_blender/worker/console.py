@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from .download import Fetched
 
 
-def run(parser: argparse.ArgumentParser, arguments: list[str] | None) -> int:
+def run(parser: argparse.ArgumentParser, arguments: list[str] | None, remedy: str = "") -> int:
     """Runs the command that the arguments name: its parser's default `run`, called with the options.
+
+    Args:
+        parser, arguments: The command line.
+        remedy: What to type where one of the packages is missing that it names.
 
     Returns:
         0 if all went well, 1 after an error (a sentence on stderr), 130 after Ctrl-C.
@@ -33,7 +37,8 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None) -> int:
         print("Cancelled.", file=sys.stderr)
         return 130
     except ImportError as error:
-        print(f"Error: the worker's Python ({sys.executable}) lacks {error.name}. {error}", file=sys.stderr)
+        told = remedy if (error.name or "").partition(".")[0] in remedy.split() else error
+        print(f"Error: the worker's Python ({sys.executable}) lacks {error.name}. {told}", file=sys.stderr)
         return 1
 
 

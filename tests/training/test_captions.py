@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lgm_blender.training.data.captions import COLORS, PREFIXES, caption_tokens, color_prefixes, lab, without_colors
-from lgm_blender.training.loops.multiview import make_tokenizer
+from lgm_blender.training.data.captions import (
+    COLORS,
+    PREFIXES,
+    caption_tokens,
+    color_prefixes,
+    lab,
+    make_tokenizer,
+    without_colors,
+)
 
 CAPTIONS = ["red car", "wooden kitchen chair", "tower"]
 

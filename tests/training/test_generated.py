@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +14,17 @@ import torch
 
 from lgm_blender.core.cameras import orbit_camera
 from lgm_blender.core.errors import LGMError
-from lgm_blender.training import stages as command
+from lgm_blender.training.__main__ import main
 from lgm_blender.training.data import generated
 from lgm_blender.training.data.generated import Generated, generate
-from lgm_blender.training.data.objects import photos_path
-from lgm_blender.training.data.orbits import draw_placed, placed_poses
+from lgm_blender.training.data.orbits import placed_poses, render_placed
 from lgm_blender.training.data.procedural import procedural
-from lgm_blender.training.data.views import Views
+from lgm_blender.training.data.view_files import photos_path
+from lgm_blender.training.data.views import TrainingViews
 from lgm_blender.training.loops import lgm as training
 from lgm_blender.training.loops import trainer as schedule
 from lgm_blender.training.loops.lgm import evaluate_lgm, mirrored, train_lgm
+from lgm_blender.training.settings import LGMSettings
 from lgm_blender.worker.lgm import LGM, LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
 from lgm_blender.worker.presets import find_preset
@@ -49,20 +50,20 @@ def psnr(a, b) -> float:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("drawn") / "procedural-placed.npy"
-    assert draw_placed(procedural, NAMES, 64, path, processes=1) == []
+def rendered(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("rendered") / "procedural-placed.npy"
+    assert render_placed(procedural, NAMES, 64, path, processes=1) == []
     return path
 
 
 @pytest.fixture
-def views(drawn) -> Views:
-    return Views.from_files([(drawn, NAMES)], "cpu", placed_poses)
+def views(rendered) -> TrainingViews:
+    return TrainingViews.from_files([(rendered, NAMES)], "cpu", placed_poses)
 
 
 @pytest.fixture
-def photos(drawn) -> np.ndarray:
-    return np.load(photos_path(drawn))
+def photos(rendered) -> np.ndarray:
+    return np.load(photos_path(rendered))
 
 
 def elevations() -> np.ndarray:
@@ -71,7 +72,7 @@ def elevations() -> np.ndarray:
 
 @pytest.fixture
 def made(views, photos, tmp_path, monkeypatch) -> Generated:
-    """Views by a multi-view model that makes no mistakes: it knows the true ones by their image."""
+    """Views by a multi-view model that makes no mistakes: it knows the ground truth by its image."""
     color, alpha = views.pictures(views.orbits[:, 0])
     true = color + 1 - alpha
     known = torch.from_numpy(photos).float() / 255
@@ -91,23 +92,23 @@ def made(views, photos, tmp_path, monkeypatch) -> Generated:
     return Generated.load([tmp_path / "a.npz"], views)
 
 
-def test_faultless_views_are_the_true_ones(made, views, photos):
-    """What is generated of an image stands where the object does in the true views; the front is the image."""
+def test_faultless_views_are_the_ground_truth(made, views, photos):
+    """What is generated of an image stands where the object does in the ground truth; the front is the image."""
     assert made.inputs.tolist() == views.orbits[:, 0].tolist()
     assert made.averaged.tolist() == [False, True, True, True]
     color, alpha = views.pictures(made.inputs)
-    truth = color + 1 - alpha
+    target = color + 1 - alpha
     pictures = made.pictures(torch.arange(3))
     for i, photo in enumerate(photos.astype(np.float32)):
         image = (photo[..., :3] + 255 - photo[..., 3:]) / 255
-        fronts = [psnr(pictures[i, 0].movedim(0, -1), image), psnr(pictures[i, 0], truth[i, 0])]
+        fronts = [psnr(pictures[i, 0].movedim(0, -1), image), psnr(pictures[i, 0], target[i, 0])]
         assert max(fronts) > 18  # or it is as small as the views show the object
         for j in (1, 2, 3):
-            assert psnr(pictures[i, j], truth[i, j]) > 30
+            assert psnr(pictures[i, j], target[i, j]) > 30
 
 
-def test_drawn_batches_belong_together(made, views):
-    objects, inputs, pictures = made.draw(16, torch.Generator().manual_seed(0))
+def test_sampled_batches_belong_together(made, views):
+    objects, inputs, pictures = made.sample(16, torch.Generator().manual_seed(0))
     assert len(set(objects.tolist())) == 3
     for number, rows, picture in zip(objects, inputs, pictures, strict=True):
         assert ((rows >= views.first[number]) & (rows < views.first[number] + views.counts[number])).all()
@@ -116,14 +117,26 @@ def test_drawn_batches_belong_together(made, views):
 
 
 def test_several_files_are_of_one_set_after_the_other(made, views, tmp_path):
-    twice = Views.from_rows(
+    twice = TrainingViews.from_rows(
         torch.cat([views.pixels] * 2), torch.cat([views.poses] * 2).numpy(), views.counts.tolist() * 2
     )
     again = Generated.load([tmp_path / "a.npz"] * 2, twice)
     torch.testing.assert_close(again.inputs[3:], twice.orbits[3:, 0])
     torch.testing.assert_close(again.pixels[3:], made.pixels)
-    with pytest.raises(LGMError, match="3 objects were generated, of 6 there are true ones"):
+    with pytest.raises(LGMError, match="3 objects were generated, of 6 there is ground truth"):
         Generated.load([tmp_path / "a.npz"], twice)
+
+
+def test_what_is_generated_anew_is_taken_in(made, views, tmp_path):
+    again = Generated.load([tmp_path / "a.npz"], views)
+    assert not again.refresh()
+    pixels = again.pixels
+    np.savez(tmp_path / "a.npz", pixels=255 - made.pixels.numpy(), averaged=made.averaged.numpy())
+    os.utime(tmp_path / "a.npz", (1, 1))
+    assert again.refresh()
+    assert torch.equal(again.pixels, 255 - made.pixels)
+    assert again.pixels is pixels
+    assert not again.refresh()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +149,7 @@ def test_means_of_samples_are_averaged_views_and_the_image_is_none(samples, keep
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_lgm_trains_on_them(made, views, tmp_path, monkeypatch, share):
-    """With all steps on generated views the true inputs are never seen, and with none the generated ones are not."""
+    """With all steps on generated views no rendered inputs are seen, and with none on them no generated ones."""
     monkeypatch.setattr(schedule, "LOG_EVERY", 1)
     true = replace(views)
     calls = {"true": 0, "made": 0}
@@ -149,27 +162,21 @@ def test_lgm_trains_on_them(made, views, tmp_path, monkeypatch, share):
 
         return call
 
-    monkeypatch.setattr(made, "draw", counted("made", made.draw))
+    monkeypatch.setattr(made, "sample", counted("made", made.sample))
     monkeypatch.setattr(true, "orbit", counted("true", true.orbit))
     monkeypatch.setattr(made.views, "orbit", counted("true", made.views.orbit))
     forward = LGM.forward
     monkeypatch.setattr(
         LGM,
         "forward",
-        lambda self, images, poses, averaged: (told.append(averaged.tolist()), forward(self, images, poses, averaged))[
-            1
-        ],
+        lambda self, *given: (told.append(given[2].tolist()), forward(self, *given))[1],
     )
     train_lgm(
         true,
         tmp_path / "lgm",
         TOY,
-        steps=6,
-        batch=2,
-        rate=3e-3,
-        compile=False,
+        LGMSettings(steps=6, batch=2, learning_rate=3e-3, compile=False, generated_share=share),
         generated=made,
-        generated_share=share,
     )
     assert calls == ({"true": 0, "made": 6} if share else {"true": 6, "made": 0})
     assert told == [[[0, share, share, share]] * 2] * 6
@@ -178,19 +185,19 @@ def test_lgm_trains_on_them(made, views, tmp_path, monkeypatch, share):
     assert all(np.isfinite(line["off"]) for line in log)
 
 
-def test_true_views_are_of_both_sets(made, views, tmp_path, monkeypatch):
+def test_ground_truth_is_of_both_sets(made, views, tmp_path, monkeypatch):
     seen, first = [], replace(views)
     for name, source in (("first", first), ("generated's", made.views)):
         orbit = source.orbit
         monkeypatch.setattr(source, "orbit", lambda *a, name=name, orbit=orbit: (seen.append(name), orbit(*a))[1])
-    train_lgm(first, tmp_path / "lgm", TOY, steps=8, batch=1, compile=False, generated=made, generated_share=0.0)
+    settings = LGMSettings(steps=8, batch=1, compile=False, generated_share=0.0)
+    train_lgm(first, tmp_path / "lgm", TOY, settings, generated=made)
     assert set(seen) == {"first", "generated's"}
 
 
 def test_generated_views_are_judged_before_and_after(made, views, tmp_path):
-    train_lgm(
-        views, tmp_path / "lgm", TOY, steps=1, batch=1, compile=False, validation=views, generated_validation=made
-    )
+    settings = LGMSettings(steps=1, batch=1, compile=False)
+    train_lgm(views, tmp_path / "lgm", TOY, settings, validation=views, generated_validation=made)
     first, last = map(json.loads, (tmp_path / "lgm" / "log.jsonl").read_text().splitlines())
     for line in (first, last):
         assert {"val_psnr", "val_iou", "val_generated_psnr", "val_generated_iou"} <= line.keys()
@@ -231,7 +238,7 @@ def test_a_mirrored_object_is_seen_mirrored(views):
 
 
 @pytest.mark.parametrize("flag", [True, False])
-def test_a_guess_is_told_where_there_is_a_channel_for_it(flag):
+def test_averaged_views_are_told_where_there_is_a_channel_for_it(flag):
     torch.manual_seed(0)
     model = LGM(replace(TOY, averaged_channel=flag))
     images, poses = torch.rand(1, 4, 3, 64, 64), torch.from_numpy(np.stack([orbit_camera(0, 90 * i) for i in range(4)]))
@@ -255,23 +262,22 @@ def test_weights_from_before_the_channel_start_without_effect(tmp_path):
         torch.testing.assert_close(after(images, poses[None], torch.ones(1, 4)), before(images, poses[None]))
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
-    """`draw --kind placed` and `generate` write what `lgm --generated` reads."""
+def test_the_command(tmp_path, capsys):
+    """`render --kind placed` and `generate` write what `lgm --generated` reads."""
     with zipfile.ZipFile(tmp_path / "objects.zip", "w") as file:
         file.writestr("index.json", json.dumps([{"id": "a", "split": "train", "caption": "cube"}]))
     for words in (
-        ["draw", "--kind", "placed", "--procedural", 1, "--processes", 1],
+        ["render", "--kind", "placed", "--procedural", 1, "--processes", 1],
         ["generate", "--sets", "procedural-placed", "--steps", 2],
     ):
         common = ["--objects", tmp_path / "objects.zip", "--work", tmp_path]
-        monkeypatch.setattr(sys, "argv", ["training", *map(str, [*words, *common])])
-        command.main()
+        assert main([*map(str, [*words, *common])]) == 0
     assert "procedural-placed: 1 objects' views generated" in capsys.readouterr().out
     files = [(tmp_path / "procedural-placed.npy", ["procedural-00000"])]
-    whole = Views.from_files(files, "cpu", placed_poses)
+    whole = TrainingViews.from_files(files, "cpu", placed_poses)
     found = Generated.load([tmp_path / "procedural-placed.generated.npz"], whole)
     assert found.pixels.shape == (1, 4, 256, 256, 3)
-    assert found.averaged.tolist() == preset_settings(find_preset("mini"), "image").averaged_views
+    assert found.averaged.tolist() == preset_settings(find_preset("mini"), "image", samples=2).averaged_views
     front = np.load(photos_path(files[0][0]))[0].astype(np.float32)
     image = (front[..., :3] + 255 - front[..., 3:]) / 255
     assert psnr(found.pictures(torch.tensor([0]))[0, 0].movedim(0, -1), image) > 12  # it may be made smaller

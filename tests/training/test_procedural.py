@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from itertools import permutations
 
 import numpy as np
 import pytest
 
-from lgm_blender.core.cameras import orbit_cameras
-from lgm_blender.training import stages as command
+from lgm_blender.core.cameras import OBJECT_RADIUS, orbit_cameras, view_poses
+from lgm_blender.training.__main__ import main
 from lgm_blender.training.data import objects, procedural
-from lgm_blender.training.data.objects import OBJECT_RADIUS, Part, TexturedMesh, ViewRenderer, view_poses
+from lgm_blender.training.data.mesh_renderer import ViewRenderer
+from lgm_blender.training.data.objects import ObjectMesh, Submesh
 from lgm_blender.training.data.variants import GAMMA, varied
-from lgm_blender.training.data.views import Views
+from lgm_blender.training.data.views import TrainingViews
 
 NAMES = [f"procedural-{i:05}" for i in range(60)]
 
 
 @pytest.fixture(scope="module")
-def shapes() -> dict[str, TexturedMesh]:
+def shapes() -> dict[str, ObjectMesh]:
     return {name: procedural.procedural(name) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES[:20])
-def test_a_shape_fills_the_sphere_and_is_all_drawn(shapes, name):
+def test_a_shape_fills_the_sphere_and_is_all_rendered(shapes, name):
     mesh = shapes[name]
     position = mesh.corners[:, :3]
     low, high = position.min(0), position.max(0)
@@ -95,7 +95,7 @@ def test_patterns_have_two_colours_and_no_seam(kind):
 def test_shapes_are_seen_from_everywhere(shapes):
     renderer = ViewRenderer(48, distance_size=0)
     for name in NAMES[:12]:
-        views, _ = renderer.draw(shapes[name], orbit_cameras())
+        views, _ = renderer.render(shapes[name], orbit_cameras())
         share = (views[..., 3] > 128).mean((1, 2))
         assert share.min() > 0.002, name
         assert share.max() > 0.02, name
@@ -105,14 +105,14 @@ def test_shapes_are_seen_from_everywhere(shapes):
 
 
 @pytest.fixture
-def painted() -> TexturedMesh:
+def painted() -> ObjectMesh:
     """Random triangles of two materials and one texture, with each point its opposite."""
     rng = np.random.default_rng(0)
     corners = np.concatenate([rng.uniform(-0.5, 0.5, (36, 3)), rng.uniform(0, 1, (36, 2)), np.ones((36, 4))], 1)
     corners[18:, :3] = -corners[:18, :3]
     corners[:12, 5:8], corners[12:24, 5:8] = RED, BLUE
     texture = rng.integers(0, 256, (8, 8, 4)).astype(np.uint8)
-    return TexturedMesh(corners.astype(np.float32), [Part(0, 24), Part(24, 12, texture)])
+    return ObjectMesh(corners.astype(np.float32), [Submesh(0, 24), Submesh(24, 12, texture)])
 
 
 RED, BLUE = np.array([0.8, 0.1, 0.2]), np.array([0.15, 0.3, 0.7])
@@ -155,27 +155,26 @@ def test_it_gets_wider_or_narrower_upwards(painted):
 
 @pytest.fixture
 def archive(tmp_path):
-    """An objects.zip that is only an index: `draw --procedural` reads no more."""
+    """An objects.zip that is only an index: `render --procedural` reads no more."""
     path = tmp_path / "objects.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("index.json", json.dumps([{"id": "a", "split": "train", "caption": "cube"}]))
     return path
 
 
-def test_the_command_draws_them(archive, tmp_path, monkeypatch, capsys):
-    words = ["draw", "--objects", archive, "--work", tmp_path, "--procedural", 3, "--size", 16, "--processes", 1]
-    monkeypatch.setattr(sys, "argv", ["training", *map(str, words)])
-    command.main()
+def test_the_command_renders_them(archive, tmp_path, capsys):
+    words = ["render", "--objects", archive, "--work", tmp_path, "--procedural", 3, "--size", 16, "--processes", 1]
+    assert main([*map(str, words)]) == 0
     assert "procedural: 3 objects" in capsys.readouterr().out
     files = [(tmp_path / "procedural.npy", NAMES[:3]), (tmp_path / "procedural.npy", NAMES[:1])]
-    views = Views.from_files(files, "cpu")
+    views = TrainingViews.from_files(files, "cpu")
     assert len(views) == 4
     np.testing.assert_allclose(views.poses[: len(view_poses(NAMES[0])[0])], view_poses(NAMES[0])[0], atol=1e-6)
     number = len(views.pixels) // 4
     assert (views.pixels[:number] == views.pixels[3 * number :]).all()
     assert views.pixels[..., 3].float().mean() > 2
-    drawn, _ = ViewRenderer(16, distance_size=8).draw(procedural.procedural(NAMES[1]), view_poses(NAMES[1])[0])
-    assert np.abs(views.pixels[number : 2 * number].numpy().astype(int) - drawn).max() <= 1
+    rendered, _ = ViewRenderer(16, distance_size=8).render(procedural.procedural(NAMES[1]), view_poses(NAMES[1])[0])
+    assert np.abs(views.pixels[number : 2 * number].numpy().astype(int) - rendered).max() <= 1
 
 
 def test_centred_puts_anything_into_the_sphere():

@@ -16,6 +16,8 @@ from lgm_blender.training.__main__ import main
 from lgm_blender.training.data import render_views as make
 from lgm_blender.training.loops import finetune as train
 from lgm_blender.training.loops.plot import plot_log
+from lgm_blender.training.loops.trainer import Trainer
+from lgm_blender.training.settings import LGMSettings
 from lgm_blender.worker import presets
 from lgm_blender.worker.lgm import LGM_CONFIGS, LGMConfig, load_lgm
 from lgm_blender.worker.lgm.model import LGM
@@ -26,8 +28,10 @@ from lgm_blender.worker.weights import CheckedFiles
 def toy(monkeypatch, tmp_path):
     """A model that trains in seconds, and no LPIPS weights of this machine."""
     monkeypatch.setitem(LGM_CONFIGS, "mini", TOY)
-    monkeypatch.setitem(train.RECIPES, "first", train.Recipe(size=32, batch=2, rate=3e-3))
-    monkeypatch.setitem(train.RECIPES, "finetune", train.Recipe(size=32, batch=2))
+    monkeypatch.setitem(
+        train.RECIPES, "first", train.Recipe(LGMSettings(batch=2, learning_rate=3e-3, optimizer="muon"), size=32)
+    )
+    monkeypatch.setitem(train.RECIPES, "finetune", train.Recipe(LGMSettings(batch=2), size=32))
     monkeypatch.setattr(train, "default_lpips", lambda: tmp_path / "no lpips")
 
 
@@ -56,7 +60,7 @@ def test_from_a_zip_to_a_preset_that_loads(archive, tmp_path, capsys):  # noqa: 
     assert (output / "views" / "train-32.npy").exists()
 
 
-def test_fine_tuning_goes_on_from_weights(folders, tmp_path, capsys):
+def test_fine_tuning_starts_from_weights(folders, tmp_path, capsys):
     torch.manual_seed(0)
     start = LGM(TOY)
     (tmp_path / "start").mkdir()
@@ -64,7 +68,7 @@ def test_fine_tuning_goes_on_from_weights(folders, tmp_path, capsys):
     (tmp_path / "start" / "config.json").write_text(json.dumps(TOY.to_dict()))
     init = str(tmp_path / "start" / "mine.safetensors")
     # So short a run at so low a rate changes little.
-    train.train(folders, tmp_path / "a", init=init, steps=1, rate=1e-7)
+    train.train(folders, tmp_path / "a", init=init, steps=1, learning_rate=1e-7)
     model = load_lgm(tmp_path / "a" / "lgm")
     for name, tensor in start.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, atol=2e-3, rtol=0)
@@ -76,14 +80,40 @@ def test_fine_tuning_goes_on_from_weights(folders, tmp_path, capsys):
     assert presets.find_preset(str(tmp_path / "b")).locate("image") == presets.BUNDLED / "mini" / "multiview"
 
 
-def test_a_training_goes_on_and_is_not_overwritten(folders, tmp_path):
+def test_a_resumed_training_gives_what_an_uninterrupted_one_does(folders, tmp_path, monkeypatch):
     whole = train.train(folders, tmp_path / "whole", init="none", steps=4)
-    parts = train.train(folders, tmp_path / "parts", init="none", steps=4)
+    step = Trainer.step
+
+    def interrupted(self, *losses, **values):
+        step(self, *losses, **values)
+        if self.steps_done == 2:
+            self.save()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(folders, tmp_path / "parts", init="none", steps=4)
+    assert not (tmp_path / "parts" / "lgm").exists()
+    monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(LGMError, match="--resume"):
         train.train(folders, tmp_path / "parts", init="none", steps=4)
-    train.train(folders, tmp_path / "parts", init="none", steps=4, resume=True)  # at its end, nothing changes
+    parts = train.train(folders, tmp_path / "parts", init="none", steps=4, resume=True)
     a, b = load_lgm(whole / "lgm").state_dict(), load_lgm(parts / "lgm").state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+    other = train.train(folders, tmp_path / "other", init="none", steps=4, seed=1)
+    assert not all(torch.equal(a[name], value) for name, value in load_lgm(other / "lgm").state_dict().items())
+
+
+def test_a_checkpoint_that_does_not_fit_gets_a_sentence(folders, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "log.jsonl").touch()
+    for state in ({"model": {}, "ema": {}}, {"model": {"a": torch.zeros(1)}, "average": {}, "optimizers": []}):
+        torch.save(state, tmp_path / "old" / "checkpoint.pt")
+        with pytest.raises(LGMError, match=r"of another model, optimizer or version\. Start in another"):
+            train.train(folders, tmp_path / "old", init="none", steps=4, resume=True)
+    (tmp_path / "old" / "checkpoint.pt").write_bytes(b"no")
+    with pytest.raises(LGMError, match="is damaged"):
+        train.train(folders, tmp_path / "old", init="none", steps=4, resume=True)
 
 
 def test_epochs_are_steps(folders, tmp_path):
@@ -143,10 +173,22 @@ def test_published_sizes_are_told_apart(tmp_path):
         assert start.preset == "lgm"
 
 
-def test_the_paper_s_recipe_is_the_paper_s():
-    recipe = train.RECIPES["paper"]
-    assert LGM_CONFIGS[recipe.model] == LGMConfig()
-    assert (recipe.size, recipe.lpips_weight, recipe.inputs_judged, recipe.rate) == (512, 1.0, 4, 4e-4)
+def test_the_paper_s_recipe_is_the_paper_s(folders, tmp_path, monkeypatch):
+    """As it reaches the training: 30 times two objects, eight views of 512² supervised (LGM, sections 3.3 and 4.1)."""
+    given = []
+
+    def stop(views, output, config, settings, **_):
+        given.extend((views.size, config, settings))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_lgm", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(folders, tmp_path / "paper", init="none", recipe="paper", batch=2)
+    size, config, settings = given
+    assert (size, config) == (512, LGMConfig())
+    assert settings.steps == 30
+    assert settings.supervised_inputs + settings.supervised_others == 8
+    assert (settings.learning_rate, settings.lpips_weight, settings.surface_weight) == (4e-4, 1.0, 0.0)
 
 
 def test_a_log_becomes_a_picture(tmp_path):
@@ -158,4 +200,4 @@ def test_a_log_becomes_a_picture(tmp_path):
 
     picture = np.asarray(Image.open(tmp_path / "log.png").convert("L"))
     assert picture.shape[1] > 500
-    assert (picture < 200).sum() > 500  # something is drawn
+    assert (picture < 200).sum() > 500  # something is plotted

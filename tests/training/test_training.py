@@ -14,26 +14,29 @@ import pytest
 import torch
 from PIL import Image
 
+from lgm_blender.core import cameras
 from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_matrices
 from lgm_blender.core.errors import LGMError
-from lgm_blender.training.data import augment, objects, orbits
+from lgm_blender.training.data import augment, objects, orbits, view_files
+from lgm_blender.training.data.captions import make_tokenizer
+from lgm_blender.training.data.latents import EncodedOrbits
 from lgm_blender.training.data.variants import varied
-from lgm_blender.training.data.views import Views, find_orbits, opencv_matrices, orbit_angles
-from lgm_blender.training.evaluation.lpips import LPIPS
+from lgm_blender.training.data.views import TrainingViews, find_orbits, opencv_matrices, orbit_angles
 from lgm_blender.training.loops import trainer as schedule
-from lgm_blender.training.loops.lgm import evaluate_lgm, train_lgm
+from lgm_blender.training.loops.lgm import evaluate_lgm, render_views, train_lgm
+from lgm_blender.training.loops.lpips import LPIPS
 from lgm_blender.training.loops.multiview import (
     MINI_UNET,
     MultiViewModel,
-    Samples,
-    make_tokenizer,
     save_multiview,
     train_multiview,
     unpack_multiview,
 )
 from lgm_blender.training.loops.muon import divided, orthogonalized
-from lgm_blender.training.loops.trainer import LOG_EVERY, AveragedWeights, Clock, Trainer, cosine_rate
+from lgm_blender.training.loops.trainer import LOG_EVERY, AveragedWeights, Clock, Recorded, Trainer, cosine_schedule
 from lgm_blender.training.loops.vae import MINI, train_vae
+from lgm_blender.training.settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings
+from lgm_blender.worker import rendering
 from lgm_blender.worker.lgm import LGMConfig
 from lgm_blender.worker.lgm.rays import pixel_rays
 from lgm_blender.worker.multiview.loading import load_vae
@@ -105,36 +108,36 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawn_path(archive, tmp_path_factory):
+def rendered_path(archive, tmp_path_factory):
     """The training views of the two cubes at 32²."""
     path = tmp_path_factory.mktemp("views") / "train.npy"
-    assert objects.draw_objects(partial(objects.read_object, archive), ["a", "b"], 32, path, processes=1) == []
+    assert view_files.render_objects(partial(objects.read_object, archive), ["a", "b"], 32, path, processes=1) == []
     return path
 
 
 @pytest.fixture(scope="module")
-def drawn(drawn_path):
-    return np.load(drawn_path)
+def rendered(rendered_path):
+    return np.load(rendered_path)
 
 
 @pytest.fixture(scope="module")
-def views(drawn_path):
-    return Views.from_files([(drawn_path, ["a", "b"])], "cpu")
+def views(rendered_path):
+    return TrainingViews.from_files([(rendered_path, ["a", "b"])], "cpu")
 
 
 @pytest.fixture(scope="module")
 def orbits_of_cubes(archive, tmp_path_factory):
     """The orbits of the two cubes at 32², and from where they start."""
     path = tmp_path_factory.mktemp("orbits") / "train.orbits.npy"
-    assert orbits.draw_orbits(partial(objects.read_object, archive), ["a", "b"], 32, path, 1, "train") == []
+    assert orbits.render_orbits(partial(objects.read_object, archive), ["a", "b"], 32, path, 1, "train") == []
     return np.load(path), np.stack([orbits.orbit_starts(f"train/{name}") for name in "ab"])
 
 
 # Drawing
 
 
-def test_each_side_of_a_cube_is_seen_from_its_side(drawn):
-    middle = drawn[0, :, 16, 16, :3].astype(int)
+def test_each_side_of_a_cube_is_seen_from_its_side(rendered):
+    middle = rendered[0, :, 16, 16, :3].astype(int)
     front, right, back, left = (middle[i * 4].argsort()[::-1] for i in range(4))
     assert middle[0][1] < 40  # +z is magenta
     assert set(front[:2]) == {0, 2}
@@ -143,36 +146,36 @@ def test_each_side_of_a_cube_is_seen_from_its_side(drawn):
     assert left[0] == 0  # -x is red
 
 
-def test_a_texture_is_the_right_way_up(drawn):
-    front = drawn[1, 0].astype(int)
+def test_a_texture_is_the_right_way_up(rendered):
+    front = rendered[1, 0].astype(int)
     assert front[11, 16, 0] > 120  # its upper half is orange
     assert front[20, 16, :3].max() < 20  # its lower half is black
 
 
-def test_colours_are_premultiplied_and_the_background_is_clear(drawn):
-    assert (drawn[..., :3] <= drawn[..., 3:]).all()
-    assert (drawn[..., 0, 0, 3] == 0).all()
+def test_colours_are_premultiplied_and_the_background_is_clear(rendered):
+    assert (rendered[..., :3] <= rendered[..., 3:]).all()
+    assert (rendered[..., 0, 0, 3] == 0).all()
 
 
-def test_a_cube_has_the_size_that_the_camera_says(drawn):
-    wide = (drawn[0, 0, 16, :, 3] > 127).sum()
-    near = objects.OBJECT_RADIUS / math.sqrt(3)  # half the cube's side, and its front's distance before the centre
+def test_a_cube_has_the_size_that_the_camera_says(rendered):
+    wide = (rendered[0, 0, 16, :, 3] > 127).sum()
+    near = cameras.OBJECT_RADIUS / math.sqrt(3)  # half the cube's side, and its front's distance before the centre
     half = math.tan(math.radians(49.1 / 2)) * (1.5 - near)
     assert wide == pytest.approx(32 * near / half, abs=1)
 
 
 def test_training_cameras_are_what_they_say():
-    poses, angles = objects.view_poses("some id")
-    assert poses.shape == (objects.VIEWS, 4, 4)
+    poses, angles = cameras.view_poses("some id")
+    assert poses.shape == (cameras.VIEWS, 4, 4)
     for pose, (elevation, azimuth) in zip(poses, angles, strict=True):
         np.testing.assert_allclose(pose, orbit_camera(elevation, azimuth), atol=1e-5)
-    assert (angles[: objects.RING, 0] == 0).all()
-    np.testing.assert_array_equal(poses, objects.view_poses("some id")[0])
-    assert not np.array_equal(poses, objects.view_poses("another id")[0])
+    assert (angles[: cameras.RING, 0] == 0).all()
+    np.testing.assert_array_equal(poses, cameras.view_poses("some id")[0])
+    assert not np.array_equal(poses, cameras.view_poses("another id")[0])
 
 
 def test_evaluation_cameras_do_not_repeat_the_inputs():
-    poses, angles = objects.evaluation_poses("x")
+    poses, angles = cameras.evaluation_poses("x")
     np.testing.assert_allclose(poses[:4], orbit_cameras())
     assert len(poses) == 12
     assert angles[4:, 0].min() >= -10
@@ -186,7 +189,7 @@ def test_varied_objects_fill_the_same_sphere_and_differ(archive):
     one, again, two = varied(mesh, "b", 1), varied(mesh, "b", 1), varied(mesh, "b", 2)
     for mine in (mesh, one, two):
         position = mine.corners[:, :3]
-        assert np.linalg.norm(position.max(0) - position.min(0)) == pytest.approx(2 * objects.OBJECT_RADIUS, rel=1e-3)
+        assert np.linalg.norm(position.max(0) - position.min(0)) == pytest.approx(2 * cameras.OBJECT_RADIUS, rel=1e-3)
         np.testing.assert_allclose(position.max(0), -position.min(0), atol=1e-3)
     np.testing.assert_array_equal(one.corners, again.corners)
     assert np.abs(one.corners - two.corners).max() > 0.05
@@ -202,7 +205,7 @@ def test_orbits_are_four_views_a_quarter_turn_apart(views):
     generator = torch.Generator().manual_seed(0)
     chosen, order = views.orbit(64, generator)
     angles = views.angles[order]
-    assert (order // objects.VIEWS == chosen[:, None]).all()
+    assert (order // cameras.VIEWS == chosen[:, None]).all()
     torch.testing.assert_close(angles[..., 0], angles[:, :1, 0].expand(-1, 4), atol=2, rtol=0)
     turns = (angles[:, 1:, 1] - angles[:, :-1, 1]) % 360
     torch.testing.assert_close(turns, torch.full_like(turns, 90), atol=4, rtol=0)
@@ -222,15 +225,15 @@ def test_other_views_are_of_the_same_object_and_never_inputs(views):
     generator = torch.Generator().manual_seed(0)
     chosen, inputs = views.orbit(32, generator)
     others = views.others(chosen, inputs, 30, generator)
-    assert (others // objects.VIEWS == chosen[:, None]).all()
+    assert (others // cameras.VIEWS == chosen[:, None]).all()
     assert not (others[:, :, None] == inputs[:, None]).any()
     assert all(len(set(row)) == 30 for row in others.tolist())
 
 
 def test_objects_may_have_views_of_their_own_number():
-    many, few = objects.view_poses("x")[0], np.concatenate([orbit_cameras(10), orbit_cameras(-5, (20, 70))])
+    many, few = cameras.view_poses("x")[0], np.concatenate([orbit_cameras(10), orbit_cameras(-5, (20, 70))])
     pixels = torch.arange(len(many) + len(few), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 4)
-    views = Views.from_rows(pixels, np.concatenate([many, few]), [len(many), len(few)])
+    views = TrainingViews.from_rows(pixels, np.concatenate([many, few]), [len(many), len(few)])
     generator = torch.Generator().manual_seed(0)
     chosen, inputs = views.orbit(64, generator)
     others = views.others(chosen, inputs, 4, generator)
@@ -244,7 +247,7 @@ def test_objects_may_have_views_of_their_own_number():
 def test_objects_without_an_orbit_are_refused():
     poses = np.stack([orbit_camera(0, azimuth) for azimuth in (0, 90, 180, 250)])
     with pytest.raises(ValueError, match="quarter turn"):
-        Views.from_rows(torch.zeros(4, 2, 2, 4, dtype=torch.uint8), poses, [4])
+        TrainingViews.from_rows(torch.zeros(4, 2, 2, 4, dtype=torch.uint8), poses, [4])
 
 
 def test_orbits_are_found_whatever_the_order():
@@ -329,11 +332,11 @@ def test_a_run_of_steps_ends_after_them():
     assert [clock.tick() for _ in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
-def test_cosine_rate_warms_up_and_decays():
-    assert cosine_rate(0, 0, warmup=10) == pytest.approx(0.1)
-    assert cosine_rate(100, 0, warmup=10) == 1
-    assert cosine_rate(100, 1, warmup=10, floor=0.02) == pytest.approx(0.02)
-    rates = [cosine_rate(1000, p / 10) for p in range(11)]
+def test_cosine_schedule_warms_up_and_decays():
+    assert cosine_schedule(0, 0, warmup=10) == pytest.approx(0.1)
+    assert cosine_schedule(100, 0, warmup=10) == 1
+    assert cosine_schedule(100, 1, warmup=10, floor=0.02) == pytest.approx(0.02)
+    rates = [cosine_schedule(1000, p / 10) for p in range(11)]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -342,8 +345,37 @@ def test_averaged_weights_follow():
     average = AveragedWeights(model, decay=0.5)
     for step in range(100):
         model.weight.data.fill_(step)
-        average.update(model, step)
+        average.count(step)
+        average.update(model)
     assert average.model.weight.item() == pytest.approx(98, abs=0.1)  # the limit: 99 - 1
+
+
+def test_what_is_not_recorded_runs_each_time():
+    calls = []
+
+    def double(x):
+        calls.append(1)
+        return {"twice": 2 * x}
+
+    step = Recorded(double, enabled=False)
+    for i in range(6):
+        assert step(torch.tensor(i))["twice"] == 2 * i
+    assert len(calls) == 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_recorded_steps_learn_what_others_do(tmp_path, optimizer):
+    weights = {}
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        settings = RunSettings(learning_rate=1e-3, steps=30, graphs=graphs, optimizer=optimizer)
+        trainer = Trainer(Net(), tmp_path / str(graphs), settings, warmup=5)
+        for _ in trainer:
+            trainer.step(trainer.bare.loss(trainer))
+        weights[graphs] = [trainer.bare.between.weight, trainer.average.model.between.weight]
+    for a, b in zip(weights[False], weights[True], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
 
 
 class Line(torch.nn.Module):
@@ -381,7 +413,7 @@ class Net(torch.nn.Module):
 def trained(folder, steps, stop=None, **options):
     """The weights of a run of `steps`, or of its first `stop`."""
     torch.manual_seed(0)
-    trainer = Trainer(Line(), folder, rate=0.01, warmup=5, steps=steps, **options)
+    trainer = Trainer(Line(), folder, RunSettings(learning_rate=0.01, steps=steps, **options), warmup=5)
     for _ in trainer:
         if trainer.steps_done == stop:
             break
@@ -390,7 +422,7 @@ def trained(folder, steps, stop=None, **options):
     return trainer.bare.state_dict(), trainer.average.model.state_dict()
 
 
-def test_a_run_that_goes_on_gives_the_same_numbers(tmp_path):
+def test_a_resumed_run_gives_the_same_numbers(tmp_path):
     whole = trained(tmp_path / "whole", 20)
     trained(tmp_path / "parts", 20, stop=7)
     parts = trained(tmp_path / "parts", 20, resume=True)
@@ -399,6 +431,18 @@ def test_a_run_that_goes_on_gives_the_same_numbers(tmp_path):
             assert torch.equal(a[name], b[name])
     other = trained(tmp_path / "other", 20, seed=1)
     assert not torch.equal(whole[0]["linear.weight"], other[0]["linear.weight"])
+
+
+def test_a_run_recorded_on_a_gpu_resumes_without_one(tmp_path):
+    """There the learning rate is a tensor, and AdamW is told so."""
+    whole = trained(tmp_path / "whole", 20)
+    trained(tmp_path / "parts", 20, stop=7)
+    state = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
+    for group in state["optimizers"][0]["param_groups"]:
+        group |= {"lr": torch.tensor(group["lr"]), "capturable": True}
+    torch.save(state, tmp_path / "parts" / "checkpoint.pt")
+    parts = trained(tmp_path / "parts", 20, resume=True)
+    assert torch.equal(whole[0]["linear.weight"], parts[0]["linear.weight"])
 
 
 def test_a_finished_run_resumed_ends_at_once(tmp_path):
@@ -414,7 +458,7 @@ def test_a_folder_that_holds_a_training_is_not_overwritten(tmp_path):
 
 
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
-    trainer = Trainer(Line(), tmp_path, rate=0.1, warmup=1, steps=2)
+    trainer = Trainer(Line(), tmp_path, RunSettings(learning_rate=0.1, steps=2), warmup=1)
     steps = iter(trainer)
     next(steps)
     before = trainer.bare.linear.weight.clone()
@@ -426,12 +470,12 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path):
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
-    trainer = Trainer(Net(), tmp_path, rate=0.1, steps=2)
+    trainer = Trainer(Net(), tmp_path, RunSettings(learning_rate=0.1, steps=2))
     for _ in trainer:
         trainer.step(trainer.model.loss(trainer))
     trainer.finish()
-    with pytest.raises(LGMError, match="another optimizer"):
-        Trainer(Net(), tmp_path, rate=0.1, steps=3, resume=True, optimizer="muon")
+    with pytest.raises(LGMError, match="of another model, optimizer"):
+        Trainer(Net(), tmp_path, RunSettings(steps=3, resume=True, optimizer="muon"))
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (32, 32)])
@@ -458,7 +502,9 @@ def test_muon_finds_a_matrix_whose_inputs_differ_in_size(tmp_path):
     target = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
     layer = torch.nn.Linear(40, 40, bias=False)
     torch.nn.init.zeros_(layer.weight)
-    trainer = Trainer(layer, tmp_path, rate=0.05, warmup=1, weight_decay=0.0, steps=200, optimizer="muon")
+    trainer = Trainer(
+        layer, tmp_path, RunSettings(learning_rate=0.05, steps=200, optimizer="muon"), warmup=1, weight_decay=0.0
+    )
     for _ in trainer:
         x = torch.randn(256, 40, generator=trainer.generator) * size
         trainer.step(((trainer.model(x) - x @ target.T) ** 2).mean())
@@ -466,10 +512,12 @@ def test_muon_finds_a_matrix_whose_inputs_differ_in_size(tmp_path):
     assert off.max() < 0.1
 
 
-def test_a_run_with_muon_that_goes_on_gives_the_same_numbers(tmp_path):
+def test_a_resumed_run_with_muon_gives_the_same_numbers(tmp_path):
     def run(folder, steps, **options):
         torch.manual_seed(0)
-        trainer = Trainer(Net(), folder, rate=1e-3, warmup=1, steps=20, optimizer="muon", **options)
+        trainer = Trainer(
+            Net(), folder, RunSettings(learning_rate=1e-3, steps=20, optimizer="muon", **options), warmup=1
+        )
         for _ in trainer:
             trainer.step(trainer.model.loss(trainer))
             if trainer.steps_done == steps:
@@ -484,7 +532,7 @@ def test_a_run_with_muon_that_goes_on_gives_the_same_numbers(tmp_path):
 
 
 def test_a_muon_step_that_is_not_finite_changes_nothing(tmp_path):
-    trainer = Trainer(Net(), tmp_path, rate=0.1, warmup=1, steps=2, optimizer="muon")
+    trainer = Trainer(Net(), tmp_path, RunSettings(learning_rate=0.1, steps=2, optimizer="muon"), warmup=1)
     next(iter(trainer))
     before = {name: value.clone() for name, value in trainer.bare.state_dict().items()}
     trainer.step(trainer.model.loss(trainer) * math.nan)
@@ -493,7 +541,7 @@ def test_a_muon_step_that_is_not_finite_changes_nothing(tmp_path):
 
 def test_a_single_spike_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "LOG_EVERY", 20)
-    trainer = Trainer(Net(), tmp_path, rate=1e-4, warmup=5, steps=40, optimizer="muon")
+    trainer = Trainer(Net(), tmp_path, RunSettings(learning_rate=1e-4, steps=40, optimizer="muon"), warmup=5)
     for _ in trainer:
         spikes = trainer.steps_done in (25, 30)
         before = {name: value.clone() for name, value in trainer.bare.state_dict().items()}
@@ -525,7 +573,7 @@ def test_a_run_can_end_at_an_hour():
     ],
 )
 def test_a_collapse_is_noticed_and_named(tmp_path, factor, values, words):
-    trainer = Trainer(Line(), tmp_path, rate=1e-5, warmup=10, steps=8 * LOG_EVERY)
+    trainer = Trainer(Line(), tmp_path, RunSettings(learning_rate=1e-5, steps=8 * LOG_EVERY), warmup=10)
 
     def run():
         for _ in trainer:
@@ -534,19 +582,6 @@ def test_a_collapse_is_noticed_and_named(tmp_path, factor, values, words):
     with pytest.raises(LGMError, match=words):
         run()
     assert "norm" in (tmp_path / "log.jsonl").read_text()
-
-
-def test_lpips_is_a_distance():
-    torch.manual_seed(0)
-    distance = LPIPS()
-    for lin in distance.lins:
-        lin.data.fill_(1.0)
-    a = torch.rand(2, 3, 16, 16)
-    b = (a + 0.1 * torch.randn_like(a)).clamp(0, 1)
-    assert torch.equal(distance(a, a), torch.zeros(2))
-    assert (distance(a, b) > 0).all()
-    torch.testing.assert_close(distance(a, b), distance(b, a))
-    assert (distance(a, 1 - a) > distance(a, b)).all()
 
 
 def test_a_tokenizer_of_captions_reads_any_text(tmp_path):
@@ -569,21 +604,16 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path, monkeypatch):
     for lin in lpips.lins:
         lin.data.fill_(0.1)
     path = tmp_path / "val.npy"
-    objects.draw_objects(
-        partial(objects.read_object, archive), ["c"], 32, path, processes=1, cameras=objects.evaluation_poses
+    view_files.render_objects(
+        partial(objects.read_object, archive), ["c"], 32, path, processes=1, cameras=cameras.evaluation_poses
     )
-    validation = Views.from_files([(path, ["c"])], "cpu", objects.evaluation_poses)
+    validation = TrainingViews.from_files([(path, ["c"])], "cpu", cameras.evaluation_poses)
     model = train_lgm(
         views,
         tmp_path,
         TOY,
-        steps=25,
-        batch=2,
-        rate=3e-3,
+        LGMSettings(steps=25, batch=2, learning_rate=3e-3, lpips_from=0.5, compile=False),
         lpips=lpips,
-        lpips_from=0.5,
-        augmented=True,
-        compile=False,
         validation=validation,
     )
     result, psnr = evaluate_lgm(model, validation)
@@ -602,24 +632,29 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path, monkeypatch):
 def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, orbits_of_cubes, tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "LOG_EVERY", 1)
     small = MINI | {"block_out_channels": [16, 16, 16, 16], "norm_num_groups": 8, "sample_size": 32}
-    vae = train_vae(views, tmp_path / "vae", steps=3, batch=4, config=small, compile=False, lpips=LPIPS())
+    vae = train_vae(views, tmp_path / "vae", VAESettings(steps=3, batch=4, compile=False), config=small, lpips=LPIPS())
     device = torch.device("cpu")
-    samples = Samples.encode(*orbits_of_cubes, vae, device)
+    samples = EncodedOrbits.encode(*orbits_of_cubes, vae, device)
     assert len(samples) == 2 * orbits.ORBITS * 2  # mirrored or not
     assert samples.latents.shape[1:] == (4, 8, 4, 4)
     assert samples.fronts.sum() == 4
     captions = ["red cube", "textured cube"]
-    Samples.encode(*orbits_of_cubes, vae, device, len(captions)).save(tmp_path / "more.safetensors")
-    more = Samples.load(tmp_path / "more.safetensors", device)
+    EncodedOrbits.encode(*orbits_of_cubes, vae, device, len(captions)).save(tmp_path / "more.safetensors")
+    more = EncodedOrbits.load(tmp_path / "more.safetensors", device)
     assert set(samples.captions.tolist()) == {0, 1}
     assert set(more.captions.tolist()) == {2, 3}
-    both = Samples.join([samples, more])
+    both = EncodedOrbits.join([samples, more])
     tokenizer = make_tokenizer(captions, tmp_path / "tokenizer")
     learning = []
     finish = schedule.Trainer.finish
     monkeypatch.setattr(schedule.Trainer, "finish", lambda self: (learning.append(self.bare), finish(self)))
     model = train_multiview(
-        both, captions, tokenizer, tmp_path / "multiview", steps=3, batch=3, compile=False, validation=samples
+        both,
+        captions,
+        tokenizer,
+        tmp_path / "multiview",
+        MultiViewSettings(steps=3, batch=3, compile=False),
+        validation=samples,
     )
     # Several processes would wait for a gradient that never comes.
     assert all(p.grad is not None for p in learning[-1].parameters() if p.requires_grad)
@@ -628,9 +663,9 @@ def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, orbits_
     save_multiview(model, tmp_path / "vae", tmp_path / "tokenizer", tmp_path / "saved")
     pipeline = MultiViewPipeline.from_folder(tmp_path / "saved")
     assert pipeline.modes == ("image", "text")
-    pictures = pipeline(image=np.ones((32, 32, 3), np.float32), steps=2, guidance=2.0, size=32)
-    assert pictures.shape == (4, 32, 32, 3)
-    # Training can go on from what was saved.
+    pictures = pipeline(images=np.ones((32, 32, 3), np.float32), steps=2, guidance=2.0, size=32)
+    assert pictures.shape == (1, 4, 32, 32, 3)
+    # Training can start from what was saved.
     start = unpack_multiview(tmp_path / "saved", tmp_path / "again")
     again = MultiViewModel(tokenizer)
     again.load_state_dict(load_file(start))
@@ -655,7 +690,7 @@ class Colours:
 def test_samples_put_the_front_where_the_pipeline_expects_it(orbits_of_cubes):
     """The input's own side is frame 1, and the mirrored object's sides are swapped."""
     pictures, starts = orbits_of_cubes
-    samples = Samples.encode(pictures[:1, :1], starts[:1, :1], Colours(), torch.device("cpu"))
+    samples = EncodedOrbits.encode(pictures[:1, :1], starts[:1, :1], Colours(), torch.device("cpu"))
     assert samples.fronts.tolist() == [True, True]
     plain, mirrored = samples.latents.flatten(2)
     torch.testing.assert_close(plain[1], samples.image_latents[0].flatten(), atol=0.05, rtol=0)
@@ -667,7 +702,7 @@ def test_samples_put_the_front_where_the_pipeline_expects_it(orbits_of_cubes):
 def test_orbits_that_show_nothing_are_left_out(orbits_of_cubes):
     pictures, starts = (array.copy() for array in orbits_of_cubes)
     pictures[1, 2] = 0
-    samples = Samples.encode(pictures, starts, Colours(), torch.device("cpu"))
+    samples = EncodedOrbits.encode(pictures, starts, Colours(), torch.device("cpu"))
     assert len(samples) == 2 * (2 * orbits.ORBITS - 1)
     assert samples.captions.bincount().tolist() == [2 * orbits.ORBITS, 2 * orbits.ORBITS - 2]
 
@@ -676,7 +711,7 @@ def test_orbits_that_show_nothing_are_left_out(orbits_of_cubes):
 def test_the_view_from_the_images_side_is_the_image_and_not_judged(orbits_of_cubes, tmp_path, monkeypatch, image):
     """Where there is an image. What a model makes of that view then counts nothing; without an image it does."""
     monkeypatch.setattr(schedule, "LOG_EVERY", 1)
-    samples = Samples.encode(*orbits_of_cubes, Colours(), torch.device("cpu"))
+    samples = EncodedOrbits.encode(*orbits_of_cubes, Colours(), torch.device("cpu"))
     shape = samples.latents.shape[2:]
     samples.latents[:] = 0.25
     samples.image_latents[:] = 4.0
@@ -695,8 +730,8 @@ def test_the_view_from_the_images_side_is_the_image_and_not_judged(orbits_of_cub
     small = {"model_channels": 32, "context_dim": 192, "image_embed_dim": 192, "in_channels": shape[0]}
     unet = MINI_UNET | small | {"out_channels": shape[0]}
     captions = ["red cube", "textured cube"]
-    common = {"steps": 4, "batch": 16, "compile": False, "unet": unet}
-    train_multiview(samples, captions, tokenizer, tmp_path / "multiview", **common)
+    settings = MultiViewSettings(steps=4, batch=16, compile=False)
+    train_multiview(samples, captions, tokenizer, tmp_path / "multiview", settings, unet=unet)
     losses = [
         json.loads(line)["velocity_mse"] for line in (tmp_path / "multiview" / "log.jsonl").read_text().splitlines()
     ]
@@ -712,19 +747,50 @@ def test_the_view_from_the_images_side_is_the_image_and_not_judged(orbits_of_cub
 
 
 def test_distances_lead_to_the_surface(views):
-    half = objects.OBJECT_RADIUS / math.sqrt(3)
-    rows = torch.arange(objects.VIEWS)[None]
+    half = cameras.OBJECT_RADIUS / math.sqrt(3)
+    rows = torch.arange(cameras.VIEWS)[None]
     points, covered = views.surface(rows, views.poses[rows])
     assert covered.float().mean() > 0.1
     largest = points[covered].abs().amax(-1)  # the cube's sides are at |x|, |y| or |z| = half
     torch.testing.assert_close(largest, torch.full_like(largest, half), atol=2e-3, rtol=0)
 
 
-def test_rays_of_the_drawn_views_meet_the_cube(views):
+def test_rays_of_the_rendered_views_meet_the_cube(views):
     # The renderer and the rays agree about where the camera is: a pixel is covered if its ray meets the cube.
-    half = objects.OBJECT_RADIUS / math.sqrt(3)
-    origins, directions = pixel_rays(views.poses[: objects.VIEWS], 32)
+    half = cameras.OBJECT_RADIUS / math.sqrt(3)
+    origins, directions = pixel_rays(views.poses[: cameras.VIEWS], 32)
     low, high = (-half - origins) / directions, (half - origins) / directions
     enter, leave = torch.minimum(low, high).amax(-1), torch.maximum(low, high).amin(-1)
-    covered = views.pixels[: objects.VIEWS, ..., 3] > 127
+    covered = views.pixels[: cameras.VIEWS, ..., 3] > 127
     assert ((enter < leave) == covered).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_training_renders_by_gsplat_where_it_works_and_by_torch_elsewhere(views, monkeypatch, there):
+    """It lets gsplat compile, and demands nothing. Here gsplat's part is played by the torch renderer."""
+    asked, rendered = [], []
+
+    def prepare(device, compile):
+        asked.append(compile)
+        if not there:
+            raise rendering.gsplat_backend.UnavailableError("it is not installed")
+        return "it is installed"
+
+    def rasterize(*arguments):
+        rendered.append("gsplat")
+        return rendering.torch_backend.rasterize(*arguments)
+
+    monkeypatch.delenv(rendering.VARIABLE, raising=False)
+    monkeypatch.setattr(rendering.gsplat_backend, "prepare", prepare)
+    monkeypatch.setattr(rendering.gsplat_backend, "rasterize", rasterize)
+    for cached in (rendering._backend_for, rendering._gsplat):
+        cached.cache_clear()
+    gaussians = torch.tensor([[0, 0, 0, 1, 0.1, 0.1, 0.1, 1, 0, 0, 0, 1, 0, 0]]).expand(2, 5, 14)
+    white = torch.ones(2, 3, 3)
+    rgb, alpha = render_views(gaussians, views.poses[:6].view(2, 3, 4, 4), 16, white)
+    assert rgb.shape == (2, 3, 3, 16, 16)
+    assert alpha[..., 8, 8].min() > 0.9
+    assert rendered == (["gsplat"] if there else [])
+    assert asked == [True]
+    for cached in (rendering._backend_for, rendering._gsplat):
+        cached.cache_clear()

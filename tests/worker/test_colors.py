@@ -82,12 +82,12 @@ def test_a_preset_says_whether_the_image_is_kept(tmp_path):
 
 
 def test_a_preset_says_how_many_samples_are_averaged(tmp_path):
-    assert find_preset("mini").samples == {"image": 4}
+    assert find_preset("mini").samples == {"image": 1}
     assert find_preset("lgm").samples == {}
     (tmp_path / "lgm").mkdir()
     (tmp_path / "lgm" / "config.json").write_text("{}")
     write_preset(tmp_path, name="mine", label="mine", base="mini")
-    assert find_preset(str(tmp_path)).samples == {"image": 4}
+    assert find_preset(str(tmp_path)).samples == {"image": 1}
 
 
 @pytest.mark.parametrize("match", [False, True])

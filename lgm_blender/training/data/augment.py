@@ -1,4 +1,4 @@
-"""LGM's two augmentations: they make true views as inconsistent as generated ones (LGM, section 3.3).
+"""LGM's two augmentations: they make ground-truth views as inconsistent as generated ones (LGM, section 3.3).
 
 Both leave the first view as it is, and touch an object's others together with probability one half.
 """

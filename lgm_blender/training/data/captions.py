@@ -7,7 +7,9 @@ looked up in the picture.
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,6 +35,7 @@ COLORS = {
 PREFIXES = ("", *COLORS, "wooden")
 BROWN, WOODEN = PREFIXES.index("brown"), PREFIXES.index("wooden")
 COLOR_WORDS = {*COLORS, "wooden", "gray", "beige", "gold", "silver", "dark", "light"}
+CAPTION_LENGTH = 24  # tokens, the first and the last of them marks
 SHARE = 0.5  # of an object's pixels that a colour must have to name it
 
 
@@ -94,3 +97,44 @@ def caption_tokens(captions: list[str], tokenizer: CLIPTokenizer, ways: int = 4,
             plain = without_colors(" ".join(words)).split()
             table += [ids([*article, prefix, *plain] if prefix else [*article, *words]) for prefix in PREFIXES]
     return torch.tensor(table).view(2 * len(captions), ways, len(PREFIXES), length)
+
+
+def make_tokenizer(captions: list[str], folder: Path, vocabulary: int = 2048) -> CLIPTokenizer:
+    """A CLIP tokenizer whose byte pairs come from the captions, saved as vocab.json and merges.txt."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        captions,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=["<|startoftext|>", "<|endoftext|>"],
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    model = json.loads(bpe.to_str())["model"]
+    vocab, merges = dict(model["vocab"]), model["merges"]
+    for letter in alphabet:  # a lone last letter must have a token as well
+        vocab.setdefault(letter, len(vocab))
+        vocab.setdefault(letter + "</w>", len(vocab))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    lines = [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": CAPTION_LENGTH,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+    return CLIPTokenizer.from_pretrained(folder)

@@ -83,7 +83,7 @@ def load_objects(
     least: int = LEAST,
     tell: Callable[[str], None] = print,
 ) -> Dataset:
-    """Read object folders, each picture as LGM's camera would have drawn it.
+    """Read object folders, each picture as LGM's camera would have taken it.
 
     Args:
         folders: See `find_objects`.
@@ -195,7 +195,7 @@ def _looked_at(poses: np.ndarray) -> np.ndarray:
 
 
 def read_view(frame: Frame, size: int) -> np.ndarray:
-    """A view [size, size, 4] uint8, premultiplied, as LGM's camera would have drawn it from the same place.
+    """A view [size, size, 4] uint8, premultiplied, as LGM's camera would have taken it from the same place.
 
     The picture is scaled about its principal point until its focal length is LGM's, and cut or padded with nothing.
 
@@ -228,7 +228,7 @@ def read_view(frame: Frame, size: int) -> np.ndarray:
     corner, end = np.floor(low), np.ceil(high)
     part = image.crop((*corner.astype(int).tolist(), *end.astype(int).tolist()))  # outside it there is nothing
     box = (*(low - corner).tolist(), *(high - corner).tolist())
-    # Smaller pictures are drawn with pixels as wide: nearly a box, without the ringing of sharper filters.
+    # Smaller pictures are filtered with pixels as wide: nearly a box, without the ringing of sharper filters.
     smaller = (high - low).min() > size
     filter = Image.Resampling.HAMMING if smaller else Image.Resampling.BICUBIC
     pixels = np.array(part.resize((size, size), filter, box=box))

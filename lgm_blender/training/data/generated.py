@@ -1,14 +1,14 @@
 """Views by the multi-view model as input for LGM's training, which then learns to make the best of its errors.
 
 LGM's two augmentations imitate such errors (augment.py); these are the errors themselves, of objects that the
-multi-view model has not seen: variants (varied.py) that it was not trained on, as large as in use (orbits.draw_placed).
+multi-view model has not seen: variants (variants.py) that it was not trained on, as large as in use (orbits.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,37 +19,59 @@ from ...core.errors import LGMError
 from ...core.files import replacing
 from ...worker.multiview.pipeline import MultiViewPipeline
 from ...worker.reconstruct import Settings, finish_frames, sample_frames
-from .views import Views
+from .views import TrainingViews
 
 
 @dataclass
 class Generated:
-    """What the multi-view model makes of placed objects, where the true views are.
+    """What the multi-view model makes of placed objects, where the ground-truth views are.
 
     Attributes:
-        views: The true views.
+        views: The ground-truth views.
         pixels: [O, 4, S, S, 3] uint8, on white: of each object its first orbit, the image's side first.
-        averaged: [4], which of them are means of several samples.
+        averaged: [4], which of them LGM is told to be means of several samples.
+        files: Where they come from.
+        times: When those were written.
     """
 
-    views: Views
+    views: TrainingViews
     pixels: Tensor
     averaged: Tensor
+    files: tuple[Path, ...] = ()
+    times: list[int] = field(default_factory=list)
 
     @classmethod
-    def load(cls, files: Sequence[Path], views: Views) -> Generated:
+    def load(cls, files: Sequence[Path], views: TrainingViews) -> Generated:
         """What `generate` wrote of these views, in one file or several, one set of objects after the other."""
-        device, pixels = views.pixels.device, []
-        for path in files:
-            with np.load(path) as data:
-                pixels.append(torch.from_numpy(data["pixels"]).to(device))
-                averaged = torch.from_numpy(data["averaged"]).to(device)
-        pixels = torch.cat(pixels)
+        pixels, averaged = cls._read(files)
         if len(pixels) != len(views):
             raise LGMError(
-                f"Views of {len(pixels)} objects were generated, of {len(views)} there are true ones. Generate anew."
+                f"Views of {len(pixels)} objects were generated, of {len(views)} there is ground truth. Generate anew."
             )
-        return cls(views, pixels, averaged)
+        device = views.pixels.device
+        return cls(views, pixels.to(device), averaged.to(device), tuple(files), cls._times(files))
+
+    @staticmethod
+    def _read(files: Sequence[Path]) -> tuple[Tensor, Tensor]:
+        pixels = []
+        for path in files:
+            with np.load(path) as data:
+                pixels.append(torch.from_numpy(data["pixels"]))
+                averaged = torch.from_numpy(data["averaged"])
+        return torch.cat(pixels), averaged
+
+    @staticmethod
+    def _times(files: Sequence[Path]) -> list[int]:
+        return [path.stat().st_mtime_ns for path in files]
+
+    def refresh(self) -> bool:
+        """Take in what another process has generated anew meanwhile, of the same objects; whether it has."""
+        times = self._times(self.files)
+        if times == self.times:
+            return False
+        self.pixels.copy_(self._read(self.files)[0])
+        self.times = times
+        return True
 
     @property
     def inputs(self) -> Tensor:
@@ -60,7 +82,7 @@ class Generated:
         """Generated views [B, 4, 3, S, S] in 0 to 1 of objects [B]."""
         return self.pixels[objects].movedim(-1, -3).float() / 255
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Random objects [count], the rows [count, 4] of an orbit of each, its generated views [count, 4, 3, S, S]."""
         device = self.pixels.device
         objects = torch.randint(len(self.pixels), (count,), generator=generator, device=device)
@@ -81,7 +103,7 @@ def generate(
     """Generate views of every object as they come of a user's image, and write them with `numpy.savez`.
 
     Args:
-        photos: [O, S, S, 4] uint8, premultiplied, as draw_placed draws them.
+        photos: [O, S, S, 4] uint8, premultiplied, as render_placed renders them.
         elevations: [O], degrees, of the photos.
         multiview: The multi-view model, for images.
         settings: How it samples.
@@ -109,8 +131,10 @@ def generate(
             made += waiting
             waiting = [pool.submit(_finished, *pair, settings) for pair in zip(frames, images, strict=True)]
         pixels = np.stack([each.result() for each in (*made, *waiting)])
+    # In training single samples are called averaged too, so that of ground-truth views LGM makes all that they show.
+    averaged = replace(settings, samples=max(settings.samples, 2)).averaged_views
     with replacing(path) as file:
-        np.savez(file, pixels=pixels, averaged=np.array(settings.averaged_views))
+        np.savez(file, pixels=pixels, averaged=np.array(averaged))
     return len(photos)
 
 

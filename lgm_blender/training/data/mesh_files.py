@@ -1,7 +1,7 @@
-"""GLB, glTF, OBJ and PLY files to meshes ready to draw, read by trimesh.
+"""GLB, glTF, OBJ and PLY files to meshes ready to render, read by trimesh.
 
-What is drawn is the base colour: texture, factor and vertex colours, plus what the material emits. Factors are taken in
-linear light and OBJ's too, as Blender does; vertex colours of PLY and OBJ are sRGB.
+What is rendered is the base colour (texture, factor and vertex colours) plus what the material emits. Factors are taken
+in linear light and OBJ's too, as Blender does; vertex colours of PLY and OBJ are sRGB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from ...core.cameras import OBJECT_RADIUS, into_sphere
 from ...core.color import linear_to_srgb
 from ...core.errors import LGMError
-from .objects import Part, TexturedMesh, to_linear
+from .objects import ObjectMesh, Submesh, to_linear
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 MAX_TEXTURE = 2048  # pixels a side; more than views of a few hundred pixels can show
@@ -27,11 +27,11 @@ PLAIN = 0.8  # the grey, in linear light, of what has no material, as in Blender
 _KNOWN = ("KHR_materials_", "KHR_texture_transform", "KHR_mesh_quantization", "KHR_lights_punctual", "EXT_texture_webp")
 
 
-def read_mesh_file(path: str | Path, radius: float = OBJECT_RADIUS) -> TexturedMesh:
+def read_mesh_file(path: str | Path, radius: float = OBJECT_RADIUS) -> ObjectMesh:
     """A file as one mesh, its bounding box centred and its diagonal 2 · radius.
 
     Raises:
-        LGMError: If it can't be read, holds no triangles, or uses what would be drawn wrong.
+        LGMError: If it can't be read, holds no triangles, or uses what would be rendered wrong.
     """
     import trimesh
 
@@ -64,9 +64,9 @@ def read_mesh_file(path: str | Path, radius: float = OBJECT_RADIUS) -> TexturedM
     corners[:, :3] = (corners[:, :3] - center) * factor
     parts, first = [], 0
     for rows, look in pieces:
-        parts.append(Part(first, len(rows), look.texture, look.cutoff))
+        parts.append(Submesh(first, len(rows), look.texture, look.cutoff))
         first += len(rows)
-    return TexturedMesh(corners.astype(np.float32), parts)
+    return ObjectMesh(corners.astype(np.float32), parts)
 
 
 def _open_gltf(path: Path) -> tuple[io.BytesIO, list[dict]]:
@@ -110,7 +110,7 @@ def _open_gltf(path: Path) -> tuple[io.BytesIO, list[dict]]:
     return io.BytesIO(text), materials
 
 
-def _piece(scene, name: str, materials: list[dict] | None) -> tuple[np.ndarray, Part] | None:
+def _piece(scene, name: str, materials: list[dict] | None) -> tuple[np.ndarray, Submesh] | None:
     """The corners [3F, 9] of one of a scene's geometries, and their look; None if it has no triangles.
 
     Args:
@@ -145,7 +145,7 @@ def _piece(scene, name: str, materials: list[dict] | None) -> tuple[np.ndarray, 
     corners[..., 5:] = factor
     if cutoff == 0:  # opaque whatever its alpha is
         corners[..., 8] = 1
-    return corners.reshape(-1, 9), Part(0, 3 * len(mesh.faces), texture, cutoff)
+    return corners.reshape(-1, 9), Submesh(0, 3 * len(mesh.faces), texture, cutoff)
 
 
 def _gltf_look(material, told: dict) -> tuple[np.ndarray | None, np.ndarray, float]:

@@ -1,43 +1,84 @@
 """Objects as large as a user's image shows them: pictures for the multi-view model, and for LGM on its views.
 
-A user's image is recentred, and the model's views are as large as that image is (truth.place). So they are drawn like
-that: enlarged afterwards they would be blurred, as no user's image is.
+A user's image is recentred, and the model's views are as large as that image is (placement.py). So they are rendered
+like that: enlarged afterwards they would be blurred, as no user's image is.
 """
 
 from __future__ import annotations
 
+import io
 import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ...core.cameras import orbit_camera, orbit_cameras
-from ..evaluation.ground_truth import INPUTS, LeftOut, box_alphas, close_up, moved, place
-from .objects import Cameras, Reader, TexturedMesh, ViewRenderer, draw_objects, in_parts
+from .mesh_renderer import ViewRenderer
+from .objects import ObjectMesh, Reader
+from .placement import INPUTS, LeftOut, box_alphas, close_up, moved, place
+from .view_files import Cameras, render_files, render_objects
 
 ORBITS = 4  # of an object, for the multi-view model
-OTHERS = 10  # views of an object for LGM, beside the four that the multi-view model draws
+OTHERS = 10  # views of an object for LGM, beside the four that the multi-view model samples
+RAISED_IMAGES = -10, 40  # elevations from which images of variants are taken
+WORN = 0.5  # of the variants' images: what has happened to pictures from elsewhere
 
 
 def orbit_starts(name: str) -> np.ndarray:
     """From where the image of each of an object's orbits is taken: [ORBITS, 2], elevation and azimuth in degrees.
 
-    The object's own front, another of its four sides, anywhere at elevation 0, and anywhere.
+    The object's own front, another of its four sides, anywhere at elevation 0, and anywhere. Of variants (sets whose
+    names have a number, as train-1) the front, anywhere at elevation 0, about the front and anywhere.
 
     Args:
         name: The set's and the object's; the rest follows from it.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if is_varied(name):
+        about = (rng.uniform(*RAISED_IMAGES), rng.uniform(-60, 60) % 360)
+        anywhere = (rng.uniform(*RAISED_IMAGES), rng.uniform(0, 360))
+        return np.array([(0, 0), (0, rng.uniform(0, 360)), about, anywhere], np.float32)
     side = 90.0 * rng.integers(1, 4)
     return np.array(
         [(0, 0), (0, side), (0, rng.uniform(0, 360)), (rng.uniform(-15, 35), rng.uniform(0, 360))], np.float32
     )
 
 
+def is_varied(name: str) -> bool:
+    """Whether a set, or an object of it, SET/OBJECT, is of variants."""
+    return "-" in name.split("/")[0]
+
+
+def worn(picture: np.ndarray, name: str) -> np.ndarray:
+    """A picture [S, S, 4] uint8, premultiplied, that half of the time has been made smaller and compressed before.
+
+    What lies beside the object stays out of it, as when it is cut out.
+
+    Args:
+        picture: As it was rendered.
+        name: What happens follows from it.
+    """
+    rng = np.random.default_rng(zlib.crc32(f"worn {name}".encode()))
+    if rng.random() > WORN:
+        return picture
+    alpha = picture[..., 3:]
+    seen = Image.fromarray(picture[..., :3] + (255 - alpha))
+    if rng.random() < 0.5:
+        side = round(len(picture) * rng.uniform(0.4, 1))
+        seen = seen.resize((side, side), Image.Resampling.BILINEAR).resize(picture.shape[1::-1])
+    if rng.random() < 0.7:
+        file = io.BytesIO()
+        seen.save(file, "JPEG", quality=int(rng.integers(35, 95)))
+        seen = Image.open(file)
+    color = np.asarray(seen.convert("RGB")).astype(np.int16) - (255 - alpha)
+    return np.concatenate([np.minimum(color.clip(0, 255).astype(np.uint8), alpha), alpha], -1)
+
+
 def placed_poses(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Cameras of a placed object (draw_placed): four a quarter turn apart, the image's first, then others anywhere.
+    """Cameras of a placed object (render_placed): four a quarter turn apart, the image's first, then others anywhere.
 
     Returns:
         Poses [INPUTS + OTHERS, 4, 4] and their (elevation, azimuth) in degrees. The four stand at elevation 0 for most
@@ -61,7 +102,7 @@ def _turn(azimuth: float) -> np.ndarray:
 
 
 def orbit_poses(points: np.ndarray, elevation: float, azimuth: float) -> np.ndarray:
-    """Camera-to-world [4, 4, 4] float32 of four cameras that see an object as if it were placed (truth.place).
+    """Camera-to-world [4, 4, 4] float32 of four cameras that see an object as if it were placed (placement.place).
 
     The object and its light stay where they are; the cameras come nearer.
 
@@ -81,52 +122,41 @@ def orbit_poses(points: np.ndarray, elevation: float, azimuth: float) -> np.ndar
     return (back @ poses).astype(np.float32)
 
 
-def draw_orbit(renderer: ViewRenderer, mesh: TexturedMesh, elevation: float, azimuth: float) -> np.ndarray:
+def render_orbit(renderer: ViewRenderer, mesh: ObjectMesh, elevation: float, azimuth: float) -> np.ndarray:
     """The four views, and the image: [5, S, S, 4] uint8, premultiplied; nothing at all if there is nothing to see."""
     try:
         poses = orbit_poses(mesh.corners[:, :3], elevation, azimuth)
     except LeftOut:
         return np.zeros((INPUTS + 1, renderer.size, renderer.size, 4), np.uint8)
-    views, _ = renderer.draw(mesh, poses)
-    image = close_up(renderer, mesh, views[0], poses[0])
-    return np.concatenate([views, (views[0] if image is None else image)[None]])
+    views, _ = renderer.render(mesh, poses)
+    return np.concatenate([views, close_up(renderer, mesh, views[0], poses[0])[0][None]])
 
 
-def draw_orbits(
+def render_orbits(
     read: Reader, ids: list[str], size: int, output: str | Path, processes: int = 4, name: str = ""
 ) -> list[str]:
-    """Draw objects into one .npy file [objects, ORBITS, 5, size, size, 4] uint8, premultiplied (draw_orbit).
+    """Render objects into one .npy file [objects, ORBITS, 5, size, size, 4] uint8, premultiplied (render_orbit).
 
     Args:
-        read: Reads or makes an object; goes to other processes, so a function of a module or a `partial` of one.
-        ids: The objects.
-        size: Width and height of the pictures in pixels.
-        output: The file.
-        processes: How many draw at once.
-        name: The set's, for `orbit_starts`.
+        read, ids, size, output, processes: See render_objects.
+        name: The set's, for `orbit_starts`; images of variants are `worn`.
 
     Returns:
-        The ids of objects of which an orbit shows nothing.
+        The ids of objects of which little or nothing can be seen.
     """
-    shape = (len(ids), ORBITS, INPUTS + 1, size, size, 4)
-    np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape).flush()
-    return in_parts(_draw_orbits_part, ids, processes, read, size, str(output), name)
+    files = [(Path(output), (ORBITS, INPUTS + 1, size, size, 4), np.uint8)]
+    return render_files(partial(_object_orbits, read, name), ids, size, files, processes)
 
 
-def _draw_orbits_part(ids: list[str], offset: int, read: Reader, size: int, output: str, name: str) -> list[str]:
-    pictures = np.lib.format.open_memmap(output, mode="r+")
-    renderer = ViewRenderer(size, distance_size=0)
-    empty = []
-    for i, object_id in enumerate(ids, offset):
-        mesh = read(object_id)
-        drawn = np.stack([draw_orbit(renderer, mesh, *start) for start in orbit_starts(f"{name}/{object_id}")])
-        pictures[i] = drawn
-        if not drawn[..., 3].any(axis=(2, 3)).all():
-            empty.append(object_id)
-    return empty
+def _object_orbits(read: Reader, name: str, renderer: ViewRenderer, object_id: str) -> list[np.ndarray]:
+    mesh, name = read(object_id), f"{name}/{object_id}"
+    pictures = np.stack([render_orbit(renderer, mesh, *start) for start in orbit_starts(name)])
+    if is_varied(name):
+        pictures[:, 4] = [worn(image, f"{name}/{k}") for k, image in enumerate(pictures[:, 4])]
+    return [pictures]
 
 
-def draw_placed(
+def render_placed(
     read: Reader,
     ids: list[str],
     size: int,
@@ -134,20 +164,30 @@ def draw_placed(
     processes: int = 4,
     cameras: Cameras = placed_poses,
     turn: bool = True,
+    name: str = "",
 ) -> list[str]:
-    """Draw placed objects, and the image of each (objects.draw_objects).
+    """Render placed objects, and the image of each.
 
     Args:
-        read, ids, size, output, processes, cameras: See draw_objects.
+        read, ids, size, output, processes, cameras: See render_objects.
         turn: Whether some objects are turned first, so that the image is not of their front.
+        name: The set's; images of variants are `worn`.
 
     Returns:
         The ids of objects of which little or nothing can be seen.
     """
-    return draw_objects(partial(_read_placed, read, cameras, turn), ids, size, output, processes, cameras, close_up)
+    placed = partial(_read_placed, read, cameras, turn)
+    return render_objects(placed, ids, size, output, processes, cameras, partial(_photo, name))
 
 
-def _read_placed(read: Reader, cameras: Cameras, turn: bool, object_id: str) -> TexturedMesh:
+def _photo(
+    name: str, renderer: ViewRenderer, mesh: ObjectMesh, front: np.ndarray, pose: np.ndarray, object_id: str
+) -> np.ndarray:
+    picture, _ = close_up(renderer, mesh, front, pose)
+    return worn(picture, f"{name}/{object_id}") if is_varied(name) else picture
+
+
+def _read_placed(read: Reader, cameras: Cameras, turn: bool, object_id: str) -> ObjectMesh:
     mesh = read(object_id)
     try:
         return placed_mesh(mesh, float(cameras(object_id)[1][0, 0]), image_azimuth(object_id) if turn else 0.0)
@@ -161,7 +201,7 @@ def image_azimuth(name: str) -> float:
     return 0.0 if rng.random() < 0.6 else rng.uniform(0, 360)
 
 
-def placed_mesh(mesh: TexturedMesh, elevation: float = 0.0, azimuth: float = 0.0) -> TexturedMesh:
+def placed_mesh(mesh: ObjectMesh, elevation: float = 0.0, azimuth: float = 0.0) -> ObjectMesh:
     """A mesh as large, and where, as a model is to make it of a picture from there, seen from azimuth 0."""
     corners = mesh.corners.copy()
     corners[:, :3] = turned(corners[:, :3], azimuth)

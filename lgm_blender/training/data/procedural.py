@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .objects import Part, TexturedMesh, centred, to_linear
+from .objects import ObjectMesh, Submesh, centred, to_linear
 
 AROUND, ALONG = 48, 24  # points of a surface
 TEXTURE = 64  # pixels
@@ -23,7 +23,7 @@ Points = np.ndarray  # [ALONG, AROUND, 3] float64: a surface as a grid, its last
 Random = np.random.Generator
 
 
-def procedural(name: str) -> TexturedMesh:
+def procedural(name: str) -> ObjectMesh:
     """An object that follows from its name, centred, its bounding-box diagonal 2 · OBJECT_RADIUS."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     plan = (_heap, _stack, _table, _ring)[rng.choice(4, p=(0.4, 0.25, 0.2, 0.15))]
@@ -39,11 +39,11 @@ def procedural(name: str) -> TexturedMesh:
         if mine:
             corners += mine
             count = sum(map(len, mine))
-            parts.append(Part(first, count, texture))
+            parts.append(Submesh(first, count, texture))
             first += count
     together = np.concatenate(corners)
     together[:, :3] = centred(together[:, :3])
-    return TexturedMesh(together.astype(np.float32), parts)
+    return ObjectMesh(together.astype(np.float32), parts)
 
 
 # ------------------------------------------------------------------------------------------------------------- solids
@@ -237,7 +237,7 @@ def _pattern(rng: Random, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _triangles(points: Points, color: np.ndarray) -> np.ndarray:
-    """The corners [3F, 9] of a grid's triangles (see TexturedMesh)."""
+    """The corners [3F, 9] of a grid's triangles (see ObjectMesh)."""
     rows, columns = points.shape[:2]
     v, u = np.meshgrid(np.linspace(0, 1, rows), np.linspace(0, 1, columns), indexing="ij")
     values = np.concatenate([points, u[..., None], v[..., None], np.broadcast_to(color, (*points.shape[:2], 4))], -1)

@@ -27,14 +27,13 @@ from ...core.formats.transforms import (
     write_transforms,
 )
 from .mesh_files import SUFFIXES, read_mesh_file
-from .objects import TexturedMesh, ViewRenderer, read_index, read_mesh
-
-VISIBLE = 0.9  # share of the views in which something must be seen
+from .mesh_renderer import ViewRenderer, is_visible
+from .objects import ObjectMesh, read_index, read_object
 
 
 @dataclass(frozen=True)
 class Source:
-    """One object to draw.
+    """One object to render.
 
     Attributes:
         name: Of its folder, and what its cameras follow from.
@@ -48,7 +47,7 @@ class Source:
     caption: str = ""
     split: str = ""
 
-    def read(self) -> TexturedMesh:
+    def read(self) -> ObjectMesh:
         """The mesh.
 
         Raises:
@@ -57,8 +56,7 @@ class Source:
         if not self.member:
             return read_mesh_file(self.path)
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                return read_mesh(archive, self.member)
+            return read_object(self.path, self.member)
         except Exception as error:  # numpy's and Pillow's readers raise whatever they like on broken data
             raise LGMError(f"{self.member} in {self.path} could not be read ({error}).") from error
 
@@ -74,7 +72,7 @@ class Made:
 
 
 def find_sources(path: Path) -> list[Source]:
-    """What there is to draw: a mesh file, the mesh files of a folder and its folders, or an objects.zip.
+    """What there is to render: a mesh file, the mesh files of a folder and its folders, or an objects.zip.
 
     Raises:
         LGMError: If there is nothing.
@@ -107,18 +105,18 @@ def make_views(
     processes: int = 1,
     overwrite: bool = False,
 ) -> Iterator[Made]:
-    """Draw objects into folders of `output`, and give each as it is done; a broken one stops none of the others.
+    """Render objects into folders of `output`, and give each as it is done; a broken one stops none of the others.
 
     Args:
         sources: See `find_sources`.
         output: The data set's folder, made if missing.
         size: Width and height of the views in pixels.
         views: How many of each object.
-        processes: How many draw at once.
-        overwrite: Draw objects again whose folders are there.
+        processes: How many render at once.
+        overwrite: Render objects again whose folders are there.
 
     Raises:
-        LGMError: (kind 'output') If the folder can't be written, or (kind 'worker') if nothing can be drawn here.
+        LGMError: (kind 'output') If the folder can't be written, or (kind 'worker') if nothing can be rendered here.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -143,7 +141,7 @@ def make_views(
                 yield job.result()
         except BrokenProcessPool:
             raise LGMError(
-                "Drawing ended suddenly, out of memory or in the graphics driver. Try fewer --processes.", "worker"
+                "Rendering ended suddenly, out of memory or in the graphics driver. Try fewer --processes.", "worker"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -158,7 +156,7 @@ def _start(size: int) -> None:
         _renderer = ViewRenderer(size, distance_size=0)
     except Exception as error:  # a process that fails here would take the reason with it
         _renderer = LGMError(
-            f"Nothing can be drawn here: OpenGL without a screen does not start ({error}). On Linux it needs EGL "
+            f"Nothing can be rendered here: OpenGL without a screen does not start ({error}). On Linux it needs EGL "
             "(Debian: libegl1, libgl1-mesa-dri); elsewhere make the views with Blender.",
             "worker",
         )
@@ -171,11 +169,11 @@ def _make(source: Source, output: Path, views: int, overwrite: bool) -> Made:
     target = output / source.name
     try:
         poses = view_poses(source.name, views)[0]
-        drawn, _ = _renderer.draw(source.read(), poses)
-        if drawn[..., 3].any(axis=(1, 2)).mean() < VISIBLE:
+        rendered, _ = _renderer.render(source.read(), poses)
+        if not is_visible(rendered):
             raise LGMError("nothing of it can be seen in most of its views.")
         with new_folder(output, source.name, overwrite) as folder:
-            for i, view in enumerate(drawn):
+            for i, view in enumerate(rendered):
                 (folder / file_name(i)).write_bytes(encode_png(view))
             write_transforms(folder, poses, _renderer.size, source.caption, source.split)
     except LGMError as error:

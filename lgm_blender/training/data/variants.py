@@ -1,4 +1,4 @@
-"""More objects from the ones there are: stretched along their axes, narrowed towards an end, in other colours.
+"""More objects from the ones there are: stretched and narrowed, in other colours and in other light.
 
 Two thousand objects are few for guessing what a picture doesn't show, and most of them are brown, grey or white.
 """
@@ -12,22 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from .objects import Part, TexturedMesh, centred, read_object
+from .objects import ObjectMesh, Submesh, centred, read_object
 
 STRETCH = 0.35  # largest logarithm of an axis' factor: 0.70 to 1.42
 TAPER = 0.35  # largest share by which the width grows or shrinks from the middle to the top
 GAMMA = 0.6  # largest logarithm of a channel's gamma: 0.55 to 1.82
+SHADES = 0.1, 0.5  # the least and most of the brightness that depends on the light
 
 
-def read_varied(path: str | Path, variant: int, object_id: str) -> TexturedMesh:
+def read_varied(path: str | Path, variant: int, object_id: str) -> ObjectMesh:
     """An object of an objects.zip, varied."""
     return varied(read_object(path, object_id), object_id, variant)
 
 
-def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
+def varied(mesh: ObjectMesh, object_id: str, variant: int) -> ObjectMesh:
     """The object stretched and narrowed, its bounding-box diagonal as before, its colour channels shuffled and bent.
 
-    In half of them every material's colours change in their own way.
+    In half of them every material's colours change in their own way, and two thirds stand in a light of their own.
 
     Args:
         mesh: An object of objects.read_mesh.
@@ -49,7 +50,7 @@ def varied(mesh: TexturedMesh, object_id: str, variant: int) -> TexturedMesh:
         else:
             rows[:, 5:8] = change(rows[:, 5:8])
         parts.append(replace(part, texture=_bent(part, change)))
-    return TexturedMesh(corners, parts)
+    return ObjectMesh(corners, parts, *(_light(rng) if rng.random() < 2 / 3 else ()))
 
 
 def _change(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
@@ -61,7 +62,14 @@ def _change(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     return lambda colors: colors[..., order] ** gamma
 
 
-def _bent(part: Part, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+def _light(rng: np.random.Generator) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """Where light comes from, mostly from above, and how bright what it meets is: brightest 0.8 to 1.05."""
+    x, y, z = rng.normal(size=3)
+    shaded, brightest = rng.uniform(*SHADES), rng.uniform(0.8, 1.05)
+    return (float(x), float(abs(y) + 0.2), float(z)), (float(brightest - shaded), float(shaded))
+
+
+def _bent(part: Submesh, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
     if part.texture is None:
         return None
     rgb = np.round(change(part.texture[..., :3] / 255.0) * 255).astype(np.uint8)

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.cameras import view_poses
 from ...worker.lgm.rays import pixel_rays
 from ...worker.tensors import constant
-from .objects import DISTANCE_UNIT, Cameras, distance_path, view_poses
+from .mesh_renderer import DISTANCE_UNIT
+from .view_files import Cameras, distance_path
 
 
 @dataclass
-class Views:
+class TrainingViews:
     """Views of objects on one device; every object has views of its own number and cameras.
 
     Attributes:
@@ -42,7 +44,7 @@ class Views:
     distances: Tensor | None = None
 
     @classmethod
-    def from_rows(cls, pixels: Tensor, poses: np.ndarray, counts: Sequence[int]) -> Views:
+    def from_rows(cls, pixels: Tensor, poses: np.ndarray, counts: Sequence[int]) -> TrainingViews:
         """Views of objects that have `counts` rows each of `pixels` and `poses`.
 
         Raises:
@@ -73,23 +75,10 @@ class Views:
         )
 
     @classmethod
-    def from_array(
-        cls,
-        pixels: np.ndarray,
-        ids: list[str],
-        device: torch.device | str,
-        cameras: Cameras = view_poses,
-    ) -> Views:
-        """Views of the objects `ids`, [O, V, S, S, 4] in that order, from `cameras`."""
-        rows = torch.from_numpy(np.array(pixels[: len(ids)])).flatten(0, 1).to(device)
-        poses = np.concatenate([cameras(object_id)[0] for object_id in ids])
-        return cls.from_rows(rows, poses, [pixels.shape[1]] * len(ids))
-
-    @classmethod
     def from_files(
         cls, files: Sequence[tuple[Path, list[str]]], device: torch.device | str, cameras: Cameras = view_poses
-    ) -> Views:
-        """Views from files that draw_objects wrote, of the first objects of each, whose ids are given.
+    ) -> TrainingViews:
+        """Views from files that render_objects wrote, of the first objects of each, whose ids are given.
 
         They are read a few rows at a time. The same object varied, in another file, counts as a further object.
         """

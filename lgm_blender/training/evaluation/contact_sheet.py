@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,7 +113,7 @@ def contact_sheet(
         y = top + i * pitch + GAP
         number = f"{rank} of {len(rows)}" if len(rows) > 1 else ""
         draw.text((MARGIN, y), number, FAINT, small)
-        for line in _fold(draw, row.name, plain, LABEL)[:2]:
+        for line in textwrap.wrap(row.name, LABEL // 7)[:2]:  # letters are 7 pixels wide on average
             y += 15
             draw.text((MARGIN, y), line, INK, plain)
         for line in row.lines:
@@ -129,17 +130,6 @@ def _key(draw: ImageDraw.ImageDraw, left: int, right: int, y: int) -> None:
         level = (x - left) / (right - left) * LARGEST_ERROR
         color = error_picture(np.full((1, 1, 3), level), np.zeros((1, 1, 3)))[0, 0] * 255
         draw.line([(x, y), (x, y + 2)], tuple(int(value) for value in color))
-
-
-def _fold(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and draw.textlength(longer, font) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
 
 
 def _small_png(image: Image.Image) -> bytes:

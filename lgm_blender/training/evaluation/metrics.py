@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .lpips import LPIPS
+from ..loops.lpips import LPIPS
+from .pictures import Pictures
 
 CEILING = 100.0  # dB of equal pictures, whose PSNR would be infinite
 
@@ -50,36 +49,31 @@ def alpha_iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, (a & b).sum() / union.clamp_min(1), torch.ones((), device=a.device))
 
 
-class Pictures(NamedTuple):
-    """What is compared with the truth.
-
-    Attributes:
-        rgb: [P, 3, H, W], 0 to 1, on white.
-        alpha: [P, H, W], 0 to 1; None where there is none.
-        views: [V], which of them stands for each view of the truth; None if each stands for its own.
-    """
-
-    rgb: Tensor
-    alpha: Tensor | None = None
-    views: Tensor | None = None
+def translucency(alpha: Tensor) -> Tensor:
+    """The share of what is seen in alphas [V, H, W] that is half transparent: from 0.1 to 0.9. Edges always are."""
+    seen = alpha > 0.1
+    return (seen & (alpha < 0.9)).sum() / seen.sum().clamp_min(1)
 
 
 @torch.inference_mode()
-def scores(truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS | None) -> dict[str, dict[str, float]]:
-    """The scores of each contender: 'psnr' in dB, 'ssim', 'lpips' if it is given, and 'iou' where there is an alpha.
+def scores(ground_truth: Pictures, contenders: dict[str, Pictures], lpips: LPIPS | None) -> dict[str, dict[str, float]]:
+    """The scores of each contender: 'psnr' in dB, 'ssim', 'lpips' if given; 'iou' and 'translucency' of alphas.
 
-    Each is the mean over the views; 'iou' is that of all views together.
+    Each is the mean over the views; 'iou' is that of all views together, and 'translucency' how much more of them than
+    of the ground truth is half transparent.
     """
-    wanted = None if lpips is None else lpips.features(truth.rgb)
+    targets = None if lpips is None else lpips.features(ground_truth.rgb)
     result = {}
     for name, given in contenders.items():
         views = torch.arange(len(given.rgb), device=given.rgb.device) if given.views is None else given.views
         rgb = given.rgb[views]
-        found = {"psnr": psnr(rgb, truth.rgb).mean().item(), "ssim": ssim(rgb, truth.rgb).mean().item()}
-        if wanted is not None:
+        found = {"psnr": psnr(rgb, ground_truth.rgb).mean().item(), "ssim": ssim(rgb, ground_truth.rgb).mean().item()}
+        if targets is not None:
             features = [depth[views] for depth in lpips.features(given.rgb)]
-            found["lpips"] = lpips.distance(features, wanted).mean().item()
-        if given.alpha is not None and truth.alpha is not None:
-            found["iou"] = alpha_iou(given.alpha[views], truth.alpha).item()
+            found["lpips"] = lpips.distance(features, targets).mean().item()
+        if given.alpha is not None and ground_truth.alpha is not None:
+            found["iou"] = alpha_iou(given.alpha[views], ground_truth.alpha).item()
+            more = translucency(given.alpha[views]) - translucency(ground_truth.alpha)
+            found["translucency"] = more.item()
         result[name] = found
     return result

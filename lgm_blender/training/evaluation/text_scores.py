@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.errors import LGMError
 from ...worker.multiview.loading import load_image_processor, load_tokenizer
 from ...worker.weights import File, Weights
-from .lpips import LPIPS
+from ..loops.lpips import LPIPS
 
 # Looked for in the Hugging Face cache, the first choice first; nothing is fetched.
 CLIPS = ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32")

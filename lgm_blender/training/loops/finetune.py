@@ -3,40 +3,45 @@
 The output folder can be given as a preset (`--preset DIR`), in Blender too:
 
     preset.json, lgm/           the trained LGM, beside the multi-view model of the preset it started from
-    checkpoint.pt               where `--resume` goes on from
+    checkpoint.pt               what `--resume` continues from
     log.jsonl, log.png          a JSON line every 200 steps, and its plot where matplotlib is installed
     sample.png                  what comes out (above) and what should (below)
-    views/                      drawn views, of an objects.zip only
+    views/                      rendered views, of an objects.zip only
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ...core.cameras import evaluation_poses, view_poses
 from ...core.errors import LGMError
 from ...core.files import output_error
-from ...worker.lgm import lgm_from_file
+from ...worker.lgm import lgm_from_file, load_lgm_config
 from ...worker.lgm.model import LGM_CONFIGS, LGMConfig
 from ...worker.presets import PUBLISHED, find_preset, write_preset
+from ...worker.rendering import backend_for
 from ..data.dataset import find_objects, load_objects
-from ..data.objects import distance_path, draw_objects, evaluation_poses, read_index, read_object, view_poses
-from ..data.views import Views, find_orbits, orbit_angles
-from ..evaluation.lpips import LPIPS
-from ..evaluation.lpips import default_file as default_lpips
+from ..data.objects import read_index, read_object
+from ..data.view_files import Cameras, distance_path, render_objects
+from ..data.views import TrainingViews, find_orbits, orbit_angles
+from ..settings import LGMSettings
 from .lgm import evaluate_lgm, train_lgm
-from .trainer import process_device, processes
+from .lpips import LPIPS
+from .lpips import default_file as default_lpips
+from .trainer import fast_arithmetic, process_device, processes
 
 
 @dataclass(frozen=True)
@@ -44,47 +49,26 @@ class Recipe:
     """Settings of a training; what is not given on the command line comes from here.
 
     Attributes:
-        model: The configuration when it starts from nothing.
+        settings: Of LGM's training.
+        model: The configuration when it starts from random weights.
         minutes, epochs: Its length, the one or the other.
-        batch: Objects a step and GPU.
-        rate: Learning rate.
-        size: Of the views that judge, in pixels.
-        lpips_weight, lpips_from: See train_lgm.
-        inputs_judged, others_judged: See train_lgm.
-        surface_weight: See train_lgm.
-        optimizer: See Trainer.
+        size: Of the views that supervise, in pixels.
     """
 
+    settings: LGMSettings
     model: str = "mini"
     minutes: float | None = 10
     epochs: float | None = None
-    batch: int = 8
-    rate: float = 4e-4
     size: int = 256
-    lpips_weight: float = 0.2
-    lpips_from: float = 0.4
-    inputs_judged: int = 2
-    others_judged: int = 6
-    surface_weight: float = 0.6
-    optimizer: Literal["adamw", "muon"] = "muon"
 
 
+FIRST = LGMSettings(supervised_inputs=2, supervised_others=6, surface_weight=0.6, optimizer="muon")
+# LGM, sections 3.3 and 4.1; there on 32 GPUs.
+PAPER = LGMSettings(lpips_weight=1.0, lpips_from=0.0, surface_weight=0.0)
 RECIPES = {
-    "first": Recipe(),
-    "finetune": Recipe(rate=1e-4, lpips_from=0.0),
-    # LGM, sections 3.3 and 4.1; there on 32 GPUs.
-    "paper": Recipe(
-        model="big",
-        minutes=None,
-        epochs=30,
-        size=512,
-        lpips_weight=1.0,
-        lpips_from=0.0,
-        inputs_judged=4,
-        others_judged=4,
-        surface_weight=0.0,
-        optimizer="adamw",
-    ),
+    "first": Recipe(FIRST),
+    "finetune": Recipe(replace(FIRST, learning_rate=1e-4, lpips_from=0.0)),
+    "paper": Recipe(PAPER, model="big", minutes=None, epochs=30, size=512),
 }
 
 
@@ -130,10 +114,7 @@ def _config_of(path: Path) -> LGMConfig:
     if not path.is_file():
         raise LGMError(f"There is no file {path}. Give 'mini', 'lgm', 'none', or a file of LGM's weights.")
     if (path.parent / "config.json").is_file():
-        try:
-            return LGMConfig.from_dict(json.loads((path.parent / "config.json").read_text("utf-8")))
-        except (ValueError, TypeError) as error:
-            raise LGMError(f"{path.parent / 'config.json'} is damaged: {error}", "weights") from error
+        return load_lgm_config(path.parent)
     try:
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -144,9 +125,9 @@ def _config_of(path: Path) -> LGMConfig:
     for config in LGM_CONFIGS.values():
         if (config.down_channels[0], config.up_channels[-1]) == (width, last):
             others = (
-                replace(config, hull_bins=bins, averaged_channel=guess)
+                replace(config, hull_bins=bins, averaged_channel=averaged)
                 for bins in (config.hull_bins, 0)
-                for guess in (True, False)
+                for averaged in (True, False)
             )
             plain = replace(config, hull_bins=max(0, channels - 11), averaged_channel=False)
             return next((other for other in others if other.in_channels == channels), plain)
@@ -155,12 +136,12 @@ def _config_of(path: Path) -> LGMConfig:
 
 def load_data(
     data: Path, output: Path, size: int, device: torch.device, tell: Callable[[str], None], limit: int | None = None
-) -> tuple[Views, Views | None]:
-    """Views for training and, where the data set has a part for it, for judging.
+) -> tuple[TrainingViews, TrainingViews | None]:
+    """Views for training and, where the data set has a part for it, for validation.
 
     Args:
         data: An objects.zip, or a folder of object folders (dataset.py).
-        output: The training's folder; an objects.zip is drawn into its views/ once.
+        output: The training's folder; an objects.zip is rendered into its views/ once.
         size: Of the views in pixels.
         device: Where they are kept.
         tell: Takes a line about what is going on.
@@ -170,38 +151,39 @@ def load_data(
         LGMError: If nothing is usable.
     """
     if data.is_file():
-        return _drawn(data, output / "views", size, device, tell, limit)
+        return tuple(
+            _render(data, split, output / "views" / f"{split}-{size}.npy", size, cameras, device, tell, limit)
+            for split, cameras in (("train", view_poses), ("val", evaluation_poses))
+        )
+    validation = find_objects(data, "val")[:limit]
     return (
         _read(find_objects(data, "train")[:limit], size, device, tell),
-        _read(find_objects(data, "val")[:limit], size, device, tell) if find_objects(data, "val") else None,
+        _read(validation, size, device, tell) if validation else None,
     )
 
 
-def _drawn(data: Path, folder: Path, size: int, device: torch.device, tell, limit: int | None) -> tuple[Views, Views]:
+def _render(
+    data: Path, split: str, path: Path, size: int, cameras: Cameras, device: torch.device, tell, limit: int | None
+) -> TrainingViews:
     try:
-        index = read_index(data)
+        ids = [entry["id"] for entry in read_index(data) if entry.get("split") == split][:limit]
     except Exception as error:
         raise LGMError(f"{data} can't be read as an objects.zip: {error}") from error
-    result = []
-    for split, cameras in (("train", view_poses), ("val", evaluation_poses)):
-        ids = [entry["id"] for entry in index if entry.get("split") == split][:limit]
-        if not ids:
-            raise LGMError(f"{data} has no objects of the split '{split}'.")
-        path = folder / f"{split}-{size}.npy"
-        with processes().main_process_first():
-            whole = path.exists() and len(np.load(path, mmap_mode="r")) == len(ids)
-            if not whole and processes().is_main_process:
-                folder.mkdir(parents=True, exist_ok=True)
-                tell(f"Drawing {len(ids)} objects ({split})")
-                part = path.with_name(f"part-{path.name}")
-                draw_objects(partial(read_object, data), ids, size, part, cameras=cameras)
-                distance_path(part).replace(distance_path(path))
-                part.replace(path)
-        result.append(Views.from_files([(path, ids)], device, cameras))
-    return result[0], result[1]
+    if not ids:
+        raise LGMError(f"{data} has no objects of the split '{split}'.")
+    with processes().main_process_first():
+        whole = path.exists() and len(np.load(path, mmap_mode="r")) == len(ids)
+        if not whole and processes().is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tell(f"Rendering {len(ids)} objects ({split})")
+            part = path.with_name(f"part-{path.name}")
+            render_objects(partial(read_object, data), ids, size, part, cameras=cameras)
+            distance_path(part).replace(distance_path(path))
+            part.replace(path)
+    return TrainingViews.from_files([(path, ids)], device, cameras)
 
 
-def _read(folders: Sequence[Path], size: int, device: torch.device, tell) -> Views:
+def _read(folders: Sequence[Path], size: int, device: torch.device, tell) -> TrainingViews:
     found = load_objects(folders, size, tell=tell)
     ends = np.cumsum(found.counts)
     kept = []
@@ -218,7 +200,7 @@ def _read(folders: Sequence[Path], size: int, device: torch.device, tell) -> Vie
         )
     rows = np.concatenate([np.arange(start, end) for start, end in kept])
     pixels = torch.from_numpy(found.pixels[rows]).to(device)
-    return Views.from_rows(pixels, found.poses[rows], [end - start for start, end in kept])
+    return TrainingViews.from_rows(pixels, found.poses[rows], [end - start for start, end in kept])
 
 
 def train(
@@ -228,17 +210,11 @@ def train(
     init: str = "mini",
     recipe: str | None = None,
     minutes: float | None = None,
-    steps: int | None = None,
     epochs: float | None = None,
-    batch: int | None = None,
-    rate: float | None = None,
     lpips: Path | None = None,
-    augmented: bool = True,
-    seed: int = 0,
-    resume: bool = False,
-    compile: bool | None = None,
     limit: int | None = None,
     tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    **settings: Any,
 ) -> Path:
     """Train LGM and leave a preset's folder.
 
@@ -247,15 +223,11 @@ def train(
         output: The folder. One that holds something else than a training is refused.
         init: See find_start.
         recipe: A name in RECIPES; by default 'finetune', or 'first' where init is 'none'.
-        minutes, steps, epochs: The length, one of them; else the recipe's.
-        batch, rate: Else the recipe's.
+        minutes, epochs: The length, one of them or `steps`; else the recipe's.
         lpips: LPIPS weights; by default those that `evaluate --fetch-lpips` left. Without, there is no such loss.
-        augmented: Whether the input views are distorted and jittered.
-        seed: Of everything random.
-        resume: Go on from the folder's checkpoint.
-        compile: Whether to torch.compile the model; by default on a GPU.
         limit: Only the first objects.
         tell: Takes lines about what is going on.
+        settings: Of LGMSettings, in place of the recipe's. Networks are compiled on a GPU only.
 
     Returns:
         The preset's folder, `output`.
@@ -265,12 +237,13 @@ def train(
     """
     chosen = RECIPES[recipe or ("first" if init == "none" else "finetune")]
     start = find_start(init, chosen.model)
-    if sum(value is not None for value in (minutes, steps, epochs)) > 1:
+    given = sum(value is not None for value in (minutes, epochs, settings.get("steps")))
+    if given > 1:
         raise LGMError("Give one of minutes, steps and epochs.")
     if output.is_dir() and any(output.iterdir()) and not (output / "log.jsonl").exists():
         raise LGMError(f"{output} holds other files. Choose an empty folder.")
-    if (output / "checkpoint.pt").exists() and not resume:
-        raise LGMError(f"{output} already holds a training. Add --resume to go on with it, or choose another folder.")
+    if (output / "checkpoint.pt").exists() and not settings.get("resume"):
+        raise LGMError(f"{output} already holds a training. Add --resume to continue it, or choose another folder.")
     state, device = processes(), process_device()
     tell = tell if state.is_main_process else lambda line: None
     try:
@@ -278,8 +251,7 @@ def train(
         (output / "log.jsonl").touch()
     except OSError as error:
         raise output_error(output, error) from error
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    fast_arithmetic()
     views, validation = load_data(data, output, chosen.size, device, tell, limit)
     tell(f"{len(views)} objects to train on, {len(validation) if validation else 'none'} to judge on, {device}")
     network = None
@@ -287,31 +259,16 @@ def train(
         network = LPIPS.from_file(lpips or default_lpips()).to(device)
     else:
         tell("Without the LPIPS loss, whose weights are not here: 'evaluate --fetch-lpips' gets them.")
-    batch = batch or chosen.batch
-    if epochs is None and minutes is None and steps is None:
+    if device.type == "cuda":
+        renderer, reason = backend_for(device, compile=True)
+        tell(f"Renderer: {renderer} ({reason})")
+    if not given:
         minutes, epochs = chosen.minutes, chosen.epochs
+    settings = {"compile": device.type == "cuda", "init": start.weights, **settings}
+    run = replace(chosen.settings, seconds=60 * (minutes or math.inf), **settings)
     if epochs is not None:
-        steps = max(1, round(epochs * len(views) / (batch * state.num_processes)))
-    model = train_lgm(
-        views,
-        output,
-        start.config,
-        **({"steps": steps} if steps is not None else {"seconds": 60 * minutes}),
-        batch=batch,
-        rate=rate or chosen.rate,
-        lpips=network,
-        lpips_weight=chosen.lpips_weight,
-        lpips_from=chosen.lpips_from,
-        inputs_judged=chosen.inputs_judged,
-        others_judged=chosen.others_judged,
-        surface_weight=chosen.surface_weight,
-        optimizer=chosen.optimizer,
-        augmented=augmented,
-        init=start.weights,
-        seed=seed,
-        resume=resume,
-        compile=device.type == "cuda" if compile is None else compile,
-    )
+        run = replace(run, steps=max(1, round(epochs * len(views) / (run.batch * state.num_processes))))
+    model = train_lgm(views, output, start.config, run, lpips=network)
     if state.is_main_process:
         if validation is not None:
             if start.weights is not None:

@@ -7,15 +7,12 @@ through an image encoder (ImageDream, arXiv 2312.02201, section 3.2), and a capt
 from __future__ import annotations
 
 import json
-import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import DDIMScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
@@ -26,17 +23,16 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
 )
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ...core.cameras import multiview_cameras
 from ...worker.multiview.loading import load_vae
 from ...worker.multiview.pipeline import IMAGE_VIEW
 from ...worker.multiview.unet import MultiViewUNet
 from ...worker.quantization import load_file
 from ...worker.quantization import save_file as save_weights
-from ...worker.tensors import constant
-from ..data.captions import BROWN, WOODEN, caption_tokens, color_prefixes
-from .trainer import Trainer
+from ..data.captions import BROWN, CAPTION_LENGTH, WOODEN, caption_tokens
+from ..data.latents import IMAGE_SIZE, EncodedOrbits, cameras, clip_pixels
+from ..settings import MultiViewSettings
+from .trainer import Recorded, Trainer
 
 MINI_UNET = {
     "image_size": 32,
@@ -61,7 +57,7 @@ MINI_VISION = {
     "intermediate_size": 768,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
-    "image_size": 128,
+    "image_size": IMAGE_SIZE,
     "patch_size": 16,
     "hidden_act": "gelu",
     "projection_dim": 192,
@@ -71,12 +67,11 @@ MINI_TEXT = {
     "intermediate_size": 768,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
-    "max_position_embeddings": 24,
+    "max_position_embeddings": CAPTION_LENGTH,
     "hidden_act": "gelu",
     "projection_dim": 192,
 }
-ENCODED = 96  # samples that are encoded at once
-SCHEDULER = {
+NOISE_SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "linear",
@@ -87,47 +82,6 @@ SCHEDULER = {
     "timestep_spacing": "trailing",
     "prediction_type": "v_prediction",
 }
-
-
-def make_tokenizer(captions: list[str], folder: Path, vocabulary: int = 2048) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte pairs come from the captions, saved as vocab.json and merges.txt."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        captions,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=["<|startoftext|>", "<|endoftext|>"],
-            initial_alphabet=alphabet,
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        ),
-    )
-    model = json.loads(bpe.to_str())["model"]
-    vocab, merges = dict(model["vocab"]), model["merges"]
-    for letter in alphabet:  # a lone last letter must have a token as well
-        vocab.setdefault(letter, len(vocab))
-        vocab.setdefault(letter + "</w>", len(vocab))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-    lines = [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    settings = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": MINI_TEXT["max_position_embeddings"],
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
-    return CLIPTokenizer.from_pretrained(folder)
 
 
 class MultiViewModel(nn.Module):
@@ -156,180 +110,58 @@ class MultiViewModel(nn.Module):
         return predicted[:, :4].float()
 
 
-class Samples:
-    """Latents of four views and of the input image, of objects from several sides, mirrored or not, ready to train.
-
-    Attributes:
-        latents: [N, 4, C, h, w] bf16, scaled, in the multi-view model's frame order; the image's side as large as the
-            other views show it, which may be smaller than the image.
-        image_latents: [N, C, h, w] bf16, scaled, of the recentred input image.
-        pixels: [N, 3, P, P] uint8, the recentred input image for the image encoder.
-        captions: [N] int64, the index of each sample's caption; with the number of all captions added, that caption
-            without words for colours.
-        colors: [N] int64, the index in captions.PREFIXES of the object's colour.
-        elevations: [N], degrees.
-        fronts: [N], whether the input view is the object's own front.
-    """
-
-    NAMES = ("latents", "image_latents", "pixels", "captions", "colors", "elevations", "fronts")
-
-    def __init__(self, **values: Tensor):
-        for name in self.NAMES:
-            setattr(self, name, values[name])
-
-    @classmethod
-    def encode(
-        cls, pictures: np.ndarray, starts: np.ndarray, vae: AutoencoderKL, device: torch.device, first_caption: int = 0
-    ) -> Samples:
-        """Every orbit of each object, as it is and mirrored. Object i has caption `first_caption` + i.
-
-        Args:
-            pictures: [O, K, 5, S, S, 4] uint8, premultiplied: what orbits.draw_orbits draws.
-            starts: [O, K, 2], orbits.orbit_starts of each object.
-            vae: Encodes them.
-            device: Where they go.
-            first_caption: The first object's.
-        """
-        size = MINI_VISION["image_size"]
-        rows: dict[str, list[Tensor]] = {name: [] for name in cls.NAMES}
-        orbits, at_once = pictures.shape[1], max(1, ENCODED // pictures.shape[1])
-        for i in range(0, len(pictures), at_once):
-            part = torch.from_numpy(np.array(pictures[i : i + at_once])).to(device).flatten(0, 1)
-            part = part.float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
-            elevation, azimuth = torch.from_numpy(starts[i : i + at_once]).to(device).flatten(0, 1).unbind(1)
-            which = torch.arange(i, i + len(part) // orbits, device=device).repeat_interleave(orbits)
-            shown = part[:, :, 3].amax((2, 3)).amin(1) > 0.5
-            for flip in (False, True):
-                # The mirrored object is seen from the other side round.
-                seen = part[:, [0, 3, 2, 1, 4]].flip(-1) if flip else part
-                white = seen[:, :, :3] + 1 - seen[:, :, 3:]
-                # Frame 1 of the multi-view model is the input's side: LGM's order is frames 1, 2, 3, 0.
-                latents = encode(vae, white[:, [3, 0, 1, 2, 4]].flatten(0, 1)).unflatten(0, (len(part), 5))
-                image = white[:, 4]
-                small = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-                off = torch.hypot(elevation, (azimuth + 180) % 360 - 180)
-                for name, value in {
-                    "latents": latents[:, :4],
-                    "image_latents": latents[:, 4],
-                    "pixels": (small * 255).round().to(torch.uint8),
-                    "captions": which + first_caption,
-                    "colors": color_prefixes(seen[:, 0, :3], seen[:, 0, 3:]),
-                    "elevations": elevation,
-                    "fronts": off < 2,
-                }.items():
-                    rows[name].append(value[shown])
-        return cls(**{name: torch.cat(parts) for name, parts in rows.items()})
-
-    @classmethod
-    def join(cls, parts: list[Samples]) -> Samples:
-        """All samples of several sets that share their captions."""
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in cls.NAMES})
-
-    def save(self, path: Path) -> None:
-        """Write a safetensors file."""
-        save_file({name: getattr(self, name).contiguous() for name in self.NAMES}, path)
-
-    @classmethod
-    def load(cls, path: Path, device: torch.device) -> Samples:
-        """What `save` wrote."""
-        return cls(**load_file(path, device=str(device)))
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Scaled latents [N, C, h, w] bf16 of pictures [N, 3, H, W] in 0 to 1: the posterior's mean."""
-    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
-        mean = vae.encode(pictures * 2 - 1).latent_dist.mean
-    return (mean.float() * vae.config.scaling_factor).bfloat16()
-
-
-def clip_pixels(pixels: Tensor) -> Tensor:
-    """The image encoder's input of uint8 pixels: CLIP's mean and standard deviation."""
-    mean = constant(tuple(OPENAI_CLIP_MEAN), pixels.device).view(3, 1, 1)
-    std = constant(tuple(OPENAI_CLIP_STD), pixels.device).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
-
-
-def cameras(elevations: Tensor) -> Tensor:
-    """The camera conditions [B, 5, 16] of elevations [B] in degrees."""
-    table = np.stack([multiview_cameras(float(e), image_frame=True) for e in elevations.tolist()])
-    return torch.from_numpy(table).to(elevations.device)
-
-
 def train_multiview(
-    samples: Samples,
+    samples: EncodedOrbits,
     captions: list[str],
     tokenizer: CLIPTokenizer,
     output: Path,
+    settings: MultiViewSettings,
     *,
-    seconds: float = math.inf,
-    steps: int | None = None,
-    batch: int = 128,
-    rate: float = 4e-4,
-    init: Path | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    compile: bool = True,
     unet: dict = MINI_UNET,
-    optimizer: Literal["adamw", "muon"] = "adamw",
-    until: float | None = None,
-    validation: Samples | None = None,
+    validation: EncodedOrbits | None = None,
+    more: Callable[[], EncodedOrbits | None] = lambda: None,
 ) -> MultiViewModel:
-    """Train for a number of seconds or steps, and save the averaged weights as output/multiview.safetensors (fp32).
+    """Train, and save the averaged weights as output/multiview.safetensors (fp32).
 
     The loss is the velocity's MSE (v-prediction, arXiv 2202.00512) on a linear schedule that ends in pure noise (arXiv
     2305.08891): predicting noise learns next to nothing where the signal is weak, and there the object's shape is
-    decided (Zero123++, arXiv 2310.15110, section 2.2, found the same). Noisy timesteps are drawn more often.
+    decided (Zero123++, arXiv 2310.15110, section 2.2, found the same). Noisy timesteps are sampled more often.
 
-    Where there is an image, the view from its side is the image, as in use (Preset.keep_image), and is not judged.
+    Where there is an image, the view from its side is the image, as in use (Preset.keep_image), and is not supervised.
 
     The image is dropped from a quarter of the samples and the caption from about half, so that guidance and text alone
     work; captions.py says what the words are. The log has the mean loss, and apart that of noisy timesteps with an
-    image, where the shape is guessed; both also of `validation`'s samples, if given.
+    image, where the shape is decided; both also of `validation`, if given.
+
+    `more` is asked after each checkpoint for samples that have been made meanwhile, to train on those as well.
     """
     device = samples.latents.device
-    cuda = device.type == "cuda"
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     model = MultiViewModel(tokenizer, unet).to(device)
-    if init is not None:
-        model.load_state_dict(load_file(init, device=str(device)))
-    if cuda:
+    if settings.init is not None:
+        model.load_state_dict(load_file(settings.init, device=str(device)))
+    if device.type == "cuda":
         model.unet.to(memory_format=torch.channels_last)
-    trainer = Trainer(
-        model,
-        output,
-        rate=rate,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        warmup=500 if init is None else 100,
-        seconds=seconds,
-        steps=steps,
-        seed=seed,
-        resume=resume,
-        optimizer=optimizer,
-        until=until,
-    )
-    if compile:
+    warmup = 500 if settings.init is None else 100
+    trainer = Trainer(model, output, settings, betas=(0.9, 0.99), weight_decay=0.01, warmup=warmup)
+    if settings.compile:
         trainer.bare.unet.compile()
-    alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(device)
-    ids = caption_tokens(captions, tokenizer, seed=seed).to(device)
+    alphas = DDIMScheduler(**NOISE_SCHEDULE).alphas_cumprod.to(device)
+    ids = caption_tokens(captions, tokenizer, seed=settings.seed).to(device)
     empty = caption_tokens([""], tokenizer, ways=1)[0, 0, 0].to(device)
     # Every sample's cameras and the fronts once; the loop must not ask the host.
-    tables = {
-        id(part): (cameras(part.elevations), part.fronts.nonzero()[:, 0])
-        for part in (samples, validation)
-        if part is not None
-    }
+    tables: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def losses(model: nn.Module, samples: Samples, generator: torch.Generator, number: int) -> dict[str, Tensor]:
+    def batch(samples: EncodedOrbits, generator: torch.Generator, number: int = settings.batch) -> tuple[Tensor, ...]:
+        """What `losses` takes, of random samples."""
+        if id(samples) not in tables:
+            tables[id(samples)] = cameras(samples.elevations), samples.fronts.nonzero()[:, 0]
+        every_camera, fronts = tables[id(samples)]
+
         def random() -> Tensor:
             return torch.rand(number, generator=generator, device=device)
 
         rows = (random() * len(samples)).long()
-        every_camera, fronts = tables[id(samples)]
         text_only = random() < 0.2
         # Words are about the whole object, and a user's picture is more often of its front than of any other side.
         from_front = text_only | (random() < 0.25)
@@ -350,34 +182,46 @@ def train_multiview(
         latents[:, IMAGE_VIEW] = torch.where(kept, image_latents, latents[:, IMAGE_VIEW])
         noise = torch.randn(latents.shape, generator=generator, device=device)
         timesteps = (random() ** 0.6 * len(alphas)).long().clamp_max(len(alphas) - 1)
+        pixels = clip_pixels(samples.pixels[rows])
+        return latents, noise, timesteps, tokens, every_camera[rows], pixels, image_latents, keep_image
+
+    def losses(
+        model: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, *conditions: Tensor
+    ) -> dict[str, Tensor]:
+        keep_image = conditions[-1]
         signal = alphas[timesteps].view(-1, 1, 1, 1, 1)
         noised = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * latents
         with trainer.autocast():
-            predicted = model(
-                noised,
-                timesteps,
-                tokens,
-                every_camera[rows],
-                clip_pixels(samples.pixels[rows]),
-                image_latents,
-                keep_image,
-            )
+            predicted = model(noised, timesteps, *conditions)
         errors = ((predicted - velocity) ** 2).mean((2, 3, 4))
-        judged = torch.ones_like(errors)
-        judged[:, IMAGE_VIEW] = 1 - keep_image
-        errors = (errors * judged).sum(1) / judged.sum(1)
+        supervised = torch.ones_like(errors)
+        supervised[:, IMAGE_VIEW] = 1 - keep_image
+        errors = (errors * supervised).sum(1) / supervised.sum(1)
         noisy = (timesteps >= 0.7 * len(alphas)) * keep_image
         return {"velocity_mse": errors.mean(), "shape_mse": (errors * noisy).sum() / noisy.sum().clamp_min(1)}
 
+    def gradients(*given: Tensor) -> dict[str, Tensor]:
+        values = losses(trainer.model, *given)
+        trainer.backward(values["velocity_mse"])
+        return {name: value.detach() for name, value in values.items()}
+
+    # The batch is made beside it: the host has time for that while the GPU works.
+    learn = Recorded(gradients, trainer.graphs)
     for _ in trainer:
-        values = losses(trainer.model, samples, trainer.generator, batch)
-        if trainer.step(values["velocity_mse"], **values) and validation is not None:
+        values = learn(*batch(samples, trainer.generator))
+        if not trainer.step(values["velocity_mse"], **values):
+            continue
+        if validation is not None:
             with torch.no_grad():
-                generator = torch.Generator(device).manual_seed(seed)
-                means = [losses(trainer.average.model, validation, generator, batch) for _ in range(8)]
+                generator = torch.Generator(device).manual_seed(settings.seed)
+                means = [losses(trainer.average.model, *batch(validation, generator)) for _ in range(8)]
             judged = {f"val_{name}": torch.stack([m[name] for m in means]).mean().item() for name in means[0]}
             trainer.log.write(step=trainer.steps_done, **judged)
+        if (further := more()) is not None:
+            tables.pop(id(samples), None)
+            samples = EncodedOrbits.join([samples, further])
+            trainer.log.write(step=trainer.steps_done, samples=len(samples))
     trainer.finish()
     average = trainer.average.model
     if trainer.main:
@@ -386,7 +230,7 @@ def train_multiview(
 
 
 def unpack_multiview(folder: Path, work: Path) -> Path:
-    """Take apart what `save_multiview` wrote, to go on training: the tokenizer and the VAE as the stages leave them.
+    """Take apart what `save_multiview` wrote, to train it further: the tokenizer and the VAE as the stages leave them.
 
     Args:
         folder: A preset's multiview/.
@@ -438,7 +282,7 @@ def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Pa
         save_weights({k: v.float().cpu() for k, v in state.items()}, part / f"{stem}.safetensors", bits=bits)
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     (folder / "scheduler").mkdir(exist_ok=True)
-    scheduler = {"_class_name": "DDIMScheduler", **SCHEDULER}
+    scheduler = {"_class_name": "DDIMScheduler", **NOISE_SCHEDULE}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
     size = MINI_VISION["image_size"]
     processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})

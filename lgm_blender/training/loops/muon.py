@@ -71,8 +71,8 @@ class Muon(torch.optim.Optimizer):
                 ahead = torch.stack(buffers).lerp_(grads, 1 - group["momentum"])  # Nesterov's
                 update = orthogonalized(ahead).float() * (0.2 * max(grads.shape[1:]) ** 0.5)
                 keep = 1 - group["lr"] * group["weight_decay"]
-                step = group["lr"]
+                update = update * group["lr"]  # which may be a tensor
                 if skipped is not None:
                     update, keep = torch.where(skipped, 0.0, update), torch.where(skipped, 1.0, keep)
                 torch._foreach_mul_(params, keep)
-                torch._foreach_add_(params, [u.view(shape) for u in update.unbind()], alpha=-step)
+                torch._foreach_sub_(params, [u.view(shape) for u in update.unbind()])

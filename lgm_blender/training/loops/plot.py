@@ -11,7 +11,7 @@ NAMES = ("psnr", "lpips", "iou", "off", "velocity_mse", "shape_mse", "l1", "loss
 
 
 def plot_log(log: Path, picture: Path) -> None:
-    """Draw each of a log's figures over the steps, small panels in one PNG.
+    """Plot each of a log's figures over the steps, small panels in one PNG.
 
     Raises:
         ImportError: Without matplotlib.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -17,6 +17,7 @@ from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
 
 from ...core.errors import LGMError
+from ..settings import RunSettings
 from .muon import Muon, divided
 from .plot import plot_log
 
@@ -31,25 +32,19 @@ class Clock:
     A timed run's first steps are free: they compile the model, which can take two minutes.
 
     Args:
-        seconds: The run's length.
-        until: When it ends, as time.time() counts, instead.
-        steps: The run's length in steps instead; such a run gives the same numbers each time.
+        seconds, until, steps: See RunSettings.
         free_steps: Steps before a timed run's time starts.
     """
 
     def __init__(
-        self,
-        seconds: float = math.inf,
-        steps: int | None = None,
-        free_steps: int = 3,
-        until: float | None = None,
+        self, seconds: float = math.inf, steps: int | None = None, until: float | None = None, free_steps: int = 3
     ):
         self.seconds = seconds
         self.until = until
         self.steps = steps
         self.free_steps = free_steps
         self.ticks = 0  # in this process
-        self.steps_before, self.seconds_before = 0, 0.0  # in those that this one goes on from
+        self.steps_before, self.seconds_before = 0, 0.0  # before this process resumed
         self.start = time.monotonic()
 
     def tick(self) -> float:
@@ -69,7 +64,7 @@ class Clock:
         return self.seconds_before + time.monotonic() - self.start
 
 
-def cosine_rate(step: int, progress: float, warmup: int = 300, floor: float = 0.02) -> float:
+def cosine_schedule(step: int, progress: float, warmup: int = 300, floor: float = 0.02) -> float:
     """The factor of the learning rate: linear warm-up over steps, then a cosine over the run's progress."""
     decay = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
     return min(1.0, (step + 1) / warmup) * decay
@@ -81,13 +76,54 @@ class AveragedWeights:
     def __init__(self, model: nn.Module, decay: float = 0.999):
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.share = torch.zeros((), device=next(model.parameters()).device)  # of the newest weights
+
+    def count(self, step: int) -> None:
+        """Before `update` after a step; the first steps count more, so that the start is forgotten."""
+        self.share.fill_(1 - min(self.decay, (1 + step) / (10 + step)))
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after a step; the first steps count more, so that the start is forgotten."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
         mine, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        change = torch._foreach_sub(theirs, mine)
+        torch._foreach_mul_(change, self.share)
+        torch._foreach_add_(mine, change)
+
+
+class Recorded:
+    """A function of the device alone, recorded as a CUDA graph: the host then starts it as one thing.
+
+    A step of a small model is hundreds of small kernels, which the host takes longer to start than the GPU to run.
+
+    Args:
+        function: Takes tensors of always the same shapes and gives None or a dict of tensors; what else it reads or
+            writes are tensors that stay where they are. The first calls run as they are: they compile, and make what
+            stays. Later ones give the same tensors, with new values.
+        enabled: Whether it is recorded at all; never without CUDA.
+    """
+
+    WARM = 3  # calls before the recording
+
+    def __init__(self, function: Callable[..., dict[str, Tensor] | None], enabled: bool = True):
+        self.function, self.enabled, self.calls = function, enabled, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+        self.result: dict[str, Tensor] | None = None
+
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor] | None:
+        self.calls += 1
+        if not self.enabled or self.calls <= self.WARM:
+            return self.function(*inputs)
+        if self.graph is None:
+            self.inputs = [x.clone() for x in inputs]
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = self.function(*self.inputs)
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        return self.result
 
 
 class Log:
@@ -122,6 +158,12 @@ def process_device() -> torch.device:
     return torch.device("cpu") if device.type == "cpu" else device
 
 
+def fast_arithmetic() -> None:
+    """Let matrix products and convolutions on a GPU use TF32, and the fastest algorithms for pictures of one size."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
 class Trainer:
     """Runs a model's training on one GPU or, under `accelerate launch`, on several.
 
@@ -130,28 +172,23 @@ class Trainer:
         for progress in trainer:
             trainer.step(loss(trainer.model, trainer.generator), psnr=...)
 
-    `generator` is seeded anew at each step, from the run's seed, the step and the process alone. So a run that goes on
-    from a checkpoint draws what it would have drawn, and the processes draw different things.
+    The generators are seeded anew at each step, from the run's seed, the step and the process alone. So a resumed run
+    gives the numbers of one that was never interrupted, and the processes get different ones.
 
     Args:
         model: What is trained, on the CPU or the device.
         output: Folder for checkpoint.pt and log.jsonl.
-        rate: The learning rate's largest value.
+        settings: The run's.
         betas: Of AdamW.
         weight_decay: For matrices and kernels; biases and norms have none.
         warmup: Steps of it.
-        seconds: The run's length, without compilation.
-        until: When it ends, as time.time() counts, instead.
-        steps: The run's length in steps instead.
-        seed: Of everything random.
-        resume: Go on from the folder's checkpoint, if there is one.
         save_every: Seconds between two checkpoints.
-        optimizer: 'muon' for the matrices and kernels between the first and the last layer (muon.py), 'adamw' for all.
 
     Attributes:
         model: For the forward pass; gradients are averaged over the processes.
         average: The averaged weights, what is kept in the end.
         generator: On the device.
+        host_generator: On the CPU, for what the host decides: it must not wait for the device.
         steps_done: How many steps lie behind, in all.
     """
 
@@ -159,50 +196,50 @@ class Trainer:
         self,
         model: nn.Module,
         output: Path,
+        settings: RunSettings,
         *,
-        rate: float,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.05,
         warmup: int = 300,
-        seconds: float = math.inf,
-        steps: int | None = None,
-        seed: int = 0,
-        resume: bool = False,
         save_every: float = 60.0,
-        optimizer: Literal["adamw", "muon"] = "adamw",
-        until: float | None = None,
     ):
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
-        self.output, self.rate, self.warmup, self.seed = Path(output), rate, warmup, seed
+        # Several processes exchange gradients on the way, which is not recorded.
+        self.graphs = settings.graphs and self.device.type == "cuda" and self.accelerator.num_processes == 1
+        self.output, self.settings, self.warmup = Path(output), settings, warmup
         self.bare = model.to(self.device)
         self.average = AveragedWeights(self.bare)
-        matrices, others = divided(self.bare) if optimizer == "muon" else ([], list(self.bare.parameters()))
+        matrices, others = divided(self.bare) if settings.optimizer == "muon" else ([], list(self.bare.parameters()))
         others = [p for p in others if p.requires_grad]
         adamw = torch.optim.AdamW(
             [
                 {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
                 {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
             ],
-            lr=rate,
+            lr=self._rate(),
             betas=betas,
             fused=True,
+            capturable=self.graphs,
         )
         self.optimizers = [adamw]
         if matrices:
-            self.optimizers.append(Muon(matrices, lr=rate, faster=MUON_FASTER, weight_decay=weight_decay))
-        self.clock = Clock(seconds, steps, until=until)
+            self.optimizers.append(Muon(matrices, lr=self._rate(), faster=MUON_FASTER, weight_decay=weight_decay))
+        self.clock = Clock(settings.seconds, settings.steps, settings.until)
         self.steps_done, self.progress = 0, 0.0
-        self.generator = torch.Generator(self.device)
+        self.generator, self.host_generator = torch.Generator(self.device), torch.Generator()
         self.save_every, self.saved = save_every, time.monotonic()
         self.sums: dict[str, list[Tensor]] = {}
         self.calmest = math.inf  # the smallest mean gradient norm so far
         self.usual = torch.full((), math.inf, device=self.device)  # the gradient norm of late; on the device
+        self.warm = torch.zeros((), dtype=torch.bool, device=self.device)  # whether the warm-up is over
+        self.update = Recorded(self._update, self.graphs)
+        self.reported = time.monotonic(), 0  # when the last report was, and after how many steps
         self.checkpoint = self.output / "checkpoint.pt"
         if self.checkpoint.exists():
-            if not resume:
+            if not settings.resume:
                 raise LGMError(
-                    f"{self.output} already holds a training. Add --resume to go on with it, or choose another folder."
+                    f"{self.output} already holds a training. Add --resume to continue it, or choose another folder."
                 )
             self._load()
         self.log = Log(self.output / "log.jsonl") if self.main else None
@@ -221,12 +258,24 @@ class Trainer:
         """The run's progress before each step, 0 to 1."""
         while (progress := self._tick()) < 1:
             self.progress = progress
+            if self.clock.ticks <= self.clock.free_steps + 2:  # until then it compiles
+                self.reported = time.monotonic(), self.steps_done
             processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-            self.generator.manual_seed((self.seed * 1_000_003 + self.steps_done) * processes + rank)
+            seed = (self.settings.seed * 1_000_003 + self.steps_done) * processes + rank
+            self.generator.manual_seed(seed)
+            self.host_generator.manual_seed(seed)
+            rate = self.settings.learning_rate * cosine_schedule(self.steps_done, progress, self.warmup)
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-                rate = self.rate * group.get("faster", 1.0)
-                group["lr"] = rate * cosine_rate(self.steps_done, progress, self.warmup)
+                if self.graphs:
+                    group["lr"].fill_(rate * group.get("faster", 1.0))
+                else:
+                    group["lr"] = rate * group.get("faster", 1.0)
             yield progress
+
+    def _rate(self) -> float | Tensor:
+        """A learning rate for an optimizer to keep: where steps are recorded a tensor, which they read anew."""
+        rate = self.settings.learning_rate
+        return torch.tensor(rate, device=self.device) if self.graphs else rate
 
     def _tick(self) -> float:
         progress = self.clock.tick()
@@ -243,7 +292,7 @@ class Trainer:
         clipping leaves such a gradient's direction, and Muon knows nothing else of it.
 
         Args:
-            loss: A number.
+            loss: A number; without a gradient if `backward` has been called already.
             values: What the log shows the means of.
 
         Returns:
@@ -252,28 +301,40 @@ class Trainer:
         Raises:
             LGMError: If the training has collapsed; the sentence says how.
         """
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0)
-        finite = torch.isfinite(norm)
-        spiked = finite & (norm > SPIKE * self.usual) & (self.steps_done > self.warmup)
-        bad = (~finite | spiked).float()
-        of_late = torch.where(torch.isfinite(self.usual), self.usual.lerp(norm.detach(), 0.02), norm.detach())
-        self.usual = torch.where(bad > 0, self.usual, of_late)
-        for optimizer in self.optimizers:
-            optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
-            optimizer.step()
-        self.average.update(self.bare, self.steps_done)
+        if loss.requires_grad:
+            self.backward(loss)
+        self.warm.fill_(self.steps_done > self.warmup)
+        self.average.count(self.steps_done)
+        done = self.update()
         self.steps_done += 1
-        for name, value in {**values, "loss": loss, "norm": norm, "bad": bad, "spiked": spiked}.items():
-            self.sums.setdefault(name, []).append(value.detach())
+        for name, value in {**values, "loss": loss, **done}.items():
+            self.sums.setdefault(name, []).append(value.detach().clone() if self.graphs else value.detach())
         if self.steps_done % LOG_EVERY == 0:
             self._report()
         if self.main and time.monotonic() - self.saved > self.save_every:
             self.save()
             return True
         return False
+
+    def backward(self, loss: Tensor) -> None:
+        """The loss's gradients, in place of those before; recorded, they stay where they are in memory."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=not self.graphs)
+        self.accelerator.backward(loss)
+
+    def _update(self) -> dict[str, Tensor]:
+        """What happens to the weights once there are gradients. Nothing in here may ask the host."""
+        norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0).detach()
+        finite = torch.isfinite(norm)
+        spiked = finite & (norm > SPIKE * self.usual) & self.warm
+        bad = (~finite | spiked).float()
+        of_late = torch.where(torch.isfinite(self.usual), self.usual.lerp(norm, 0.02), norm)
+        self.usual.copy_(torch.where(bad > 0, self.usual, of_late))
+        for optimizer in self.optimizers:
+            optimizer.found_inf = bad  # what GradScaler tells the optimizer, without asking the device
+            optimizer.step()
+        self.average.update(self.bare)
+        return {"norm": norm, "bad": bad, "spiked": spiked}
 
     def _report(self) -> None:
         means = {name: torch.stack(values).float() for name, values in self.sums.items()}
@@ -284,8 +345,11 @@ class Trainer:
         means = {name: v[good[-len(v) :]].mean().item() for name, v in means.items()} if share else {}
         if self.log:
             extra = {"bad_steps": round((1 - share) * LOG_EVERY)} if share < 1 else {}
+            now, (before, first) = time.monotonic(), self.reported
+            extra["steps_a_second"] = (self.steps_done - first) / (now - before)
+            self.reported = now, self.steps_done
             self.log.write(step=self.steps_done, progress=self.progress, **means, **extra)
-        advice = "Start again from the last good checkpoint or from nothing, with a lower --rate."
+        advice = "Start again from the last good checkpoint or from nothing, with a lower --learning-rate."
         if share + spiked < 0.5:
             raise LGMError(f"Training collapsed by step {self.steps_done}: the loss is not finite. {advice}")
         if spiked >= 0.5 or (self.steps_done > self.warmup and means["norm"] > 100 * self.calmest):
@@ -317,22 +381,26 @@ class Trainer:
         self.saved = time.monotonic()
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.bare.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
-        if [len(s["state"]) for s in state.get("optimizers", [])] != [
-            sum(len(group["params"]) for group in optimizer.param_groups) for optimizer in self.optimizers
-        ]:
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.bare.load_state_dict(state["model"])
+            self.average.model.load_state_dict(state["average"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+                for group in optimizer.param_groups:  # which the process before may have recorded, or not
+                    group["lr"] = self._rate()
+                    if "capturable" in group:
+                        group["capturable"] = self.graphs
+            self.steps_done = self.clock.steps_before = state["step"]
+            self.clock.seconds_before = state["seconds"]
+            self.calmest = state["calmest"]
+            self.usual.copy_(state["usual"])
+            self.reported = time.monotonic(), self.steps_done
+        except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise LGMError(
-                f"{self.checkpoint} is of another optimizer, or of an earlier version. Start in another folder, with "
-                "--init of the weights there."
-            )
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.steps_done = self.clock.steps_before = state["step"]
-        self.clock.seconds_before = state["seconds"]
-        self.calmest = state["calmest"]
-        self.usual = state.get("usual", self.usual)
+                f"{self.checkpoint} is damaged, or of another model, optimizer or version. Start in another folder, "
+                "with --init of the weights there."
+            ) from error
 
     def finish(self) -> None:
         """Save the checkpoint of the run's end; resumed, it ends at once."""

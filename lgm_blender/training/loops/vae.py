@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +10,10 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from ...worker.multiview.vae import ChromaVAE
-from ..data.views import Views
-from ..evaluation.lpips import LPIPS
+from ..data.views import TrainingViews
+from ..settings import VAESettings
 from .lgm import random_quarter, save_pairs
+from .lpips import LPIPS
 from .trainer import Trainer
 
 MINI = {
@@ -41,9 +40,9 @@ class RoundTrip(nn.Module):
             vae.quant_conv.requires_grad_(False)
 
     def forward(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
-        """Pictures [B, 3, H, W] in -1 to 1, restored from drawn latents, and the latents' distribution.
+        """Pictures [B, 3, H, W] in -1 to 1, restored from sampled latents, and the latents' distribution.
 
-        The decoder alone learns from the distribution's mean, which is what the multi-view model learns to draw.
+        The decoder alone learns from the distribution's mean, which is what the multi-view model learns to make.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
             posterior = self.vae.encode(pictures).latent_dist
@@ -52,58 +51,32 @@ class RoundTrip(nn.Module):
 
 
 def train_vae(
-    views: Views,
+    views: TrainingViews,
     output: Path,
+    settings: VAESettings,
     *,
-    seconds: float = math.inf,
-    steps: int | None = None,
-    batch: int = 32,
-    rate: float = 5e-4,
     lpips: LPIPS | None = None,
-    lpips_weight: float = 0.3,
-    kl_weight: float = 1e-8,
-    chroma_weight: float = 2.0,
-    seed: int = 0,
     config: dict = MINI,
-    init: Path | None = None,
-    decoder_only: bool = False,
-    resume: bool = False,
-    compile: bool = True,
-    optimizer: Literal["adamw", "muon"] = "adamw",
 ) -> ChromaVAE:
-    """Train on views on white for a number of seconds or steps, and save as a diffusers folder.
+    """Train on views on white, and save as a diffusers folder.
 
     The loss is L1 + MSE, LPIPS and a faint KL term (Rombach et al. 2022, arXiv 2112.10752, without its discriminator),
     and L1 once more of the colours less their brightness: without it a grey wall is nearly as good as a blue one. At a
-    hundred times this KL weight two of eight channels carried nothing (docs/training.md).
-    The saved scaling factor makes the latents' standard deviation 1. `init` is a folder that an earlier run saved;
-    with `decoder_only` its latents stay what they are, and a multi-view model that draws them stays of use.
+    hundred times this KL weight two of eight channels carried nothing (docs/experiments.md).
+    The saved scaling factor makes the latents' standard deviation 1.
     """
-    device = views.pixels.device
-    torch.manual_seed(seed)
-    vae = ChromaVAE(**config) if init is None else ChromaVAE.from_pretrained(init)
-    model = RoundTrip(vae, decoder_only).to(device)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
-    trainer = Trainer(
-        model,
-        output,
-        rate=rate,
-        weight_decay=0.01,
-        warmup=200 if init is None else 50,
-        seconds=seconds,
-        steps=steps,
-        seed=seed,
-        resume=resume,
-        optimizer=optimizer,
-    )
-    if compile:
+    torch.manual_seed(settings.seed)
+    vae = ChromaVAE(**config) if settings.init is None else ChromaVAE.from_pretrained(settings.init)
+    model = RoundTrip(vae, settings.decoder_only)
+    if views.pixels.is_cuda:
+        model = model.to(views.pixels.device, memory_format=torch.channels_last)
+    trainer = Trainer(model, output, settings, weight_decay=0.01, warmup=200 if settings.init is None else 50)
+    if settings.compile:
         trainer.bare.vae.encoder.compile()
         trainer.bare.vae.decoder.compile()
-    chance = torch.Generator()
+    batch, device = settings.batch, views.pixels.device
     for _ in trainer:
         generator = trainer.generator
-        chance.manual_seed(generator.initial_seed())
         rows = torch.randint(len(views.pixels), (batch,), generator=generator, device=device)
         color, alpha = views.pictures(rows)
         # Any colour may come at use; the objects' own are mostly brown and grey.
@@ -118,19 +91,19 @@ def train_vae(
         l1 = (off.abs() * (0.25 + alpha)).mean()
         chroma = ((off - off.mean(1, keepdim=True)).abs() * (0.25 + alpha)).mean()
         mse = F.mse_loss(restored, images)
-        loss = l1 + 2 * mse + chroma_weight * chroma + kl_weight * posterior.kl().mean()
+        loss = l1 + 2 * mse + settings.chroma_weight * chroma + settings.kl_weight * posterior.kl().mean()
         values = {"psnr": -10 * mse.detach().log10(), "l1": l1, "chroma": chroma, "std": posterior.mean.float().std()}
         if lpips is not None:
-            crop = random_quarter(views.size, chance)
+            crop = random_quarter(views.size, trainer.host_generator)
             with trainer.autocast():
                 values["lpips"] = lpips(restored[crop], images[crop]).mean()
-            loss = loss + lpips_weight * values["lpips"]
+            loss = loss + settings.lpips_weight * values["lpips"]
         if trainer.step(loss, **values):
             save_pairs(restored[:, None], images[:, None], output / "sample.png")
     trainer.finish()
     model = trainer.average.model.vae
     if trainer.main:
-        if not decoder_only:
+        if not settings.decoder_only:
             with torch.no_grad():
                 std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
             model.register_to_config(scaling_factor=round(1 / std, 5))

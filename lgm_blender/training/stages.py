@@ -210,16 +210,8 @@ def multiview(options: argparse.Namespace) -> None:
     orbits, settings = Orbits(sets), sets.settings(MultiViewSettings, **changed)
     with processes().main_process_first():  # the others find its files
         samples, validation = EncodedOrbits.join([orbits.encoded(name) for name in options.sets]), orbits.encoded("val")
-    later = list(options.later_sets)
-
-    def more() -> EncodedOrbits | None:
-        ready = [name for name in later if (sets.work / f"samples-{name}.safetensors").exists()]
-        for name in ready:
-            later.remove(name)
-        return EncodedOrbits.join([orbits.encoded(name) for name in ready]) if ready else None
-
     output = sets.work / "multiview"
-    train_multiview(samples, orbits.captions, orbits.tokenizer, output, settings, validation=validation, more=more)
+    train_multiview(samples, orbits.captions, orbits.tokenizer, output, settings, validation=validation)
     sets.tell_memory()
 
 

@@ -1,6 +1,5 @@
 """The stages that make the bundled models, as the command runs them."""
 
-import io
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from archives import write_archive
 from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file as save_safetensors
 
@@ -37,27 +37,18 @@ SMALL = MINI | {"block_out_channels": [16, 16, 16, 16], "norm_num_groups": 8, "s
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """An objects.zip of procedural shapes: two for training, one for validation."""
-    path = tmp_path_factory.mktemp("objects") / "objects.zip"
-    index = [
-        {"id": name, "split": split, "caption": f"thing {name}"}
-        for name, split in zip("abc", ("train", "train", "val"), strict=True)
-    ]
-    with zipfile.ZipFile(path, "w") as file:
-        for entry in index:
-            made, buffer = procedural(entry["id"]), io.BytesIO()
-            corners = made.corners
-            np.savez(
-                buffer,
-                vertices=corners[:, :3].astype(np.float16),
-                uv=np.zeros((len(corners), 2), np.float16),
-                faces=np.arange(len(corners), dtype=np.uint32).reshape(-1, 3),
-                face_material=np.arange(len(corners) // 3, dtype=np.uint8) % 2,
-                material_color=np.array([[200, 40, 30, 255], [30, 60, 210, 255]], np.uint8),
-                material_texture=np.full(2, -1, np.int16),
-            )
-            file.writestr(f"{entry['id']}.npz", buffer.getvalue())
-        file.writestr("index.json", json.dumps(index))
-    return path
+    objects = {}
+    for name in "abc":
+        corners = procedural(name).corners
+        objects[name] = {
+            "vertices": corners[:, :3].astype(np.float16),
+            "uv": np.zeros((len(corners), 2), np.float16),
+            "faces": np.arange(len(corners), dtype=np.uint32).reshape(-1, 3),
+            "face_material": np.arange(len(corners) // 3, dtype=np.uint8) % 2,
+            "material_color": np.array([[200, 40, 30, 255], [30, 60, 210, 255]], np.uint8),
+            "material_texture": np.full(2, -1, np.int16),
+        }
+    return write_archive(tmp_path_factory.mktemp("objects") / "objects.zip", objects, "train", "train", "val")
 
 
 @pytest.fixture(scope="module")
@@ -149,18 +140,6 @@ def test_archives_are_joined(archive, tmp_path, capsys):
     assert len(read_object(joined, "d").corners) == len(read_object(archive, "a").corners)
     assert main(["join", str(archive), str(archive), "--output", joined]) == 1
     assert "has an object a that an archive before it has too" in capsys.readouterr().err
-
-
-def test_sets_made_meanwhile_are_taken_in(stage, work, monkeypatch):
-    """After a checkpoint."""
-    stage("encode", "--init", PRESET / "multiview", "--sets", "train-1")
-    defaults = schedule.Trainer.__init__.__kwdefaults__
-    monkeypatch.setattr(schedule.Trainer.__init__, "__kwdefaults__", defaults | {"save_every": -1.0})
-    words = ["--init", PRESET / "multiview", "--sets", "train", "--later-sets", "train-1", "train-2"]
-    stage("multiview", *words, "--steps", 2, "--batch", 2, "--no-compile")
-    log = [json.loads(line) for line in (work / "multiview" / "log.jsonl").read_text().splitlines()]
-    assert [line["samples"] for line in log if "samples" in line] == [16 + 8]
-    shutil.rmtree(work / "multiview")
 
 
 def test_without_a_vae_there_is_a_sentence(archive, tmp_path, capsys):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,48 +30,27 @@ class Generated:
         views: The ground-truth views.
         pixels: [O, 4, S, S, 3] uint8, on white: of each object its first orbit, the image's side first.
         averaged: [4], which of them LGM is told to be means of several samples.
-        files: Where they come from.
-        times: When those were written.
     """
 
     views: TrainingViews
     pixels: Tensor
     averaged: Tensor
-    files: tuple[Path, ...] = ()
-    times: list[int] = field(default_factory=list)
 
     @classmethod
     def load(cls, files: Sequence[Path], views: TrainingViews) -> Generated:
         """What `generate` wrote of these views, in one file or several, one set of objects after the other."""
-        pixels, averaged = cls._read(files)
+        parts = []
+        for path in files:
+            with np.load(path) as data:
+                parts.append(torch.from_numpy(data["pixels"]))
+                averaged = torch.from_numpy(data["averaged"])
+        pixels = torch.cat(parts)
         if len(pixels) != len(views):
             raise LGMError(
                 f"Views of {len(pixels)} objects were generated, of {len(views)} there is ground truth. Generate anew."
             )
         device = views.pixels.device
-        return cls(views, pixels.to(device), averaged.to(device), tuple(files), cls._times(files))
-
-    @staticmethod
-    def _read(files: Sequence[Path]) -> tuple[Tensor, Tensor]:
-        pixels = []
-        for path in files:
-            with np.load(path) as data:
-                pixels.append(torch.from_numpy(data["pixels"]))
-                averaged = torch.from_numpy(data["averaged"])
-        return torch.cat(pixels), averaged
-
-    @staticmethod
-    def _times(files: Sequence[Path]) -> list[int]:
-        return [path.stat().st_mtime_ns for path in files]
-
-    def refresh(self) -> bool:
-        """Take in what another process has generated anew meanwhile, of the same objects; whether it has."""
-        times = self._times(self.files)
-        if times == self.times:
-            return False
-        self.pixels.copy_(self._read(self.files)[0])
-        self.times = times
-        return True
+        return cls(views, pixels.to(device), averaged.to(device))
 
     @property
     def inputs(self) -> Tensor:

@@ -163,8 +163,6 @@ def train_lgm(
             loss = loss + settings.lpips_weight * ramp * values["lpips"]
         if trainer.step(loss, psnr=-10 * mse.detach().log10(), **values):
             save_pairs(rgb, target, output / "sample.png")
-        if generated is not None and trainer.steps_done % 50 == 0 and generated.refresh() and trainer.log:
-            trainer.log.write(step=trainer.steps_done, refreshed=True)
     trainer.finish()
     if trainer.main:
         state = {name: tensor.contiguous().cpu() for name, tensor in trainer.average.model.state_dict().items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -119,7 +118,6 @@ def train_multiview(
     *,
     unet: dict = MINI_UNET,
     validation: EncodedOrbits | None = None,
-    more: Callable[[], EncodedOrbits | None] = lambda: None,
 ) -> MultiViewModel:
     """Train, and save the averaged weights as output/multiview.safetensors (fp32).
 
@@ -132,8 +130,6 @@ def train_multiview(
     The image is dropped from a quarter of the samples and the caption from about half, so that guidance and text alone
     work; captions.py says what the words are. The log has the mean loss, and apart that of noisy timesteps with an
     image, where the shape is decided; both also of `validation`, if given.
-
-    `more` is asked after each checkpoint for samples that have been made meanwhile, to train on those as well.
     """
     device = samples.latents.device
     torch.manual_seed(settings.seed)
@@ -149,17 +145,18 @@ def train_multiview(
     alphas = DDIMScheduler(**NOISE_SCHEDULE).alphas_cumprod.to(device)
     ids = caption_tokens(captions, tokenizer, seed=settings.seed).to(device)
     empty = caption_tokens([""], tokenizer, ways=1)[0, 0, 0].to(device)
-    # Every sample's cameras and the fronts once; the loop must not ask the host.
-    tables: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def batch(samples: EncodedOrbits, generator: torch.Generator, number: int = settings.batch) -> tuple[Tensor, ...]:
+    def prepared(samples: EncodedOrbits) -> tuple[EncodedOrbits, Tensor, Tensor]:
+        """Samples, their cameras, and which are fronts. Not in the loop, which must not ask the host."""
+        return samples, cameras(samples.elevations), samples.fronts.nonzero()[:, 0]
+
+    def batch(
+        samples: EncodedOrbits, every_camera: Tensor, fronts: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """What `losses` takes, of random samples."""
-        if id(samples) not in tables:
-            tables[id(samples)] = cameras(samples.elevations), samples.fronts.nonzero()[:, 0]
-        every_camera, fronts = tables[id(samples)]
 
         def random() -> Tensor:
-            return torch.rand(number, generator=generator, device=device)
+            return torch.rand(settings.batch, generator=generator, device=device)
 
         rows = (random() * len(samples)).long()
         text_only = random() < 0.2
@@ -207,21 +204,15 @@ def train_multiview(
         return {name: value.detach() for name, value in values.items()}
 
     # The batch is made beside it: the host has time for that while the GPU works.
-    learn = Recorded(gradients, trainer.graphs)
+    learn, source = Recorded(gradients, trainer.graphs), prepared(samples)
     for _ in trainer:
-        values = learn(*batch(samples, trainer.generator))
-        if not trainer.step(values["velocity_mse"], **values):
-            continue
-        if validation is not None:
+        values = learn(*batch(*source, trainer.generator))
+        if trainer.step(values["velocity_mse"], **values) and validation is not None:
             with torch.no_grad():
-                generator = torch.Generator(device).manual_seed(settings.seed)
-                means = [losses(trainer.average.model, *batch(validation, generator)) for _ in range(8)]
+                generator, judged_on = torch.Generator(device).manual_seed(settings.seed), prepared(validation)
+                means = [losses(trainer.average.model, *batch(*judged_on, generator)) for _ in range(8)]
             judged = {f"val_{name}": torch.stack([m[name] for m in means]).mean().item() for name in means[0]}
             trainer.log.write(step=trainer.steps_done, **judged)
-        if (further := more()) is not None:
-            tables.pop(id(samples), None)
-            samples = EncodedOrbits.join([samples, further])
-            trainer.log.write(step=trainer.steps_done, samples=len(samples))
     trainer.finish()
     average = trainer.average.model
     if trainer.main:
@@ -254,15 +245,15 @@ def unpack_multiview(folder: Path, work: Path) -> Path:
     return work / "start.safetensors"
 
 
-def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Path, bits: int = 8) -> None:
-    """Save as a diffusers-like folder: unet, vae, text_encoder, tokenizer, scheduler, image_encoder, feature_extractor.
+def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Path) -> None:
+    """Save in 8 bits, as a diffusers-like folder of unet, vae, text_encoder, tokenizer, scheduler, image_encoder and
+    feature_extractor.
 
     Args:
         model: The trained model.
         vae: A folder that `train_vae` saved.
         tokenizer: A folder that `make_tokenizer` saved.
         folder: Where to.
-        bits: 8 or 16, of each weight.
     """
     parts = {
         "unet": (model.unet.state_dict(), MINI_UNET, "diffusion_pytorch_model"),
@@ -279,7 +270,7 @@ def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Pa
         part = folder / name
         part.mkdir(parents=True, exist_ok=True)
         (part / "config.json").write_text(json.dumps(config, indent=1))
-        save_weights({k: v.float().cpu() for k, v in state.items()}, part / f"{stem}.safetensors", bits=bits)
+        save_weights({k: v.float().cpu() for k, v in state.items()}, part / f"{stem}.safetensors", bits=8)
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **NOISE_SCHEDULE}

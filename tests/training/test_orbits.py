@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from lgm_blender.core.cameras import evaluation_poses, orbit_camera
 from lgm_blender.training.data import orbits
 from lgm_blender.training.data.mesh_renderer import ViewRenderer
-from lgm_blender.training.data.objects import ObjectMesh, Submesh
+from lgm_blender.training.data.objects import ObjectMesh, Submesh, turn
 from lgm_blender.training.data.placement import INPUTS
 from lgm_blender.training.data.view_files import photos_path
 from lgm_blender.training.data.views import TrainingViews, find_orbits, orbit_angles
@@ -153,8 +151,8 @@ def test_cameras_of_placed_objects():
 
 def test_a_turned_mesh_shows_in_front_what_was_seen_from_there(renderer):
     mesh = box("tall")
-    turned = partial(orbits.turned, mesh.corners[:, :3])
-    seen = ObjectMesh(np.concatenate([turned(40.0), mesh.corners[:, 3:]], 1).astype(np.float32), mesh.parts)
+    turned = mesh.corners[:, :3] @ turn(np.radians(40)).T
+    seen = ObjectMesh(np.concatenate([turned, mesh.corners[:, 3:]], 1).astype(np.float32), mesh.parts)
     a = renderer.render(seen, orbit_camera(10, 0)[None])[0]
     b = renderer.render(mesh, orbit_camera(10, 40)[None])[0]
     np.testing.assert_array_equal(a[..., 3], b[..., 3])  # the light is another

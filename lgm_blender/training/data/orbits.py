@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...core.cameras import orbit_camera, orbit_cameras
 from .mesh_renderer import ViewRenderer
-from .objects import ObjectMesh, Reader
+from .objects import ObjectMesh, Reader, turn
 from .placement import INPUTS, LeftOut, box_alphas, close_up, moved, place
 from .view_files import Cameras, render_files, render_objects
 
@@ -91,16 +91,6 @@ def placed_poses(name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([orbit_camera(*angle) for angle in angles]), np.array(angles, np.float32)
 
 
-def turned(points: np.ndarray, azimuth: float) -> np.ndarray:
-    """Points [..., 3] about the up axis, so that what was seen from `azimuth`, in degrees, is seen from the front."""
-    return points @ _turn(azimuth).T
-
-
-def _turn(azimuth: float) -> np.ndarray:
-    c, s = np.cos(np.radians(azimuth)), np.sin(np.radians(azimuth))
-    return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
-
-
 def orbit_poses(points: np.ndarray, elevation: float, azimuth: float) -> np.ndarray:
     """Camera-to-world [4, 4, 4] float32 of four cameras that see an object as if it were placed (placement.place).
 
@@ -113,12 +103,13 @@ def orbit_poses(points: np.ndarray, elevation: float, azimuth: float) -> np.ndar
     Raises:
         LeftOut: If it sees nothing.
     """
-    seen = turned(points, azimuth)
+    rotation = turn(np.radians(azimuth))
+    seen = points @ rotation.T
     placement = place(seen, box_alphas(seen, orbit_camera(elevation, 0)), elevation)
     poses = orbit_cameras(elevation).astype(np.float64)
     poses[:, :3, 3] = poses[:, :3, 3] / placement.scale + placement.center
     back = np.eye(4)
-    back[:3, :3] = _turn(azimuth).T
+    back[:3, :3] = rotation.T
     return (back @ poses).astype(np.float32)
 
 
@@ -204,7 +195,7 @@ def image_azimuth(name: str) -> float:
 def placed_mesh(mesh: ObjectMesh, elevation: float = 0.0, azimuth: float = 0.0) -> ObjectMesh:
     """A mesh as large, and where, as a model is to make it of a picture from there, seen from azimuth 0."""
     corners = mesh.corners.copy()
-    corners[:, :3] = turned(corners[:, :3], azimuth)
+    corners[:, :3] = corners[:, :3] @ turn(np.radians(azimuth)).T
     points = corners[:, :3]
     return moved(
         replace(mesh, corners=corners), place(points, box_alphas(points, orbit_camera(elevation, 0)), elevation)

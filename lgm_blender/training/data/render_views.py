@@ -185,14 +185,19 @@ def _make(source: Source, output: Path, views: int, overwrite: bool) -> Made:
     return Made(source.name, target)
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Premultiplied [H, W, 4] uint8 as a PNG, whose alpha is straight."""
+def straight(pixels: np.ndarray) -> Image.Image:
+    """Premultiplied [H, W, 4] uint8 as an RGBA picture; rounded, where Pillow's own conversion cuts off."""
     pixels = pixels.copy()
     soft = (pixels[..., 3] > 0) & (pixels[..., 3] < 255)
-    edge = pixels[soft].astype(np.uint32)  # rounded, where Pillow's own conversion cuts off
+    edge = pixels[soft].astype(np.uint32)
     pixels[soft, :3] = ((edge[:, :3] * 255 + edge[:, 3:] // 2) // edge[:, 3:]).clip(0, 255)
+    return Image.fromarray(pixels)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Premultiplied [H, W, 4] uint8 as a PNG, whose alpha is straight."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=4)
+    straight(pixels).save(file, "PNG", compress_level=4)
     return file.getvalue()
 
 

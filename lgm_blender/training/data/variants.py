@@ -1,6 +1,6 @@
 """More objects from the ones there are: stretched and narrowed, in other colours and in other light.
 
-Two thousand objects are few for guessing what a picture doesn't show, and most of them are brown, grey or white.
+Two thousand objects are few to learn from what a picture doesn't show, and most of them are brown, grey or white.
 """
 
 from __future__ import annotations

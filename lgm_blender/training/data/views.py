@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...core.cameras import view_poses
 from ...worker.lgm.rays import pixel_rays
@@ -57,9 +58,7 @@ class TrainingViews:
         if not all(map(len, orbits)):
             missing = [i for i, found in enumerate(orbits) if not len(found)]
             raise ValueError(f"objects {missing[:10]} have no four views a quarter turn apart at one elevation")
-        table = np.full((len(orbits), max(map(len, orbits)), 4), -1, np.int64)
-        for row, found in zip(table, orbits, strict=True):
-            row[: len(found)] = found
+        table = pad_sequence([torch.from_numpy(found) for found in orbits], batch_first=True, padding_value=-1)
 
         def tensor(values) -> Tensor:
             return torch.as_tensor(np.asarray(values)).to(device)
@@ -70,7 +69,7 @@ class TrainingViews:
             tensor(angles),
             tensor(first),
             tensor(np.asarray(counts, np.int64)),
-            tensor(table),
+            table.to(device),
             tensor([len(found) for found in orbits]),
         )
 

@@ -48,10 +48,9 @@ def four_in_one(pictures: np.ndarray) -> np.ndarray:
 
 def error_picture(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where pictures [H, W, 3] in 0 to 1 differ, and how much: white for not at all, black for 0.5 or more."""
-    level = np.abs(a - b).mean(-1) / LARGEST_ERROR * (len(ERROR_COLORS) - 1)
-    low = np.clip(level.astype(int), 0, len(ERROR_COLORS) - 2)
-    part = np.clip(level - low, 0, 1)[..., None]
-    return ((1 - part) * ERROR_COLORS[low] + part * ERROR_COLORS[low + 1]) / 255
+    levels = np.linspace(0, LARGEST_ERROR, len(ERROR_COLORS))
+    error = np.abs(a - b).mean(-1)
+    return np.stack([np.interp(error, levels, channel) for channel in ERROR_COLORS.T], -1) / 255
 
 
 def evenly(rows: Sequence[Row], count: int) -> list[tuple[int, Row]]:

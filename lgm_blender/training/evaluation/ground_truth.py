@@ -17,7 +17,7 @@ from ...core.errors import LGMError
 from ...core.formats.transforms import caption_from_name, read_transforms
 from ..data.dataset import find_objects, load_objects
 from ..data.mesh_renderer import ViewRenderer, is_visible
-from ..data.objects import ObjectMesh, read_index, read_mesh
+from ..data.objects import ObjectMesh, read_index, read_mesh, turn
 from ..data.placement import (
     HALF,
     INPUTS,
@@ -172,10 +172,10 @@ def nearest_to_fixed(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
     first = int((directions(poses) @ [0.0, 0.0, 1.0]).argmax())
     x, y, z = directions(poses)[first]
-    angle, elevation = -np.arctan2(x, z), float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
-    turn = np.eye(4)
-    turn[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle)
-    turned = (turn @ poses).astype(np.float32)
+    elevation = float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
+    rotation = np.eye(4)
+    rotation[:3, :3] = turn(np.arctan2(x, z))
+    turned = (rotation @ poses).astype(np.float32)
     wanted = evaluation_poses("")[0]
     wanted[:INPUTS] = orbit_cameras(elevation)
     alike = directions(wanted) @ directions(turned).T

@@ -19,6 +19,7 @@ from ...worker.outputs import encode_png, make_folder, side_by_side
 from ...worker.presets import Mode, Preset
 from ...worker.reconstruct import finish_frames, load_multiview, preset_settings, sample_frames
 from ...worker.weights import CheckedFiles
+from ..data.render_views import straight
 from .ground_truth import GroundTruth
 
 
@@ -76,8 +77,4 @@ def _read_views(path: Path) -> np.ndarray | None:
 
 def photo_input(target: GroundTruth) -> np.ndarray:
     """What the pipeline makes of an object's photo: [256, 256, 3] in 0 to 1, cut out and recentred, on white."""
-    pixels = target.photo.astype(np.float32)
-    alpha = pixels[..., 3:]
-    straight = np.where(alpha > 0, pixels[..., :3] * 255 / np.maximum(alpha, 1), 0)
-    rgba = np.uint8(np.concatenate([straight, alpha], -1).clip(0, 255) + 0.5)
-    return recenter(matte(Image.fromarray(rgba))[0])
+    return recenter(matte(straight(target.photo))[0])

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from archives import box, write_archive
 from PIL import Image
 from tiny_multiview import golden_state
 from tiny_preset import LGM_CONFIG, write_preset
@@ -41,41 +42,16 @@ from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
 from lgm_blender.worker.quantization import load_file, save_file
 
 ROOT = Path(__file__).parents[2]
-COLORS = [(220, 60, 60), (60, 200, 60), (60, 60, 220), (220, 220, 60), (60, 220, 220), (220, 60, 220)]
 # Half sides: one that may fill the frame, one as long as a bus, one that stands aside.
 BOXES = {"cube": (0.4, 0.4, 0.4), "bus": (0.15, 0.15, 0.6), "tower": (0.15, 0.6, 0.2)}
-
-
-def box(half: tuple[float, float, float], shift: tuple[float, float, float] = (0, 0, 0)) -> dict[str, np.ndarray]:
-    """A box with six colours in the objects.zip form."""
-    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half + shift
-    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
-    return {
-        "vertices": corners.astype(np.float16),
-        "uv": np.zeros((8, 2), np.float16),
-        "faces": np.array([t for a, b, c, d in sides for t in ((a, b, c), (a, c, d))], np.uint16),
-        "face_material": np.repeat(np.arange(6), 2).astype(np.uint8),
-        "material_color": np.array([(*color, 255) for color in COLORS], np.uint8),
-        "material_texture": np.full(6, -1, np.int16),
-    }
-
-
-def write_archive(path: Path, objects: dict[str, dict[str, np.ndarray]], split: str = "val") -> Path:
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in objects.items():
-            buffer = io.BytesIO()
-            np.savez(buffer, **data)
-            file.writestr(f"{name}.npz", buffer.getvalue())
-        index = [{"id": name, "split": split, "caption": f"a {name}"} for name in objects]
-        file.writestr("index.json", json.dumps(index))
-    return path
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("objects") / "objects.zip"
     shifts = {"tower": (0.1, -0.1, 0)}
-    return write_archive(path, {name: box(half, shifts.get(name, (0, 0, 0))) for name, half in BOXES.items()})
+    boxes = {name: box(half, shifts.get(name, (0, 0, 0))) for name, half in BOXES.items()}
+    return write_archive(path, boxes, *["val"] * len(boxes))
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +256,8 @@ def test_a_longer_lens_enlarges_the_picture_and_nothing_else(source):
 def test_what_cannot_be_seen_is_left_out(tmp_path):
     thin = box((0.5, 0.5, 0.0))  # from the side, nothing
     flat = dict(thin, vertices=thin["vertices"] * np.float16([1, 0, 0]))  # a line
-    found = ground_truth.ObjectsZip(write_archive(tmp_path / "o.zip", {"line": flat, "cube": box((0.4, 0.4, 0.4))}))
+    boxes = {"line": flat, "cube": box((0.4, 0.4, 0.4))}
+    found = ground_truth.ObjectsZip(write_archive(tmp_path / "o.zip", boxes, "val", "val"))
     for placed in (False, True):
         with pytest.raises(placement.LeftOut, match=r"seen|nothing"):
             found.ground_truth(0, placed)
@@ -687,7 +664,7 @@ def test_bad_input_is_answered_with_a_sentence(arguments, words, archive, preset
     Path("text.zip").write_text("no zip")
     with zipfile.ZipFile("empty.zip", "w"):
         pass
-    write_archive(Path("train.zip"), {"cube": box((0.4, 0.4, 0.4))}, split="train")
+    write_archive(Path("train.zip"), {"cube": box((0.4, 0.4, 0.4))}, "train")
     with zipfile.ZipFile("hollow.zip", "w") as file:
         file.writestr("index.json", '[{"id": "cube", "split": "val", "caption": ""}]')
     Path("folder").mkdir()
@@ -709,22 +686,11 @@ def test_bad_input_is_answered_with_a_sentence(arguments, words, archive, preset
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to the whole console")
 def test_ctrl_c(archive, preset, tmp_path):
-    arguments = [
-        "--data",
-        str(archive),
-        "--preset",
-        str(preset),
-        "--output",
-        "out",
-        "--mode",
-        "text",
-        "--device",
-        "cpu",
-    ]
+    arguments = ["--data", archive, "--preset", preset, "--output", "out", "--mode", "text", "--device", "cpu"]
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"prompt {i}" for i in range(10_000)))
     process = subprocess.Popen(
-        [sys.executable, "-m", "lgm_blender.training", "evaluate", *arguments, "--prompts", str(prompts)],
+        [sys.executable, "-m", "lgm_blender.training", "evaluate", *map(str, arguments), "--prompts", str(prompts)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,

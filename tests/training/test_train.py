@@ -67,7 +67,7 @@ def test_fine_tuning_starts_from_weights(folders, tmp_path, capsys):
     save_file(start.state_dict(), tmp_path / "start" / "mine.safetensors")
     (tmp_path / "start" / "config.json").write_text(json.dumps(TOY.to_dict()))
     init = str(tmp_path / "start" / "mine.safetensors")
-    # So short a run at so low a rate changes little.
+    # So short a run at so low a learning rate changes little.
     train.train(folders, tmp_path / "a", init=init, steps=1, learning_rate=1e-7)
     model = load_lgm(tmp_path / "a" / "lgm")
     for name, tensor in start.state_dict().items():

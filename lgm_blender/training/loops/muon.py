@@ -43,7 +43,8 @@ class Muon(torch.optim.Optimizer):
     Steps are as large as AdamW's at the same learning rate (Moonlight, arXiv 2502.16982, equation 4).
 
     Attributes:
-        found_inf: A tensor that is 1 where this step must change nothing, as torch's fused optimizers take it.
+        found_inf: A tensor that is 1 where this step must change nothing, as torch's fused optimizers take it. To be
+            set before each step.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, **kept):
@@ -53,6 +54,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """One step. Matrices of one shape go together, so that a GPU has few and large multiplications."""
+        skipped = self.found_inf.bool()
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for p in group["params"]:
@@ -60,9 +62,7 @@ class Muon(torch.optim.Optimizer):
                     shapes.setdefault(tuple(p.shape), []).append(p)
             for shape, params in shapes.items():
                 grads = torch.stack([p.grad.flatten(1) for p in params]).float()
-                skipped = None if self.found_inf is None else self.found_inf.bool()
-                if skipped is not None:
-                    grads = torch.where(skipped, 0.0, grads)
+                grads = torch.where(skipped, 0.0, grads)
                 for p in params:
                     if "momentum" not in self.state[p]:
                         self.state[p]["momentum"] = torch.zeros(grads.shape[1:], device=p.device)
@@ -71,8 +71,7 @@ class Muon(torch.optim.Optimizer):
                 ahead = torch.stack(buffers).lerp_(grads, 1 - group["momentum"])  # Nesterov's
                 update = orthogonalized(ahead).float() * (0.2 * max(grads.shape[1:]) ** 0.5)
                 keep = 1 - group["lr"] * group["weight_decay"]
-                update = update * group["lr"]  # which may be a tensor
-                if skipped is not None:
-                    update, keep = torch.where(skipped, 0.0, update), torch.where(skipped, 1.0, keep)
+                update = torch.where(skipped, 0.0, update * group["lr"])  # which may be a tensor
+                keep = torch.where(skipped, 1.0, keep)
                 torch._foreach_mul_(params, keep)
                 torch._foreach_sub_(params, [u.view(shape) for u in update.unbind()])

@@ -22,6 +22,8 @@ from .muon import Muon, divided
 from .plot import plot_log
 
 LOG_EVERY = 200  # steps
+SAVE_EVERY = 60.0  # seconds
+FREE_STEPS = 3  # of a timed run, before its time starts
 MUON_FASTER = 5  # a good learning rate of Muon's, in units of AdamW's
 SPIKE = 10.0  # times the usual gradient: a step is left out
 
@@ -33,16 +35,12 @@ class Clock:
 
     Args:
         seconds, until, steps: See RunSettings.
-        free_steps: Steps before a timed run's time starts.
     """
 
-    def __init__(
-        self, seconds: float = math.inf, steps: int | None = None, until: float | None = None, free_steps: int = 3
-    ):
+    def __init__(self, seconds: float = math.inf, steps: int | None = None, until: float | None = None):
         self.seconds = seconds
         self.until = until
         self.steps = steps
-        self.free_steps = free_steps
         self.ticks = 0  # in this process
         self.steps_before, self.seconds_before = 0, 0.0  # before this process resumed
         self.start = time.monotonic()
@@ -52,7 +50,7 @@ class Clock:
         self.ticks += 1
         if self.steps is not None:
             return min(1.0, (self.steps_before + self.ticks - 1) / self.steps)
-        if self.ticks <= self.free_steps:
+        if self.ticks <= FREE_STEPS:
             self.start = time.monotonic()
             if self.until is not None:
                 self.seconds = self.seconds_before + max(1.0, self.until - time.time())
@@ -182,7 +180,6 @@ class Trainer:
         betas: Of AdamW.
         weight_decay: For matrices and kernels; biases and norms have none.
         warmup: Steps of it.
-        save_every: Seconds between two checkpoints.
 
     Attributes:
         model: For the forward pass; gradients are averaged over the processes.
@@ -201,7 +198,6 @@ class Trainer:
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.05,
         warmup: int = 300,
-        save_every: float = 60.0,
     ):
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
@@ -217,18 +213,20 @@ class Trainer:
                 {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
                 {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
             ],
-            lr=self._rate(),
+            lr=self._learning_rate(),
             betas=betas,
             fused=True,
             capturable=self.graphs,
         )
         self.optimizers = [adamw]
         if matrices:
-            self.optimizers.append(Muon(matrices, lr=self._rate(), faster=MUON_FASTER, weight_decay=weight_decay))
+            self.optimizers.append(
+                Muon(matrices, lr=self._learning_rate(), faster=MUON_FASTER, weight_decay=weight_decay)
+            )
         self.clock = Clock(settings.seconds, settings.steps, settings.until)
         self.steps_done, self.progress = 0, 0.0
         self.generator, self.host_generator = torch.Generator(self.device), torch.Generator()
-        self.save_every, self.saved = save_every, time.monotonic()
+        self.saved = time.monotonic()
         self.sums: dict[str, list[Tensor]] = {}
         self.calmest = math.inf  # the smallest mean gradient norm so far
         self.usual = torch.full((), math.inf, device=self.device)  # the gradient norm of late; on the device
@@ -258,24 +256,24 @@ class Trainer:
         """The run's progress before each step, 0 to 1."""
         while (progress := self._tick()) < 1:
             self.progress = progress
-            if self.clock.ticks <= self.clock.free_steps + 2:  # until then it compiles
+            if self.clock.ticks <= FREE_STEPS + 2:  # until then it compiles
                 self.reported = time.monotonic(), self.steps_done
             processes, rank = self.accelerator.num_processes, self.accelerator.process_index
             seed = (self.settings.seed * 1_000_003 + self.steps_done) * processes + rank
             self.generator.manual_seed(seed)
             self.host_generator.manual_seed(seed)
-            rate = self.settings.learning_rate * cosine_schedule(self.steps_done, progress, self.warmup)
+            learning_rate = self.settings.learning_rate * cosine_schedule(self.steps_done, progress, self.warmup)
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 if self.graphs:
-                    group["lr"].fill_(rate * group.get("faster", 1.0))
+                    group["lr"].fill_(learning_rate * group.get("faster", 1.0))
                 else:
-                    group["lr"] = rate * group.get("faster", 1.0)
+                    group["lr"] = learning_rate * group.get("faster", 1.0)
             yield progress
 
-    def _rate(self) -> float | Tensor:
-        """A learning rate for an optimizer to keep: where steps are recorded a tensor, which they read anew."""
-        rate = self.settings.learning_rate
-        return torch.tensor(rate, device=self.device) if self.graphs else rate
+    def _learning_rate(self) -> float | Tensor:
+        """What an optimizer keeps: where steps are recorded a tensor, which they read anew."""
+        value = self.settings.learning_rate
+        return torch.tensor(value, device=self.device) if self.graphs else value
 
     def _tick(self) -> float:
         progress = self.clock.tick()
@@ -311,7 +309,7 @@ class Trainer:
             self.sums.setdefault(name, []).append(value.detach().clone() if self.graphs else value.detach())
         if self.steps_done % LOG_EVERY == 0:
             self._report()
-        if self.main and time.monotonic() - self.saved > self.save_every:
+        if self.main and time.monotonic() - self.saved > SAVE_EVERY:
             self.save()
             return True
         return False
@@ -388,7 +386,7 @@ class Trainer:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
                 for group in optimizer.param_groups:  # which the process before may have recorded, or not
-                    group["lr"] = self._rate()
+                    group["lr"] = self._learning_rate()
                     if "capturable" in group:
                         group["capturable"] = self.graphs
             self.steps_done = self.clock.steps_before = state["step"]

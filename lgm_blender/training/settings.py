@@ -95,8 +95,3 @@ def add_options(parser: Any, kind: type[RunSettings], names: Iterable[str] = ())
             told["type"] = (get_args(hint) or (hint,))[0]  # of `type | None` the type
         flags = [f"--{each.name.replace('_', '-')}", *each.metadata["aliases"]]
         parser.add_argument(*flags, default=argparse.SUPPRESS, **told)
-
-
-def given_settings(kind: type[RunSettings], options: argparse.Namespace) -> dict[str, Any]:
-    """What the options give of a class of settings."""
-    return {each.name: vars(options)[each.name] for each in fields(kind) if each.name in options}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from .loops.lpips import LPIPS
 from .loops.multiview import train_multiview, unpack_multiview
 from .loops.trainer import Log, fast_arithmetic, process_device, processes
 from .loops.vae import train_vae
-from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings, given_settings
+from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings
 
 
 class Sets:
@@ -96,7 +97,8 @@ class Sets:
 
     def settings(self, kind: type[RunSettings], **changed: Any) -> Any:
         """A training's settings: what the options give of them."""
-        return kind(**given_settings(kind, self.options) | changed)
+        names = {each.name for each in fields(kind)}
+        return kind(**{name: value for name, value in vars(self.options).items() if name in names} | changed)
 
     def tell_memory(self) -> None:
         """How much of the GPU's memory it took."""

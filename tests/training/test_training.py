@@ -543,10 +543,9 @@ def test_lgm_learns_two_cubes(views, archive, tmp_path, monkeypatch):
         lpips=lpips,
         validation=validation,
     )
-    result, psnr = evaluate_lgm(model, validation)
+    result = evaluate_lgm(model, validation)
     color, alpha = validation.pictures(torch.arange(4, 12)[None])
     blank = -10 * ((color - alpha) ** 2).mean().log10().item()  # white instead of the object
-    assert result["val_psnr"] == pytest.approx(psnr.mean(), abs=1e-4)
     assert result["val_psnr"] > blank + 2
     assert (tmp_path / "model.safetensors").exists()
     first, second, last = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())

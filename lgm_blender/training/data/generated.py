@@ -95,8 +95,7 @@ def generate(
         How many objects there are.
     """
     made = []
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = []  # the device samples the next ones while these are finished
+    with ThreadPoolExecutor(threads) as pool:  # the device samples the next ones while these are finished
         for first in range(0, len(photos), batch):
             part = np.asarray(photos[first : first + batch], np.float32) / 255
             images = part[..., :3] + 1 - part[..., 3:]
@@ -107,9 +106,8 @@ def generate(
                 seeds=[seed + first + i for i in range(len(images))],
                 elevations=[float(angle) for angle in elevations[first : first + batch]],
             )
-            made += waiting
-            waiting = [pool.submit(_finished, *pair, settings) for pair in zip(frames, images, strict=True)]
-        pixels = np.stack([each.result() for each in (*made, *waiting)])
+            made += [pool.submit(_finished, *pair, settings) for pair in zip(frames, images, strict=True)]
+        pixels = np.stack([each.result() for each in made])
     # In training single samples are called averaged too, so that of ground-truth views LGM makes all that they show.
     averaged = replace(settings, samples=max(settings.samples, 2)).averaged_views
     with replacing(path) as file:

@@ -63,10 +63,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Made:
-    """How one object went: its folder, or why there is none. `skipped`: it was there already."""
+    """How one object went: why its folder is not there, or whether it was there already."""
 
     name: str
-    folder: Path
     problem: str = ""
     skipped: bool = False
 
@@ -130,7 +129,7 @@ def make_views(
     todo = []
     for source in sources:
         if not overwrite and find_transforms(output / source.name):
-            yield Made(source.name, output / source.name, skipped=True)
+            yield Made(source.name, skipped=True)
         else:
             todo.append(source)
     processes = max(1, min(processes, len(todo)))
@@ -166,7 +165,6 @@ def _make(source: Source, output: Path, views: int, overwrite: bool) -> Made:
     """One object's folder, in a process of the pool."""
     if isinstance(_renderer, LGMError):
         raise _renderer
-    target = output / source.name
     try:
         poses = view_poses(source.name, views)[0]
         rendered, _ = _renderer.render(source.read(), poses)
@@ -177,12 +175,12 @@ def _make(source: Source, output: Path, views: int, overwrite: bool) -> Made:
                 (folder / file_name(i)).write_bytes(encode_png(view))
             write_transforms(folder, poses, _renderer.size, source.caption, source.split)
     except LGMError as error:
-        if error.kind == "output" and not target.exists():
+        if error.kind == "output" and not (output / source.name).exists():
             raise  # a full disk or a folder without permission stops all of them
-        return Made(source.name, target, error.message)
+        return Made(source.name, error.message)
     except Exception as error:  # one object must not stop the others
-        return Made(source.name, target, f"{type(error).__name__}: {error}")
-    return Made(source.name, target)
+        return Made(source.name, f"{type(error).__name__}: {error}")
+    return Made(source.name)
 
 
 def straight(pixels: np.ndarray) -> Image.Image:

@@ -18,7 +18,6 @@ from ...worker.presets import find_preset
 from ...worker.reconstruct import load_lgm
 from ..data.placement import SIZE
 from ..loops.lpips import LPIPS
-from ..loops.lpips import default_file as default_lpips
 from .contact_sheet import contact_sheet
 from .ground_truth import ObjectsZip, ViewFolders
 from .modes import Options, Progress, Source, from_image, from_text, from_views
@@ -96,11 +95,7 @@ def evaluate(
         raise LGMError("There are no objects to judge on. Give an objects.zip or a folder with --data.")
     device = resolve_device(device)
     source = open_data(Path(data), limit) if data is not None else None
-    lpips_file = lpips or default_lpips()
-    network = None
-    if lpips or lpips_file.is_file():
-        network = LPIPS.from_file(lpips_file).to(device)
-
+    network = LPIPS.find(lpips, device)
     options = Options(device, network, limit, views_cache, sheet_size, progress)
     results: dict[str, Any] = {
         "preset": {"name": found.name, "version": found.version},

@@ -40,8 +40,7 @@ from ..data.views import TrainingViews, find_orbits, orbit_angles
 from ..settings import LGMSettings
 from .lgm import evaluate_lgm, train_lgm
 from .lpips import LPIPS
-from .lpips import default_file as default_lpips
-from .trainer import fast_arithmetic, process_device, processes
+from .trainer import check_resumed, fast_arithmetic, process_device, processes
 
 
 @dataclass(frozen=True)
@@ -242,8 +241,7 @@ def train(
         raise LGMError("Give one of minutes, steps and epochs.")
     if output.is_dir() and any(output.iterdir()) and not (output / "log.jsonl").exists():
         raise LGMError(f"{output} holds other files. Choose an empty folder.")
-    if (output / "checkpoint.pt").exists() and not settings.get("resume"):
-        raise LGMError(f"{output} already holds a training. Add --resume to continue it, or choose another folder.")
+    check_resumed(output, settings.get("resume", False))
     state, device = processes(), process_device()
     tell = tell if state.is_main_process else lambda line: None
     try:
@@ -254,10 +252,8 @@ def train(
     fast_arithmetic()
     views, validation = load_data(data, output, chosen.size, device, tell, limit)
     tell(f"{len(views)} objects to train on, {len(validation) if validation else 'none'} to judge on, {device}")
-    network = None
-    if lpips or default_lpips().is_file():
-        network = LPIPS.from_file(lpips or default_lpips()).to(device)
-    else:
+    network = LPIPS.find(lpips, device)
+    if network is None:
         tell("Without the LPIPS loss, whose weights are not here: 'evaluate --fetch-lpips' gets them.")
     if device.type == "cuda":
         renderer, reason = backend_for(device, compile=True)
@@ -272,9 +268,10 @@ def train(
     if state.is_main_process:
         if validation is not None:
             if start.weights is not None:
-                before, _ = evaluate_lgm(lgm_from_file(start.config, start.weights, device, torch.float32), validation)
+                first = lgm_from_file(start.config, start.weights, device, torch.float32)
+                before = evaluate_lgm(first, validation)
                 tell(f"Before, on objects not trained on: {before['val_psnr']:.2f} dB")
-            after, _ = evaluate_lgm(model, validation)
+            after = evaluate_lgm(model, validation)
             tell(f"Now, on objects not trained on: {after['val_psnr']:.2f} dB")
         shutil.rmtree(output / "lgm", ignore_errors=True)
         (output / "lgm").mkdir()

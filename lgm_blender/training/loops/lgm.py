@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -126,9 +125,9 @@ def train_lgm(
         perceived = torch.compile(lpips) if lpips is not None else None
 
     def validate() -> None:
-        values = evaluate_lgm(trainer.average.model, validation, lpips)[0] if validation is not None else {}
+        values = evaluate_lgm(trainer.average.model, validation, lpips) if validation is not None else {}
         if generated_validation is not None:
-            found, _ = evaluate_lgm(trainer.average.model, generated_validation.views, lpips, generated_validation)
+            found = evaluate_lgm(trainer.average.model, generated_validation.views, lpips, generated_validation)
             values |= {name.replace("val", "val_generated"): value for name, value in found.items()}
         if values:
             trainer.log.write(step=trainer.steps_done, **values)
@@ -283,7 +282,7 @@ def save_pairs(rgb: Tensor, target: Tensor, path: Path, objects: int = 8, size: 
 @torch.no_grad()
 def evaluate_lgm(
     model: LGM, views: TrainingViews, lpips: LPIPS | None = None, generated: Generated | None = None
-) -> tuple[dict[str, float], np.ndarray]:
+) -> dict[str, float]:
     """Reconstruction from the first orbit of each object's views, judged on its other views, on white.
 
     Of evaluation_poses that is four views at elevation 0, and eight others.
@@ -295,7 +294,7 @@ def evaluate_lgm(
         generated: Views of them by the multi-view model, to go in instead.
 
     Returns:
-        Mean PSNR in dB (of each object's mean, over objects), LPIPS and alpha IoU; and PSNR [O] of each object.
+        Mean PSNR in dB (of each object's mean, over objects), LPIPS and alpha IoU.
     """
     device = views.pixels.device
     psnrs, distances, ious = [], [], []
@@ -323,4 +322,4 @@ def evaluate_lgm(
     result = {"val_psnr": torch.stack(psnrs).mean().item(), "val_iou": torch.stack(ious).mean().item()}
     if distances:
         result["val_lpips"] = torch.stack(distances).mean().item()
-    return result, torch.stack(psnrs).cpu().numpy()
+    return result

@@ -57,6 +57,17 @@ class LPIPS(nn.Module):
             raise LGMError(f"{path} holds no LPIPS weights. Fetch them again.", "weights") from error
         return model
 
+    @classmethod
+    def find(cls, path: Path | None, device: torch.device | str) -> LPIPS | None:
+        """LPIPS from a file, by default that which `fetch` left; None without one.
+
+        Raises:
+            LGMError: See `from_file`.
+        """
+        if path is None and not default_file().is_file():
+            return None
+        return cls.from_file(path or default_file()).to(device)
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Unit-length VGG features of five depths, of pictures [B, 3, H, W] in 0 to 1."""
         x = (2 * x - 1 - self.mean) / self.std

@@ -162,6 +162,12 @@ def fast_arithmetic() -> None:
     torch.backends.cudnn.benchmark = True
 
 
+def check_resumed(output: Path, resume: bool) -> None:
+    """Raises LGMError if a folder holds a training that is not to be resumed."""
+    if (output / "checkpoint.pt").exists() and not resume:
+        raise LGMError(f"{output} already holds a training. Add --resume to continue it, or choose another folder.")
+
+
 class Trainer:
     """Runs a model's training on one GPU or, under `accelerate launch`, on several.
 
@@ -234,11 +240,8 @@ class Trainer:
         self.update = Recorded(self._update, self.graphs)
         self.reported = time.monotonic(), 0  # when the last report was, and after how many steps
         self.checkpoint = self.output / "checkpoint.pt"
+        check_resumed(self.output, settings.resume)
         if self.checkpoint.exists():
-            if not settings.resume:
-                raise LGMError(
-                    f"{self.output} already holds a training. Add --resume to continue it, or choose another folder."
-                )
             self._load()
         self.log = Log(self.output / "log.jsonl") if self.main else None
         self.model = self.accelerator.prepare_model(self.bare)

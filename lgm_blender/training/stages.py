@@ -24,8 +24,8 @@ from ..core.errors import LGMError
 from ..worker import reconstruct
 from ..worker.lgm.model import LGM_CONFIGS
 from ..worker.multiview.loading import load_vae
-from ..worker.presets import find_preset
-from . import bundle as bundling
+from ..worker.presets import file_table, find_preset
+from ..worker.quantization import load_file, save_file
 from .data.captions import make_tokenizer
 from .data.generated import Generated
 from .data.generated import generate as generate_views
@@ -38,10 +38,27 @@ from .data.view_files import Cameras, photos_path, render_objects
 from .data.views import TrainingViews
 from .loops.lgm import train_lgm
 from .loops.lpips import LPIPS
-from .loops.multiview import train_multiview, unpack_multiview
+from .loops.multiview import MultiViewModel, save_multiview, train_multiview, unpack_multiview
 from .loops.trainer import Log, fast_arithmetic, process_device, processes
 from .loops.vae import train_vae
 from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings
+
+# The bundled preset's preset.json, but for its files.
+PRESET = {
+    "name": "mini",
+    "label": "Mini (bundled)",
+    "version": "9",
+    "modes": ["image", "text"],
+    "steps": {"image": 10, "text": 20},
+    "guidance": {"image": 2.5, "text": 4.0},
+    "scheduler": "DPMSolverMultistepScheduler",
+    "negative_prompt": "",
+    "match_colors": True,
+    "keep_image": True,
+    "samples": {"image": 1},
+    "refine": True,
+    "remove_floaters": True,
+}
 
 
 class Sets:
@@ -261,5 +278,19 @@ def lgm(options: argparse.Namespace) -> None:
 
 
 def bundle(options: argparse.Namespace) -> None:
-    """Write the preset's folder of what was trained."""
-    Log(options.work / "bundle.jsonl").write(**bundling.bundle(options.work, options.output))
+    """Write the preset's folder of what was trained, in 8 bits; of stages that have not run it stays as it is."""
+    work, output = options.work, options.output
+    output.mkdir(parents=True, exist_ok=True)
+    if (work / "lgm" / "model.safetensors").exists():
+        (output / "lgm").mkdir(exist_ok=True)
+        save_file(load_file(work / "lgm" / "model.safetensors"), output / "lgm" / "model.safetensors", bits=8)
+        (output / "lgm" / "config.json").write_text(json.dumps(LGM_CONFIGS["mini"].to_dict(), indent=1) + "\n")
+    if (work / "multiview" / "multiview.safetensors").exists():
+        model = MultiViewModel(CLIPTokenizer.from_pretrained(work / "tokenizer"))
+        model.load_state_dict(load_file(work / "multiview" / "multiview.safetensors"))
+        save_multiview(model, work / "vae", work / "tokenizer", output / "multiview")
+    files = file_table(output)
+    preset = PRESET | {"files": files}
+    (output / "preset.json").write_text(json.dumps(preset, indent=1) + "\n")
+    mib = sum(file["size"] for file in files.values()) / 2**20
+    Log(work / "bundle.jsonl").write(files=len(files), mib=mib)

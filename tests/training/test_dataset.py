@@ -481,7 +481,7 @@ def test_command_on_an_objects_zip(tmp_path, capsys):
     assert load(tmp_path / "out" / "x1", least=4).captions == ["red cube"]
 
 
-def test_a_machine_that_can_not_draw(monkeypatch, tmp_path):
+def test_a_machine_that_can_not_render(monkeypatch, tmp_path):
     monkeypatch.setattr(make, "ViewRenderer", lambda size, **options: 1 / 0)
     monkeypatch.setattr(make, "_renderer", None)
     make._start(SIZE)

@@ -15,7 +15,7 @@ ABOVE = {"data": ("loops", "evaluation"), "loops": ("evaluation",), "evaluation"
 def test_a_layer_imports_none_above_it(layer):
     files = sorted((TRAINING / layer).glob("*.py"))
     assert files
-    above = tuple(f"lgm_blender.training.{name}" for name in (*ABOVE[layer], "stages", "bundle", "__main__"))
+    above = tuple(f"lgm_blender.training.{name}" for name in (*ABOVE[layer], "stages", "__main__"))
     for path in files:
         found = imports(path.read_text(encoding="utf-8"), module_name(path))
         assert not [name for name in found if name.startswith(above)], path

@@ -8,7 +8,7 @@ import pytest
 from lgm_blender.core.cameras import evaluation_poses, orbit_camera
 from lgm_blender.training.data import orbits
 from lgm_blender.training.data.mesh_renderer import ViewRenderer
-from lgm_blender.training.data.objects import ObjectMesh, Submesh, turn
+from lgm_blender.training.data.objects import ObjectMesh, Submesh, about_up
 from lgm_blender.training.data.placement import INPUTS
 from lgm_blender.training.data.view_files import photos_path
 from lgm_blender.training.data.views import TrainingViews, find_orbits, orbit_angles
@@ -151,7 +151,7 @@ def test_cameras_of_placed_objects():
 
 def test_a_turned_mesh_shows_in_front_what_was_seen_from_there(renderer):
     mesh = box("tall")
-    turned = mesh.corners[:, :3] @ turn(np.radians(40)).T
+    turned = mesh.corners[:, :3] @ about_up(np.radians(40)).T
     seen = ObjectMesh(np.concatenate([turned, mesh.corners[:, 3:]], 1).astype(np.float32), mesh.parts)
     a = renderer.render(seen, orbit_camera(10, 0)[None])[0]
     b = renderer.render(mesh, orbit_camera(10, 40)[None])[0]

@@ -112,7 +112,7 @@ def centred(positions: np.ndarray, radius: float = OBJECT_RADIUS) -> np.ndarray:
     return (positions - center) * factor
 
 
-def turn(angle: float) -> np.ndarray:
+def about_up(angle: float) -> np.ndarray:
     """[3, 3], about the up axis: what was seen from azimuth `angle`, in radians, is seen from the front."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])

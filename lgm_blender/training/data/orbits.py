@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,9 @@ from PIL import Image
 
 from ...core.cameras import orbit_camera, orbit_cameras
 from .mesh_renderer import ViewRenderer
-from .objects import ObjectMesh, Reader, turn
+from .objects import ObjectMesh, Reader, about_up
 from .placement import INPUTS, LeftOut, close_up, moved, place_by_box
-from .view_files import Cameras, render_files, render_objects
+from .view_files import Cameras, files_of_views, photos_path, render_files
 
 ORBITS = 4  # of an object, for the multi-view model
 OTHERS = 10  # views of an object for LGM, beside the four that the multi-view model samples
@@ -103,7 +104,7 @@ def orbit_poses(points: np.ndarray, elevation: float, azimuth: float) -> np.ndar
     Raises:
         LeftOut: If it sees nothing.
     """
-    rotation = turn(np.radians(azimuth))
+    rotation = about_up(np.radians(azimuth))
     placement = place_by_box(points @ rotation.T, elevation)
     poses = orbit_cameras(elevation).astype(np.float64)
     poses[:, :3, 3] = poses[:, :3, 3] / placement.scale + placement.center
@@ -156,7 +157,7 @@ def render_placed(
     turn: bool = True,
     name: str = "",
 ) -> list[str]:
-    """Render placed objects, and the image of each.
+    """Render placed objects, and the image of each into `photos_path(output)` [objects, size, size, 4] uint8.
 
     Args:
         read, ids, size, output, processes, cameras: See render_objects.
@@ -166,23 +167,20 @@ def render_placed(
     Returns:
         The ids of objects of which little or nothing can be seen.
     """
-    placed = partial(_read_placed, read, cameras, turn)
-    return render_objects(placed, ids, size, output, processes, cameras, partial(_photo, name))
+    files = files_of_views(output, len(cameras(ids[0])[0]), size)
+    files.append((photos_path(output), (size, size, 4), np.uint8))
+    return render_files(partial(_object_placed, read, cameras, turn, name), ids, size, files, processes)
 
 
-def _photo(
-    name: str, renderer: ViewRenderer, mesh: ObjectMesh, front: np.ndarray, pose: np.ndarray, object_id: str
-) -> np.ndarray:
-    picture, _ = close_up(renderer, mesh, front, pose)
-    return worn(picture, f"{name}/{object_id}") if is_varied(name) else picture
-
-
-def _read_placed(read: Reader, cameras: Cameras, turn: bool, object_id: str) -> ObjectMesh:
-    mesh = read(object_id)
-    try:
-        return placed_mesh(mesh, float(cameras(object_id)[1][0, 0]), image_azimuth(object_id) if turn else 0.0)
-    except LeftOut:
-        return mesh  # there is nothing to place it by: its image will be empty
+def _object_placed(
+    read: Reader, cameras: Cameras, turn: bool, name: str, renderer: ViewRenderer, object_id: str
+) -> list[np.ndarray]:
+    mesh, (poses, angles) = read(object_id), cameras(object_id)
+    with suppress(LeftOut):  # there is nothing to place it by: its image will be empty
+        mesh = placed_mesh(mesh, float(angles[0, 0]), image_azimuth(object_id) if turn else 0.0)
+    views, distances = renderer.render(mesh, poses)
+    picture, _ = close_up(renderer, mesh, views[0], poses[0])
+    return [views, distances, worn(picture, f"{name}/{object_id}") if is_varied(name) else picture]
 
 
 def image_azimuth(name: str) -> float:
@@ -194,5 +192,5 @@ def image_azimuth(name: str) -> float:
 def placed_mesh(mesh: ObjectMesh, elevation: float = 0.0, azimuth: float = 0.0) -> ObjectMesh:
     """A mesh as large, and where, as a model is to make it of a picture from there, seen from azimuth 0."""
     corners = mesh.corners.copy()
-    corners[:, :3] = corners[:, :3] @ turn(np.radians(azimuth)).T
+    corners[:, :3] = corners[:, :3] @ about_up(np.radians(azimuth)).T
     return moved(replace(mesh, corners=corners), place_by_box(corners[:, :3], elevation))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .objects import ObjectMesh, Submesh, centred, to_linear, turn
+from .objects import ObjectMesh, Submesh, about_up, centred, to_linear
 
 AROUND, ALONG = 48, 24  # points of a surface
 TEXTURE = 64  # pixels
@@ -29,7 +29,7 @@ def procedural(name: str) -> ObjectMesh:
     plan = (_heap, _stack, _table, _ring)[rng.choice(4, p=(0.4, 0.25, 0.2, 0.15))]
     pieces = plan(rng)
     if rng.random() < 0.15:  # not everything faces its viewer
-        rotation = turn(-rng.uniform(0, 2 * np.pi))
+        rotation = about_up(-rng.uniform(0, 2 * np.pi))
         pieces = [(look, points @ rotation.T) for look, points in pieces]
     looks = _looks(rng, 1 + max(look for look, _ in pieces))
     corners, parts, first = [], [], 0
@@ -183,7 +183,7 @@ def _ring(rng: Random) -> list[tuple[int, Points]]:
     """The same thing several times about a middle: flowers, wheels, fountains, fences."""
     count, out = rng.integers(3, 9), rng.uniform(0.4, 1)
     points = _sized(_solid(rng), np.exp(rng.uniform(-2, -0.7, 3)), np.array([0, 0, out]))
-    pieces = [(0, points @ turn(-angle).T) for angle in 2 * np.pi * np.arange(count) / count]
+    pieces = [(0, points @ about_up(-angle).T) for angle in 2 * np.pi * np.arange(count) / count]
     middle = np.exp(rng.uniform(-2, 0, 3))
     pieces.append((1, _sized(_solid(rng), middle * (out, 1, out), np.array([0, rng.uniform(-0.5, 0.5), 0]))))
     if rng.random() < 0.3:  # upright, as a wheel

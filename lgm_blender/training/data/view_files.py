@@ -12,10 +12,9 @@ import numpy as np
 
 from ...core.cameras import view_poses
 from .mesh_renderer import ViewRenderer, is_visible
-from .objects import ObjectMesh, Reader
+from .objects import Reader
 
 Cameras = Callable[[str], tuple[np.ndarray, np.ndarray]]  # an object's id to its poses and angles
-Photo = Callable[[ViewRenderer, ObjectMesh, np.ndarray, np.ndarray, str], np.ndarray]  # see render_objects
 Job = Callable[[ViewRenderer, str], Sequence[np.ndarray]]  # renders an object: its row in each file
 File = tuple[Path, tuple[int, ...], type]  # where it is, and the shape and type of an object's row in it
 
@@ -37,7 +36,6 @@ def render_objects(
     output: str | Path,
     processes: int = 4,
     cameras: Cameras = view_poses,
-    photo: Photo | None = None,
 ) -> list[str]:
     """Render objects into one .npy file [objects, views, size, size, 4] uint8, premultiplied, and their distances.
 
@@ -51,27 +49,24 @@ def render_objects(
         output: The .npy file.
         processes: How many render at once.
         cameras: An object's cameras: `view_poses` or `evaluation_poses`.
-        photo: Takes the picture that a user would from the first view's side, of renderer, mesh, that view, its pose
-            and the object's id; they go into `photos_path(output)` [objects, size, size, 4] uint8.
 
     Returns:
         The ids of objects of which little or nothing can be seen.
     """
-    views = len(cameras(ids[0])[0])
-    files = [
+    files = files_of_views(output, len(cameras(ids[0])[0]), size)
+    return render_files(partial(_object_views, read, cameras), ids, size, files, processes)
+
+
+def _object_views(read: Reader, cameras: Cameras, renderer: ViewRenderer, object_id: str) -> Sequence[np.ndarray]:
+    return renderer.render(read(object_id), cameras(object_id)[0])
+
+
+def files_of_views(output: str | Path, views: int, size: int) -> list[File]:
+    """Those of so many views of each object and of their distances."""
+    return [
         (Path(output), (views, size, size, 4), np.uint8),
         (distance_path(output), (views, size // 2, size // 2), np.int16),
-        *([(photos_path(output), (size, size, 4), np.uint8)] if photo else []),
     ]
-    return render_files(partial(_object_views, read, cameras, photo), ids, size, files, processes)
-
-
-def _object_views(
-    read: Reader, cameras: Cameras, photo: Photo | None, renderer: ViewRenderer, object_id: str
-) -> list[np.ndarray]:
-    mesh, poses = read(object_id), cameras(object_id)[0]
-    views, distances = renderer.render(mesh, poses)
-    return [views, distances, *([photo(renderer, mesh, views[0], poses[0], object_id)] if photo else [])]
 
 
 def render_files(job: Job, ids: list[str], size: int, files: Sequence[File], processes: int) -> list[str]:

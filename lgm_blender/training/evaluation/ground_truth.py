@@ -17,7 +17,7 @@ from ...core.errors import LGMError
 from ...core.formats.transforms import caption_from_name, read_transforms
 from ..data.dataset import find_objects, load_objects
 from ..data.mesh_renderer import ViewRenderer, is_visible
-from ..data.objects import ObjectMesh, read_index, read_mesh, turn
+from ..data.objects import ObjectMesh, about_up, read_index, read_mesh
 from ..data.placement import (
     HALF,
     INPUTS,
@@ -173,7 +173,7 @@ def nearest_to_fixed(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     x, y, z = directions(poses)[first]
     elevation = float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
     rotation = np.eye(4)
-    rotation[:3, :3] = turn(np.arctan2(x, z))
+    rotation[:3, :3] = about_up(np.arctan2(x, z))
     turned = (rotation @ poses).astype(np.float32)
     wanted = evaluation_poses("")[0]
     wanted[:INPUTS] = orbit_cameras(elevation)

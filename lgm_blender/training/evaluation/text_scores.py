@@ -62,15 +62,15 @@ class ClipScore:
 
 
 class Retrieval:
-    """Which of the true objects do generated views look most like? A text's own should come first.
+    """Which of the ground-truth objects do generated views look most like? A text's own should come first.
 
     R-precision (Park et al., NeurIPS 2021; Jain et al., CVPR 2022) compares pictures with texts and needs CLIP. Here
     pictures are compared with pictures of the object whose caption the text is: by LPIPS's two deepest features, their
-    mean over all places and views, each number in standard deviations over the true objects, by cosine.
+    mean over all places and views, each number in standard deviations over the objects, by cosine.
 
     Args:
         lpips: The network.
-        objects: The true objects' four views at elevation 0, [4, 3, H, W] each.
+        objects: The ground-truth objects' four views at elevation 0, [4, 3, H, W] each.
     """
 
     def __init__(self, lpips: LPIPS, objects: list[Tensor]):

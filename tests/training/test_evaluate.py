@@ -640,8 +640,8 @@ def test_the_command(archive, preset, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--data", "none.zip"], "There is no none.zip"),
-        (["--data", "text.zip"], "no archive of objects"),
-        (["--data", "empty.zip"], "no archive of objects"),
+        (["--data", "text.zip"], "not an objects.zip"),
+        (["--data", "empty.zip"], "not an objects.zip"),
         (["--data", "train.zip"], "no objects of the split 'val'"),
         (["--data", "hollow.zip"], "No object can be judged; of the first one: cube: its file is missing"),
         (["--data", "folder"], "folder holds no objects"),

@@ -143,7 +143,7 @@ def test_an_object_without_an_orbit_is_left_out(folders, tmp_path):
         (["--init", "no.safetensors"], "no file"),
         (["--init", "broken.safetensors"], "can't be read as safetensors"),
         (["--init", "other.safetensors"], "not LGM"),
-        (["--data", "broken.zip"], "can't be read as an objects.zip"),
+        (["--data", "broken.zip"], "not an objects.zip"),
         (["--output", "."], "holds other files"),
         (["--steps", "0"], "--steps must be above 0"),
     ],

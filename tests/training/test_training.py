@@ -138,15 +138,6 @@ def test_training_cameras_are_what_they_say():
     assert not np.array_equal(poses, cameras.view_poses("another id")[0])
 
 
-def test_evaluation_cameras_do_not_repeat_the_inputs():
-    poses, angles = cameras.evaluation_poses("x")
-    np.testing.assert_allclose(poses[:4], orbit_cameras())
-    assert len(poses) == 12
-    assert angles[4:, 0].min() >= -10
-    assert angles[4:, 0].max() <= 30
-    assert len({tuple(angle) for angle in angles.tolist()}) == 12
-
-
 def test_varied_objects_fill_the_same_sphere_and_differ(archive):
     with zipfile.ZipFile(archive) as file:
         mesh = objects.read_mesh(file, "b")

@@ -52,9 +52,17 @@ class ObjectMesh:
 
 
 def read_index(path: str | Path) -> list[dict]:
-    """The objects of an objects.zip: id, split, source, licence, caption and more."""
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("index.json"))
+    """The objects of an objects.zip: id, split and caption ('' where there is none), source, licence and more.
+
+    Raises:
+        LGMError: If it is no such archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            index = json.loads(archive.read("index.json"))
+        return [{**o, "id": o["id"], "split": o.get("split", ""), "caption": o.get("caption", "")} for o in index]
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise LGMError(f"{path} is not an objects.zip, or damaged ({error}).") from error
 
 
 def join_objects(paths: Sequence[Path], output: Path) -> int:

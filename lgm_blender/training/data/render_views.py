@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -77,11 +76,7 @@ def find_sources(path: Path) -> list[Source]:
         LGMError: If there is nothing.
     """
     if path.suffix.lower() == ".zip" and path.is_file():
-        try:
-            index = read_index(path)
-            return [Source(o["id"], path, o["id"], o.get("caption", ""), o.get("split", "")) for o in index]
-        except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
-            raise LGMError(f"{path} is not an objects.zip: it has no usable index.json ({error}).") from error
+        return [Source(o["id"], path, o["id"], o["caption"], o["split"]) for o in read_index(path)]
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise LGMError(f"{path} is no mesh file that can be read: {', '.join(SUFFIXES)} or an objects.zip.")

@@ -20,7 +20,7 @@ from ..data.placement import SIZE
 from ..loops.lpips import LPIPS
 from .contact_sheet import contact_sheet
 from .ground_truth import ObjectsZip, ViewFolders
-from .modes import Options, Progress, Source, from_image, from_text, from_views
+from .modes import Objects, Options, Progress, from_image, from_text, from_views
 from .report import sheet_note
 
 EvaluationMode = Literal["reconstruct", "image", "text"]
@@ -140,7 +140,7 @@ def evaluate(
     return results
 
 
-def open_data(path: Path, limit: int | None) -> Source:
+def open_data(path: Path, limit: int | None) -> Objects:
     """The objects to judge on.
 
     Raises:

@@ -70,16 +70,10 @@ class ObjectsZip:
     """
 
     def __init__(self, path: Path, limit: int | None = None):
-        try:
-            self.archive = zipfile.ZipFile(path)
-            index = [(o["id"], str(o["caption"])) for o in read_index(path) if o["split"] == "val"]
-        except OSError as error:
-            raise LGMError(f"{path} can't be read ({error.strerror or error}). Choose an objects.zip.") from error
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
-            raise LGMError(f"{path} is no archive of objects, or damaged ({error}). Choose an objects.zip.") from error
+        index = [(o["id"], o["caption"]) for o in read_index(path) if o["split"] == "val"]
         if not index:
             raise LGMError(f"{path} has no objects of the split 'val' to judge a model on.")
-        self.objects = index[:limit]
+        self.archive, self.objects = zipfile.ZipFile(path), index[:limit]
         self.renderer = ViewRenderer(SIZE, distance_size=0)
 
     def ground_truth(self, number: int, placed: bool) -> GroundTruth:

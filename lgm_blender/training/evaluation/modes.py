@@ -29,7 +29,7 @@ from .report import row_lines, words
 from .text_scores import ClipScore, Retrieval
 from .view_sampler import ViewSampler, photo_input
 
-Source = ObjectsZip | ViewFolders
+Objects = ObjectsZip | ViewFolders
 Progress = Callable[[str, int, int, str], None]  # the mode, how many objects of how many are done, and the last one
 Columns = Sequence[tuple[str, Sequence[str]]]
 
@@ -58,7 +58,7 @@ class Judged(NamedTuple):
     columns: Columns
 
 
-def from_views(lgm: LGM, source: Source, options: Options) -> Judged:
+def from_views(lgm: LGM, source: Objects, options: Options) -> Judged:
     """LGM by itself: four ground-truth views go in."""
     entries, rows, left_out = [], [], []
     for entry, target in _objects(source, "reconstruct", left_out, options):
@@ -74,7 +74,7 @@ def from_views(lgm: LGM, source: Source, options: Options) -> Judged:
     return Judged(section, rows, [("input", ["four views"]), *_comparison_columns()])
 
 
-def from_image(preset: Preset, lgm: LGM, source: Source, options: Options) -> Judged:
+def from_image(preset: Preset, lgm: LGM, source: Objects, options: Options) -> Judged:
     """The whole way from one image of a placed object."""
     sample = ViewSampler(preset, "image", options.device, options.views_cache, options.checked)
     entries, rows, left_out = [], [], []
@@ -111,7 +111,7 @@ def from_image(preset: Preset, lgm: LGM, source: Source, options: Options) -> Ju
     return Judged(section, rows, [("input", ["image"]), ("generated", ["four views"]), *_comparison_columns()])
 
 
-def from_text(preset: Preset, lgm: LGM, source: Source | None, texts: list[str] | None, options: Options) -> Judged:
+def from_text(preset: Preset, lgm: LGM, source: Objects | None, texts: list[str] | None, options: Options) -> Judged:
     """The whole way from `texts`, or from the objects' captions."""
     owner: dict[str, int] = {}  # a caption's object
     retrieval = None
@@ -166,7 +166,7 @@ def from_text(preset: Preset, lgm: LGM, source: Source | None, texts: list[str] 
 
 
 def _objects(
-    source: Source, mode: str, left_out: list[dict[str, str]], options: Options
+    source: Objects, mode: str, left_out: list[dict[str, str]], options: Options
 ) -> Iterator[tuple[dict[str, Any], GroundTruth]]:
     """Each object's entry in the results, to be filled in, and what there is to see of it. Tells how it went."""
     count = len(source.objects)
@@ -226,7 +226,7 @@ def _row(entry: dict[str, Any], tiles: list[np.ndarray]) -> Row:
     return Row(entry["caption"], row_lines(entry), tiles, entry["scores"]["prediction"]["psnr"])
 
 
-def _retrieval(source: Source, owner: dict[str, int], options: Options) -> tuple[Retrieval | None, dict[str, int]]:
+def _retrieval(source: Objects, owner: dict[str, int], options: Options) -> tuple[Retrieval | None, dict[str, int]]:
     """The objects to find the right one among, if there are two or more, and each caption's place in them."""
     pictures, places = [], {}
     for done, (caption, number) in enumerate(owner.items(), 1):

@@ -123,13 +123,9 @@ def _config_of(path: Path) -> LGMConfig:
     last = shapes.get("unet.conv_out.weight", [0, 0])[1]
     for config in LGM_CONFIGS.values():
         if (config.down_channels[0], config.up_channels[-1]) == (width, last):
-            others = (
-                replace(config, hull_bins=bins, averaged_channel=averaged)
-                for bins in (config.hull_bins, 0)
-                for averaged in (True, False)
-            )
             plain = replace(config, hull_bins=max(0, channels - 11), averaged_channel=False)
-            return next((other for other in others if other.in_channels == channels), plain)
+            told = (replace(config, hull_bins=bins, averaged_channel=True) for bins in (config.hull_bins, 0))
+            return next((each for each in told if each.in_channels == channels), plain)
     raise LGMError(f"{path} is not LGM of a known size. Put its config.json beside it.", "weights")
 
 
@@ -164,10 +160,7 @@ def load_data(
 def _render(
     data: Path, split: str, path: Path, size: int, cameras: Cameras, device: torch.device, tell, limit: int | None
 ) -> TrainingViews:
-    try:
-        ids = [entry["id"] for entry in read_index(data) if entry.get("split") == split][:limit]
-    except Exception as error:
-        raise LGMError(f"{data} can't be read as an objects.zip: {error}") from error
+    ids = [entry["id"] for entry in read_index(data) if entry["split"] == split][:limit]
     if not ids:
         raise LGMError(f"{data} has no objects of the split '{split}'.")
     with processes().main_process_first():

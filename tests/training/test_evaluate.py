@@ -354,7 +354,7 @@ def test_retrieval_finds_each_object_by_its_own_views(source):
 
 def write_clip(folder: Path) -> Path:
     """A CLIP of random weights in transformers' layout."""
-    from transformers import CLIPConfig, CLIPModel
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     from lgm_blender.training.data.captions import make_tokenizer
 
@@ -366,18 +366,8 @@ def write_clip(folder: Path) -> Path:
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     model.save_pretrained(folder)
-    processor = {
-        "crop_size": {"height": 32, "width": 32},
-        "do_center_crop": True,
-        "do_normalize": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.25, 0.25, 0.25],
-        "image_processor_type": "CLIPImageProcessor",
-        "resample": 3,
-        "size": {"shortest_edge": 32},
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPImageProcessor(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder)
     return folder
 
 

@@ -276,14 +276,14 @@ def test_clock_forgives_the_first_steps():
     clock = Clock(1000)
     for _ in range(schedule.FREE_STEPS):
         clock.start -= 500
-        assert clock.tick() == pytest.approx(0, abs=1e-4)
+        assert clock.tick(0) == pytest.approx(0, abs=1e-4)
     clock.start -= 500
-    assert clock.tick() == pytest.approx(0.5, abs=0.01)
+    assert clock.tick(0) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_run_of_steps_ends_after_them():
     clock = Clock(steps=4)
-    assert [clock.tick() for _ in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert [clock.tick(done) for done in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
 def test_cosine_schedule_warms_up_and_decays():
@@ -473,13 +473,13 @@ def test_a_single_spike_changes_nothing_and_is_counted(tmp_path, monkeypatch):
 
 def test_a_run_can_end_at_an_hour():
     clock = Clock(until=time.time() + 3600)
-    assert clock.tick() < 0.01
+    assert clock.tick(0) < 0.01
     assert 3500 < clock.seconds <= 3600
     late = Clock(until=time.time() - 5)
     for _ in range(3):
-        late.tick()
+        late.tick(0)
     late.start -= 2
-    assert late.tick() == 1
+    assert late.tick(0) == 1
 
 
 @pytest.mark.parametrize(

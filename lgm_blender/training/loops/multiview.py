@@ -51,25 +51,16 @@ MINI_UNET = {
     "resampler_depth": 1,
     "resampler_heads": 4,
 }
-MINI_VISION = {
+MINI_ENCODER = {
     "hidden_size": 192,
     "intermediate_size": 768,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
-    "image_size": IMAGE_SIZE,
-    "patch_size": 16,
     "hidden_act": "gelu",
     "projection_dim": 192,
 }
-MINI_TEXT = {
-    "hidden_size": 192,
-    "intermediate_size": 768,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "max_position_embeddings": CAPTION_LENGTH,
-    "hidden_act": "gelu",
-    "projection_dim": 192,
-}
+MINI_VISION = {**MINI_ENCODER, "image_size": IMAGE_SIZE, "patch_size": 16}
+MINI_TEXT = {**MINI_ENCODER, "max_position_embeddings": CAPTION_LENGTH}
 NOISE_SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,

@@ -42,14 +42,14 @@ class Clock:
         self.until = until
         self.steps = steps
         self.ticks = 0  # in this process
-        self.steps_before, self.seconds_before = 0, 0.0  # before this process resumed
+        self.seconds_before = 0.0  # before this process resumed
         self.start = time.monotonic()
 
-    def tick(self) -> float:
+    def tick(self, steps_done: int) -> float:
         """How much of the run is over, 0 to 1; called once before each step."""
         self.ticks += 1
         if self.steps is not None:
-            return min(1.0, (self.steps_before + self.ticks - 1) / self.steps)
+            return min(1.0, steps_done / self.steps)
         if self.ticks <= FREE_STEPS:
             self.start = time.monotonic()
             if self.until is not None:
@@ -279,7 +279,7 @@ class Trainer:
         return torch.tensor(value, device=self.device) if self.graphs else value
 
     def _tick(self) -> float:
-        progress = self.clock.tick()
+        progress = self.clock.tick(self.steps_done)
         if self.accelerator.num_processes > 1 and self.clock.steps is None:
             if (self.clock.ticks - 1) % 10:  # clocks differ, and all must end at the same step
                 return self.progress
@@ -392,11 +392,10 @@ class Trainer:
                     group["lr"] = self._learning_rate()
                     if "capturable" in group:
                         group["capturable"] = self.graphs
-            self.steps_done = self.clock.steps_before = state["step"]
+            self.steps_done = state["step"]
             self.clock.seconds_before = state["seconds"]
             self.calmest = state["calmest"]
             self.usual.copy_(state["usual"])
-            self.reported = time.monotonic(), self.steps_done
         except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise LGMError(
                 f"{self.checkpoint} is damaged, or of another model, optimizer or version. Start in another folder, "

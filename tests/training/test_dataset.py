@@ -483,10 +483,8 @@ def test_command_on_an_objects_zip(tmp_path, capsys):
 
 def test_a_machine_that_can_not_render(monkeypatch, tmp_path):
     monkeypatch.setattr(make, "ViewRenderer", lambda size, **options: 1 / 0)
-    monkeypatch.setattr(make, "_renderer", None)
-    make._start(SIZE)
     with pytest.raises(LGMError, match="Nothing can be rendered here"):
-        make._make(make.Source("a", tmp_path / "a.glb"), tmp_path, 4, False)
+        make._make(make.Source("a", tmp_path / "a.glb"), tmp_path, SIZE, 4, False)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -128,10 +129,9 @@ def make_views(
         else:
             todo.append(source)
     processes = max(1, min(processes, len(todo)))
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start, initargs=(size,)) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         try:
-            jobs = {pool.submit(_make, source, output, views, overwrite): source for source in todo}
-            for job in as_completed(jobs):
+            for job in as_completed([pool.submit(_make, source, output, size, views, overwrite) for source in todo]):
                 yield job.result()
         except BrokenProcessPool:
             raise LGMError(
@@ -141,34 +141,31 @@ def make_views(
             pool.shutdown(cancel_futures=True)
 
 
-_renderer: ViewRenderer | LGMError | None = None
-
-
-def _start(size: int) -> None:
-    global _renderer
+@cache
+def _renderer(size: int) -> ViewRenderer:
+    """A process's own."""
     try:
-        _renderer = ViewRenderer(size, distance_size=0)
-    except Exception as error:  # a process that fails here would take the reason with it
-        _renderer = LGMError(
+        return ViewRenderer(size, distance_size=0)
+    except Exception as error:
+        raise LGMError(
             f"Nothing can be rendered here: OpenGL without a screen does not start ({error}). On Linux it needs EGL "
             "(Debian: libegl1, libgl1-mesa-dri); elsewhere make the views with Blender.",
             "worker",
-        )
+        ) from error
 
 
-def _make(source: Source, output: Path, views: int, overwrite: bool) -> Made:
+def _make(source: Source, output: Path, size: int, views: int, overwrite: bool) -> Made:
     """One object's folder, in a process of the pool."""
-    if isinstance(_renderer, LGMError):
-        raise _renderer
+    renderer = _renderer(size)
     try:
         poses = view_poses(source.name, views)[0]
-        rendered, _ = _renderer.render(source.read(), poses)
+        rendered, _ = renderer.render(source.read(), poses)
         if not is_visible(rendered):
             raise LGMError("nothing of it can be seen in most of its views.")
         with new_folder(output, source.name, overwrite) as folder:
             for i, view in enumerate(rendered):
                 (folder / file_name(i)).write_bytes(encode_png(view))
-            write_transforms(folder, poses, _renderer.size, source.caption, source.split)
+            write_transforms(folder, poses, size, source.caption, source.split)
     except LGMError as error:
         if error.kind == "output" and not (output / source.name).exists():
             raise  # a full disk or a folder without permission stops all of them

@@ -91,11 +91,10 @@ def load_lgm(preset: Preset, device: str, file: Path | None = None) -> LGM:
 
     folder = preset.locate("lgm")
     if preset.weights["lgm"].repository:  # the published weights come without a configuration
-        (name,) = preset.weights["lgm"].files
-        return lgm.lgm_from_file(lgm.LGM_CONFIGS["big"], file or folder / name, device)
-    return (
-        lgm.load_lgm(folder, device) if file is None else lgm.lgm_from_file(lgm.load_lgm_config(folder), file, device)
-    )
+        config, (name,) = lgm.LGM_CONFIGS["big"], preset.weights["lgm"].files
+    else:
+        config, name = lgm.load_lgm_config(folder), "model.safetensors"
+    return lgm.lgm_from_file(config, file or folder / name, device)
 
 
 def load_multiview(preset: Preset, mode: Mode, device: str) -> MultiViewPipeline:
@@ -169,12 +168,7 @@ def reconstruct(
     from .lgm import gaussians_from_views
 
     gaussians = gaussians_from_views(lgm, views, elevation, poses, settings.averaged_views)
-    finite = gaussians.finite()
-    if not finite.all():
-        if warnings is not None:
-            warnings.append(f"{len(finite) - finite.sum():,} Gaussians were left out: their values are not finite.")
-        gaussians = gaussians.select(finite)
-    return gaussians.prune()
+    return gaussians.only_finite([] if warnings is None else warnings).prune()
 
 
 def clean_up(

@@ -173,10 +173,10 @@ class Server:
             self._send(messages.error_response(id if isinstance(id, int | str) else None, error.code, str(error)))
         except Exception as error:  # whatever came, the next line is read
             log.exception("a message could not be handled")
-            self._fail(id, LGMError(f"The worker could not handle a message ({error}).", "internal"), "")
+            self._fail(id, LGMError(f"The worker could not handle a message ({error}).", "internal"))
 
     def _on_initialize(self, id: int | str, params: Any) -> None:
-        self._work.put(lambda: self._answer(id, "", lambda: messages.to_params(describe(self.log_file))))
+        self._work.put(lambda: self._describe(id))
 
     def _on_job(self, method: str, id: int | str, params: Any) -> None:
         name = params.get("job", "") if isinstance(params, dict) else ""
@@ -207,6 +207,15 @@ class Server:
         self.leave()
 
     # Working
+
+    def _describe(self, id: int | str) -> None:
+        try:
+            self._send(messages.response(id, messages.to_params(describe(self.log_file))))
+        except LGMError as error:
+            self._fail(id, error)
+        except Exception as error:
+            log.exception("a request failed")
+            self._fail(id, LGMError(f"Something went wrong in the worker ({error}).", "internal"))
 
     def _run(self, job: _Pending) -> None:
         with self._jobs_lock:
@@ -240,21 +249,12 @@ class Server:
         else:
             self._fail(job.id, error, job.request.job)
 
-    def _answer(self, id: int | str, job: str, compute: Callable[[], Any]) -> None:
-        try:
-            self._send(messages.response(id, compute()))
-        except LGMError as error:
-            self._fail(id, error, job)
-        except Exception as error:
-            log.exception("a request failed")
-            self._fail(id, LGMError(f"Something went wrong in the worker ({error}).", "internal"), job)
-
     def _progress(self, progress: Progress) -> None:
         self._send(messages.notification("progress", messages.to_params(progress)))
 
     # Writing
 
-    def _fail(self, id: int | str | None, error: LGMError, job: str) -> None:
+    def _fail(self, id: int | str | None, error: LGMError, job: str = "") -> None:
         data = messages.to_params(JobError(job, error.kind, self.log_file))
         self._send(messages.error_response(id, messages.JOB_FAILED, error.message, data))
 
@@ -313,11 +313,11 @@ def start_log() -> Path | None:
     return None
 
 
-def sweep_previews(older_than: float = 86_400.0) -> None:
+def sweep_previews() -> None:
     """Removes the previews of workers that were killed, once they are a day old."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREVIEWS_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > older_than:
+            if time.time() - folder.stat().st_mtime > 86_400:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

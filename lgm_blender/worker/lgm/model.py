@@ -203,7 +203,7 @@ class UpBlock(nn.Module):
 class UNet(nn.Module):
     """The asymmetric U-Net: [B·V, in_channels, input_size²] to [B·V, 14, splat_size²]."""
 
-    def __init__(self, config: LGMConfig, out_channels: int = 14):
+    def __init__(self, config: LGMConfig):
         super().__init__()
         down, up, heads = config.down_channels, config.up_channels, config.num_heads
         self.conv_in = nn.Conv2d(config.in_channels, down[0], 3, padding=1)
@@ -227,7 +227,7 @@ class UNet(nn.Module):
             )
             width = channels
         self.norm_out = nn.GroupNorm(32, width, eps=1e-5)
-        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, 14, 3, padding=1)
 
     def forward(self, x: Tensor, views: int) -> Tensor:
         x = self.conv_in(x)

@@ -1,4 +1,4 @@
-"""Floaters: the haze that is left around an object where samples of its unseen sides differ.
+"""Floaters: faint Gaussians left around an object where samples of its unseen sides differ.
 
 LGM does not know how far such a side reaches, and spreads faint Gaussians as far as some of the samples do. They cost
 little in PSNR, which likes the mean of what may be; one sees them at once.

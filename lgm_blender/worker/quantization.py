@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import LGMError
+from ..core.files import replacing
 
 SCALE = ".scale"
 SMALLEST = 4096  # elements; smaller tensors stay in 16 bits: they are few, and often the sensitive ones
@@ -35,8 +36,10 @@ def save_file(state: dict[str, Tensor], path: str | Path, bits: Literal[16, 8] =
         state: Names to tensors; integer tensors are stored unchanged.
         path: A .safetensors file; replaced if it exists.
         bits: 16 for fp16, 8 for int8 where a tensor has two or more axes and at least 4096 elements.
+
+    Raises:
+        LGMError: (kind 'output') if it can't be written.
     """
-    path = Path(path)
     tensors = {}
     for name, tensor in state.items():
         tensor = tensor.detach().cpu()
@@ -46,12 +49,8 @@ def save_file(state: dict[str, Tensor], path: str | Path, bits: Literal[16, 8] =
             else:
                 tensor = tensor.half()
         tensors[name] = tensor.contiguous()
-    partial = path.with_name(path.name + ".partial")
-    try:
-        safetensors.torch.save_file(tensors, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(safetensors.torch.save(tensors))
 
 
 def load_file(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:

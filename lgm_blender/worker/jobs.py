@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
 IsCancelled = Callable[[], bool]
+OnStep = Callable[[int, int], None]  # hears of a step and how many there are, and raises where the work is to stop
+
+
+def silent(step: int, steps: int) -> None:
+    """An OnStep when nobody listens."""
 
 
 class Job:

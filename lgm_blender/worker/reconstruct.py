@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.gaussians import Gaussians
+from . import jobs
 from .presets import Mode, Preset
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def clean_up(
     gaussians: Gaussians,
     settings: Settings,
     device: str = "cpu",
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    on_step: jobs.OnStep = jobs.silent,
 ) -> Gaussians:
     """The Gaussians without floaters, if that is set; `on_step(step, steps)` hears how far it is, and may raise."""
     if not settings.remove_floaters:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import LGMError
-from .stages import OnStep, silent
+from ..jobs import OnStep, silent
 from .topology import face_normals
 
 CHECK_EVERY = 0.1  # seconds between asking whether the work goes on

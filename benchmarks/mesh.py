@@ -47,8 +47,10 @@ from lgm_blender.core.color import linear_to_srgb
 from lgm_blender.core.formats.gltf import decode_glb
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.gaussians import Gaussians
+from lgm_blender.core.messages import MESH_STAGES
 from lgm_blender.training.data import mesh_renderer, objects
 from lgm_blender.worker.devices import device_name, resolve_device
+from lgm_blender.worker.jobs import Job
 from lgm_blender.worker.lgm import load_lgm
 from lgm_blender.worker.meshing import MeshSettings, TexturedMesh, mesh_from_gaussians, topology
 from lgm_blender.worker.meshing.files import encode_files
@@ -269,8 +271,6 @@ def appearance(
         "closed": found.pop("open_edges") == 0,
         "defects": sum(found.values()),
         "faces": mesh.polygons,
-        "seconds": sum(mesh.timings.values()),
-        "timings": mesh.timings,
     }
     if mesh.quads:
         quads = torch.from_numpy(mesh.vertices)[quad_corners(torch.from_numpy(mesh.faces).long(), mesh.quads)]
@@ -282,12 +282,13 @@ def appearance(
 def timing(gaussians: Gaussians, settings: MeshSettings, repeats: int) -> dict:
     """Medians of the seconds of each stage; what is compiled or loaded at first use is not counted."""
     mesh_from_gaussians(gaussians, settings)
-    runs = [mesh_from_gaussians(gaussians, settings) for _ in range(repeats)]
+    runs = [Job("mesh", MESH_STAGES) for _ in range(repeats)]
+    meshes = [mesh_from_gaussians(gaussians, settings, run) for run in runs]
     began = time.perf_counter()
-    encode_files(runs[0], "mesh", ("glb",))
-    stages = {stage: statistics.median(run.timings[stage] for run in runs) for stage in runs[0].timings}
+    encode_files(meshes[0], "mesh", ("glb",))
+    stages = {stage: statistics.median(run.timings[stage] for run in runs) for stage in MESH_STAGES}
     return {
-        "faces": runs[0].polygons,
+        "faces": meshes[0].polygons,
         "seconds": statistics.median(sum(run.timings.values()) for run in runs),
         "timings": stages | {"(glb)": time.perf_counter() - began},
     }
@@ -388,10 +389,11 @@ def main() -> None:
         if options.timing:
             table.add(name, timing(gaussians, table.settings, options.timing))
             return
-        mesh = mesh_from_gaussians(gaussians, table.settings)
+        job = Job("mesh", MESH_STAGES)
+        mesh = mesh_from_gaussians(gaussians, table.settings, job)
         shape = geometry(mesh, ground_truth, rasterizer) if ground_truth else {}
         scores, picture = appearance(mesh, gaussians, rasterizer, device)
-        table.add(name, shape | scores)
+        table.add(name, shape | scores | {"seconds": sum(job.timings.values()), "timings": job.timings})
         if options.sheets:
             options.sheets.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(options.sheets / f"{len(results)}_{name}.png")

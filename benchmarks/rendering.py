@@ -1,4 +1,4 @@
-"""Seconds and memory to draw Gaussians: `python benchmarks/rendering.py [--gaussians N] [--size S] [--views V]`.
+"""Seconds and memory to render Gaussians: `python benchmarks/rendering.py [--gaussians N] [--size S] [--views V]`.
 
 Prints a table, and the same as one line of JSON. Each line of it is measured in a process of its own, so 'peak' on a
 CPU is all that such a process takes, Python and torch included; on CUDA it is what torch allocates.

@@ -107,9 +107,9 @@ def view_matrices(poses: np.ndarray) -> np.ndarray:
     return np.linalg.inv(flipped).astype(np.float32)
 
 
-def intrinsics(size: int, fov_y: float = FOV_Y) -> np.ndarray:
+def intrinsics(size: int) -> np.ndarray:
     """[3, 3] float32 pinhole matrix of a square picture of `size` pixels, pixel centres at + 0.5."""
-    focal = 0.5 * size / math.tan(0.5 * math.radians(fov_y))
+    focal = 0.5 * size / math.tan(0.5 * math.radians(FOV_Y))
     return np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=np.float32)
 
 

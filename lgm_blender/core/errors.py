@@ -33,5 +33,5 @@ class LGMError(Exception):
 class Cancelled(LGMError):
     """The user cancelled the job."""
 
-    def __init__(self, message: str = "Cancelled."):
-        super().__init__(message, "cancelled")
+    def __init__(self):
+        super().__init__("Cancelled.", "cancelled")

@@ -72,6 +72,14 @@ class Gaussians:
         """[N] bool: whether every value of a Gaussian is a finite number."""
         return np.isfinite(self.to_array()).all(axis=1)
 
+    def only_finite(self, warnings: list[str]) -> Gaussians:
+        """The Gaussians whose values are finite numbers; a sentence about the others is added to `warnings`."""
+        finite = self.finite()
+        if finite.all():
+            return self
+        warnings.append(f"{len(finite) - finite.sum():,} Gaussians were left out: their values are not finite.")
+        return self.select(finite)
+
     @property
     def f_dc(self) -> np.ndarray:
         """[N, 3], the zeroth spherical harmonics coefficients, as 3DGS files store colour."""

@@ -10,7 +10,7 @@ Blender asks (each request has an `id`; each answer carries it back):
 
 The worker tells, without an `id`:
 
-    progress   {job, stage, stage_index, stages, step, steps, message, preview}
+    progress   {job, stage, stage_index, stages, step, steps, preview}
 
 One job runs at a time; a second waits its turn. `cancel` takes effect within one denoising step, or at once for a job
 that waits. Pictures and Gaussians go by file, written under another name and renamed when whole. The worker leaves when
@@ -26,7 +26,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import LGMError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -38,14 +38,21 @@ OutputKind = Literal["splats", "mesh", "both"]
 FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
 
 # An image that can't be used is told before any model is loaded. A text alone skips 'matting'. Where a mesh is made,
-# its stages come before 'save'; their progress messages say what they are.
+# its stages come before 'save'.
 STAGES = ("matting", "load", "views", "gaussians", "floaters", "save")
+MESH_STAGES = ("render", "fuse", "simplify", "refine", "unwrap", "bake")
 STAGE_LABELS = {
     "load": "Loading the models",
     "matting": "Cutting out the object",
     "views": "Sampling the views",
     "gaussians": "Placing the Gaussians",
     "floaters": "Removing floaters",
+    "render": "Rendering the Gaussians from all round",
+    "fuse": "Finding the surface",
+    "simplify": "Simplifying the mesh",
+    "refine": "Fitting its outlines",
+    "unwrap": "Unwrapping it",
+    "bake": "Painting the texture",
     "save": "Saving",
 }
 
@@ -202,13 +209,12 @@ class Progress:
     stages: int
     step: int = 0
     steps: int = 0
-    message: str = ""
     preview: str | None = None
 
     @property
     def label(self) -> str:
         """The stage in words."""
-        return self.message or STAGE_LABELS.get(self.stage, self.stage)
+        return STAGE_LABELS.get(self.stage, self.stage)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
@@ -74,27 +74,10 @@ def _add_generate(commands) -> None:
 def _generate(options: argparse.Namespace) -> int:
     from .pipeline import Pipeline
 
-    request = GenerateRequest(
-        job="generate",
-        output=str(Path(options.output).absolute()) if options.output else "",
-        image=str(Path(options.image).absolute()) if options.image is not None else None,
-        prompt=options.prompt,
-        name=options.name,
-        overwrite=options.overwrite,
-        negative_prompt=options.negative_prompt,
-        preset=options.preset,
-        seed=options.seed,
-        steps=options.steps,
-        guidance=options.guidance,
-        view_samples=options.view_samples,
-        elevation=options.elevation,
-        device=options.device,
-        previews=False,
-        output_kind=options.output_kind,
-        faces=options.faces,
-        texture_size=options.texture_size,
-        quads=options.quads,
-    )
+    asked = {field.name: getattr(options, field.name) for field in fields(GenerateRequest) if field.name in options}
+    for path in ("output", "image"):
+        asked[path] = asked[path] and str(Path(asked[path]).absolute())
+    request = GenerateRequest(job="generate", previews=False, **asked)
     result = Pipeline().generate(request, print_progress)
     for warning in result.warnings:
         print(f"Warning: {warning}", file=sys.stderr)

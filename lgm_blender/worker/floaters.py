@@ -1,4 +1,4 @@
-"""Floaters: the haze that is left around an object where samples of its unseen sides differ.
+"""Floaters: faint Gaussians left around an object where samples of its unseen sides differ.
 
 LGM does not know how far such a side reaches, and spreads faint Gaussians as far as some of the samples do. They cost
 little in PSNR, which likes the mean of what may be; one sees them at once.
@@ -6,13 +6,12 @@ little in PSNR, which likes the mean of what may be; one sees them at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
 from ..core.cameras import orbit_camera
 from ..core.gaussians import Gaussians
+from .jobs import OnStep, silent
 from .meshing.views import render_views, sample
 
 SIDES = 8  # cameras all round, at elevation 0
@@ -26,7 +25,7 @@ FAINT = 0.02  # opacity, in parts of the usual alpha: also close to the object s
 def without_floaters(
     gaussians: Gaussians,
     device: str = "cpu",
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    on_step: OnStep = silent,
 ) -> Gaussians:
     """The Gaussians that are not faint, and in the object's outline from nearly all sides.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
 IsCancelled = Callable[[], bool]
+OnStep = Callable[[int, int], None]  # hears of a step and how many there are, and raises where the work is to stop
+
+
+def silent(step: int, steps: int) -> None:
+    """An OnStep when nobody listens."""
 
 
 class Job:
@@ -23,28 +28,28 @@ class Job:
     Args:
         name: The request's.
         stages: Their names, in order.
-        labels: What users read of those that messages.STAGE_LABELS does not know.
         progress: Called at the start of each stage and after each step of it.
         cancelled: Asked as often.
 
     Attributes:
-        number: Unlike any other job's, for names of temporary files.
         warnings: Sentences for the user.
         timings: Seconds of each stage that is over.
     """
 
     def __init__(
-        self, name: str, stages: Sequence[str], labels: dict[str, str], progress: OnProgress, cancelled: IsCancelled
+        self,
+        name: str,
+        stages: Sequence[str],
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
     ):
         self.name = name
         self.stages = stages
-        self.labels = labels
         self.progress = progress
         self.cancelled = cancelled
-        self.number = secrets.token_hex(4)
         self.warnings: list[str] = []
         self.timings: dict[str, float] = {}
-        self.current = stages[0]
+        self.current, self.told = stages[0], (0, 0)
         self.began = self.stage_began = time.perf_counter()
 
     def check(self) -> None:
@@ -54,18 +59,15 @@ class Job:
 
     def report(self, step: int = 0, steps: int = 0, preview: str | None = None) -> None:
         """Tells how far the current stage is."""
-        index, label = self.stages.index(self.current), self.labels.get(self.current, "")
-        self.progress(Progress(self.name, self.current, index, len(self.stages), step, steps, label, preview))
+        self.told = step, steps
+        index = self.stages.index(self.current)
+        self.progress(Progress(self.name, self.current, index, len(self.stages), step, steps, preview))
 
     def step(self, step: int, steps: int) -> None:
-        """Tells how far the current stage is, and raises Cancelled if it should not go on."""
-        self.report(step, steps)
+        """Tells how far the current stage is, unless that is known, and raises Cancelled if it should not go on."""
         self.check()
-
-    def substage(self, name: str, step: int, steps: int) -> None:
-        """Tells of a stage that takes its own time and asks by itself whether it goes on (meshing's)."""
-        self.current = name
-        self.report(step, steps)
+        if self.told != (step, steps):
+            self.report(step, steps)
 
     @contextmanager
     def stage(self, name: str, steps: int = 0) -> Iterator[None]:
@@ -78,6 +80,9 @@ class Job:
         self.current, self.stage_began = name, time.perf_counter()
         self.report(0, steps)
         yield
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # what the GPU was asked to do is part of the stage
         self.timings[name] = round(time.perf_counter() - self.stage_began, 3)
         log.info("job %s: %s took %.2f s", self.name, name, self.timings[name])
 

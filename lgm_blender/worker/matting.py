@@ -22,6 +22,8 @@ from .images import read_image, to_rgba
 
 Method = Literal["alpha", "border", "rembg"]
 
+BORDER = 0.2  # share of the recentred picture that stays empty along the object's longer side
+
 # rembg's networks for any object, the best first; its others are for people, clothes or drawings, or need a licence.
 REMBG_NETWORKS = ("birefnet-general", "isnet-general-use", "birefnet-general-lite", "u2net", "silueta", "u2netp")
 
@@ -69,8 +71,8 @@ def matte(image: Image.Image | str | os.PathLike) -> tuple[np.ndarray, Method]:
     )
 
 
-def recenter(rgba: np.ndarray, size: int = 256, border_ratio: float = 0.2) -> np.ndarray:
-    """Put the object in the middle of a white square, its longer side filling 1 - `border_ratio` of it.
+def recenter(rgba: np.ndarray, size: int = 256) -> np.ndarray:
+    """Put the object in the middle of a white square, its longer side filling 1 - `BORDER` of it.
 
     What the published code does (`kiui.op.recenter`, then compositing on white), but the object's last row and column
     are not lost, and colours are resized together with their alpha.
@@ -78,7 +80,6 @@ def recenter(rgba: np.ndarray, size: int = 256, border_ratio: float = 0.2) -> np
     Args:
         rgba: uint8 [H, W, 4], straight alpha.
         size: Width and height of the result in pixels.
-        border_ratio: Share of the result that stays empty along the object's longer side.
 
     Returns:
         float32 [size, size, 3] in 0..1.
@@ -95,7 +96,7 @@ def recenter(rgba: np.ndarray, size: int = 256, border_ratio: float = 0.2) -> np
     on_white = over_white(rgba[top : bottom + 1, left : right + 1])
 
     height, width = on_white.shape[:2]
-    scale = size * (1 - border_ratio) / max(height, width)
+    scale = size * (1 - BORDER) / max(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
     filter = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
     channels = [Image.fromarray(on_white[..., i]).resize((new_width, new_height), filter) for i in range(3)]
@@ -186,7 +187,6 @@ def _fit_background(lab: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, flo
     matrix = terms(y.astype(np.float64), x.astype(np.float64))
     # The first guess is flat, so that an object across one side can't bend the polynomial towards itself.
     residual = np.linalg.norm(colors - np.median(colors, axis=0), axis=1)
-    limit = 25.0
     for limit in (25.0, 15.0, 10.0, 8.0):
         inliers = residual < limit
         if inliers.mean() < MIN_PLAIN_BORDER:
@@ -265,16 +265,12 @@ def _soft_edges(rgb: np.ndarray, objects: np.ndarray, background: np.ndarray) ->
     is as wide as the edge is soft: until the pixels just inside of it are all object.
     """
     depth = ndimage.distance_transform_edt(np.pad(objects, 1, mode="edge"))[1:-1, 1:-1]
-    for width in (2, 4, 8, 16, 32):
+    for width in (2, 4, 8, 16, 32, 2):  # the last where there is nothing like an edge: the object has B's colour there
         inside = depth > width
         alpha, foreground = _solve_alpha(rgb, inside, background, reach=width + 1)
         innermost = inside & (depth <= width + 1)
         if not innermost.any() or np.nanquantile(alpha[innermost], 0.05) > 0.9:
             break
-    else:  # nothing like an edge: the object itself has the background's colour there
-        width = 2
-        inside = depth > width
-        alpha, foreground = _solve_alpha(rgb, inside, background, reach=width + 1)
     band = ndimage.binary_dilation(objects, iterations=min(width, 4)) & ~inside
 
     # Where it could not be solved, in thin parts and where the pixel is of a third colour, the pixel is its own object.

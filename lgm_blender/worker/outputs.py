@@ -130,11 +130,10 @@ class Previews:
 
     Args:
         folder: Where they are written; the last two are kept.
-        prefix: Of their names.
     """
 
-    def __init__(self, folder: Path, prefix: str):
-        self.folder, self.prefix = folder, prefix
+    def __init__(self, folder: Path):
+        self.folder, self.prefix = folder, secrets.token_hex(4)
         self._pause, self._last = 0.0, -math.inf
 
     def write(self, step: int, decode: Callable[[], np.ndarray]) -> str | None:
@@ -165,12 +164,14 @@ def side_by_side(views: np.ndarray) -> np.ndarray:
     return np.concatenate(list(views), axis=1)
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """A picture [H, W, 3] in 0..1 as a PNG file."""
+def encode_png(picture: np.ndarray, level: int = -1) -> bytes:
+    """A picture [H, W, 3], uint8 or in 0..1, as a PNG file; `level` is zlib's, 0 to 9, or -1 for its default."""
     from PIL import Image
 
+    if picture.dtype != np.uint8:
+        picture = np.uint8(np.clip(np.nan_to_num(picture), 0, 1) * 255 + 0.5)
     buffer = io.BytesIO()
-    Image.fromarray(np.uint8(np.clip(np.nan_to_num(picture), 0, 1) * 255 + 0.5)).save(buffer, "PNG")
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..core.errors import Cancelled, LGMError
 from ..core.formats.ply import encode_ply, read_ply
-from ..core.messages import STAGES, GenerateRequest, GenerateResult, MeshRequest, MeshResult, OutputKind
-from . import meshing, outputs, reconstruct
+from ..core.messages import MESH_STAGES, STAGES, GenerateRequest, GenerateResult, MeshRequest, MeshResult, OutputKind
+from . import outputs, reconstruct
 from .devices import device_name, explain_out_of_memory, resolve_device
 from .jobs import IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
@@ -49,18 +49,17 @@ class Pipeline:
     def __init__(self, previews: Path | None = None, checked: CheckedFiles | None = None):
         self.previews = previews
         self.checked = checked or CheckedFiles()
-        self._lgm: tuple[Any, Any] | None = None  # (what it was loaded from, the model)
-        self._multiview: tuple[Any, Any] | None = None
+        self._models: dict[tuple, Any] = {}  # what each was loaded from: the model
 
     @property
     def loaded(self) -> bool:
         """Whether models are held in memory."""
-        return self._lgm is not None or self._multiview is not None
+        return bool(self._models)
 
     def free(self) -> None:
         """Gives back the memory of the loaded models."""
         if self.loaded:
-            self._lgm = self._multiview = None
+            self._models = {}
             _collect()
             log.info("models freed")
 
@@ -81,8 +80,8 @@ class Pipeline:
             Cancelled: If `cancelled` says so; nothing is written then.
             LGMError: With a sentence for the user; nothing is written then either.
         """
-        stages = STAGES if request.output_kind == "splats" else (*STAGES[:-1], *meshing.STAGES, STAGES[-1])
-        job = Job(request.job, stages, meshing.STAGE_LABELS, progress, cancelled)
+        stages = STAGES if request.output_kind == "splats" else (*STAGES[:-1], *MESH_STAGES, STAGES[-1])
+        job = Job(request.job, stages, progress, cancelled)
         return self._with_memory(lambda: self._generate(request, job))
 
     def mesh(
@@ -163,7 +162,7 @@ class Pipeline:
             job.warnings.append("The negative prompt has no effect without guidance: set a guidance above 1.")
 
         with job.stage("views", settings.steps):
-            previews = outputs.Previews(self.previews, job.number) if request.previews and self.previews else None
+            previews = outputs.Previews(self.previews) if request.previews and self.previews else None
 
             def on_step(step: int, steps: int, decode: Callable[[], np.ndarray]) -> None:
                 job.report(step, steps, previews.write(step, lambda: decode()[0]) if previews else None)
@@ -208,32 +207,25 @@ class Pipeline:
     def _load(self, preset: Preset, mode: Mode, device: str, job: Job) -> tuple[Any, Any]:
         """LGM and the multi-view model of a preset, from memory where they were loaded before."""
         folders = {part: preset.locate(part) for part in ("lgm", mode)}
-        lgm_key = (folders["lgm"], device)
-        multiview_key = (folders[mode], preset.scheduler, device)
+        lgm, multiview = (folders["lgm"], device), (folders[mode], preset.scheduler, device)
         # What is not wanted any more goes first: there may not be room for both.
-        if self._lgm and self._lgm[0] != lgm_key:
-            self._lgm = None
-        if self._multiview and self._multiview[0] != multiview_key:
-            self._multiview = None
-        if self._lgm and self._multiview:
-            return self._lgm[1], self._multiview[1]
-        _collect()
-        for part in folders:
-            preset.verify(part, self.checked, job.cancelled)
+        self._models = {key: model for key, model in self._models.items() if key in (lgm, multiview)}
+        if len(self._models) < 2:
+            _collect()
+            for part in folders:
+                preset.verify(part, self.checked, job.cancelled)
         job.check()
-        if self._lgm is None:
-            model = reconstruct.load_lgm(preset, device)
-            self._lgm = (lgm_key, model)
+        if lgm not in self._models:
+            self._models[lgm] = reconstruct.load_lgm(preset, device)
         job.check()
-        if self._multiview is None:
-            model = reconstruct.load_multiview(preset, mode, device)
-            self._multiview = (multiview_key, model)
-        return self._lgm[1], self._multiview[1]
+        if multiview not in self._models:
+            self._models[multiview] = reconstruct.load_multiview(preset, mode, device)
+        return self._models[lgm], self._models[multiview]
 
     def _mesh(self, request: GenerateRequest, gaussians: Any, job: Job) -> TexturedMesh | None:
         """The mesh of a request, or None if there is none and the splats are wanted too: a warning then says why."""
         try:
-            mesh = mesh_from_gaussians(gaussians, MeshSettings.of(request), job.substage, job.cancelled)
+            return mesh_from_gaussians(gaussians, MeshSettings.of(request), job)
         except Exception as error:
             sentence = str(error) if isinstance(error, LGMError) else explain_out_of_memory(error)
             if sentence is None or isinstance(error, Cancelled) or request.output_kind == "mesh":
@@ -242,9 +234,6 @@ class Pipeline:
             if not isinstance(error, LGMError):
                 self.free()  # then there is more memory for the next try
             return None
-        job.timings |= mesh.timings
-        job.warnings += mesh.warnings
-        return mesh
 
 
 def save(
@@ -361,10 +350,9 @@ def mesh_file(
     file = Path(file).expanduser().absolute()
     folder = outputs.check_output(str(output))
     device = resolve_device(settings.device)
-    work = Job(job, (*meshing.STAGES, "save"), meshing.STAGE_LABELS, progress, cancelled)
+    work = Job(job, (*MESH_STAGES, "save"), progress, cancelled)
     gaussians = read_ply(file, work.warnings.append)
-    mesh = mesh_from_gaussians(gaussians, settings, work.substage, cancelled)
-    work.timings |= mesh.timings
+    mesh = mesh_from_gaussians(gaussians, settings, work)
     with work.stage("save"):
         stem = outputs.file_stem(name, file)
         paths = outputs.save_together(
@@ -383,7 +371,7 @@ def mesh_file(
         faces=mesh.polygons,
         timings=work.timings,
         device=device_name(device),
-        warnings=work.warnings + mesh.warnings,
+        warnings=work.warnings,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.gaussians import Gaussians
+from . import jobs
 from .presets import Mode, Preset
 
 if TYPE_CHECKING:
@@ -91,11 +92,10 @@ def load_lgm(preset: Preset, device: str, file: Path | None = None) -> LGM:
 
     folder = preset.locate("lgm")
     if preset.weights["lgm"].repository:  # the published weights come without a configuration
-        (name,) = preset.weights["lgm"].files
-        return lgm.lgm_from_file(lgm.LGM_CONFIGS["big"], file or folder / name, device)
-    return (
-        lgm.load_lgm(folder, device) if file is None else lgm.lgm_from_file(lgm.load_lgm_config(folder), file, device)
-    )
+        config, (name,) = lgm.LGM_CONFIGS["big"], preset.weights["lgm"].files
+    else:
+        config, name = lgm.load_lgm_config(folder), "model.safetensors"
+    return lgm.lgm_from_file(config, file or folder / name, device)
 
 
 def load_multiview(preset: Preset, mode: Mode, device: str) -> MultiViewPipeline:
@@ -169,19 +169,14 @@ def reconstruct(
     from .lgm import gaussians_from_views
 
     gaussians = gaussians_from_views(lgm, views, elevation, poses, settings.averaged_views)
-    finite = gaussians.finite()
-    if not finite.all():
-        if warnings is not None:
-            warnings.append(f"{len(finite) - finite.sum():,} Gaussians were left out: their values are not finite.")
-        gaussians = gaussians.select(finite)
-    return gaussians.prune()
+    return gaussians.only_finite([] if warnings is None else warnings).prune()
 
 
 def clean_up(
     gaussians: Gaussians,
     settings: Settings,
     device: str = "cpu",
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    on_step: jobs.OnStep = jobs.silent,
 ) -> Gaussians:
     """The Gaussians without floaters, if that is set; `on_step(step, steps)` hears how far it is, and may raise."""
     if not settings.remove_floaters:

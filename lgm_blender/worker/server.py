@@ -173,10 +173,10 @@ class Server:
             self._send(messages.error_response(id if isinstance(id, int | str) else None, error.code, str(error)))
         except Exception as error:  # whatever came, the next line is read
             log.exception("a message could not be handled")
-            self._fail(id, LGMError(f"The worker could not handle a message ({error}).", "internal"), "")
+            self._answer(id, LGMError(f"The worker could not handle a message ({error}).", "internal"))
 
     def _on_initialize(self, id: int | str, params: Any) -> None:
-        self._work.put(lambda: self._answer(id, "", lambda: messages.to_params(describe(self.log_file))))
+        self._work.put(lambda: self._answer(id, _outcome("initialize", lambda: describe(self.log_file))))
 
     def _on_job(self, method: str, id: int | str, params: Any) -> None:
         name = params.get("job", "") if isinstance(params, dict) else ""
@@ -187,8 +187,7 @@ class Server:
                     raise LGMError(f"There already is a job {request.job!r}.")
                 job = self._jobs[request.job] = _Pending(id, method, request)
         except LGMError as error:
-            data = messages.to_params(JobError(str(name), error.kind, self.log_file))
-            self._send(messages.error_response(id, messages.INVALID_PARAMS, error.message, data))
+            self._answer(id, error, str(name), messages.INVALID_PARAMS)
             return
         self._work.put(lambda: self._run(job))
 
@@ -200,7 +199,7 @@ class Server:
                 job.cancelled.set()
         self._send(messages.response(id, {"job": name, "cancelled": job is not None}))
         if job and self._running is not job:
-            self._end(job, error=Cancelled())
+            self._end(job, Cancelled())
 
     def _on_shutdown(self, id: int | str, params: Any) -> None:
         self._send(messages.response(id, {}))
@@ -215,48 +214,31 @@ class Server:
             self._running = job
         request = job.request
         log.info("job %s: %s", request.job, {k: v for k, v in asdict(request).items() if v and "prompt" not in k})
-        try:
-            result = getattr(self.pipeline, job.method)(request, self._progress, job.cancelled.is_set)
-            self._end(job, result=messages.to_params(result))
-        except LGMError as error:
-            log.info("job %s: %s: %s", request.job, error.kind, error.message)
-            self._end(job, error=error)
-        except Exception as error:
-            log.exception("job %s failed", request.job)
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._end(job, error=LGMError(f"Something went wrong in the worker ({what}).", "internal"))
-        finally:
-            self._running = None
+        work = getattr(self.pipeline, job.method)
+        self._end(job, _outcome(f"job {request.job}", lambda: work(request, self._progress, job.cancelled.is_set)))
+        self._running = None
 
-    def _end(self, job: _Pending, result: Any = None, error: LGMError | None = None) -> None:
+    def _end(self, job: _Pending, outcome: Any) -> None:
         """Answers a job, once."""
         with self._jobs_lock:
             if job.answered:
                 return
             job.answered = True
             self._jobs.pop(job.request.job, None)
-        if error is None:
-            self._send(messages.response(job.id, result))
-        else:
-            self._fail(job.id, error, job.request.job)
-
-    def _answer(self, id: int | str, job: str, compute: Callable[[], Any]) -> None:
-        try:
-            self._send(messages.response(id, compute()))
-        except LGMError as error:
-            self._fail(id, error, job)
-        except Exception as error:
-            log.exception("a request failed")
-            self._fail(id, LGMError(f"Something went wrong in the worker ({error}).", "internal"), job)
+        self._answer(job.id, outcome, job.request.job)
 
     def _progress(self, progress: Progress) -> None:
         self._send(messages.notification("progress", messages.to_params(progress)))
 
     # Writing
 
-    def _fail(self, id: int | str | None, error: LGMError, job: str) -> None:
-        data = messages.to_params(JobError(job, error.kind, self.log_file))
-        self._send(messages.error_response(id, messages.JOB_FAILED, error.message, data))
+    def _answer(self, id: int | str | None, outcome: Any, job: str = "", code: int = messages.JOB_FAILED) -> None:
+        """Sends a message's dataclass as the result, or an LGMError as the error."""
+        if isinstance(outcome, LGMError):
+            data = messages.to_params(JobError(job, outcome.kind, self.log_file))
+            self._send(messages.error_response(id, code, outcome.message, data))
+        else:
+            self._send(messages.response(id, messages.to_params(outcome)))
 
     def _send(self, message: dict[str, Any]) -> None:
         data = memoryview(messages.encode(message))
@@ -273,6 +255,19 @@ class _ProtocolError(Exception):
     def __init__(self, code: int, sentence: str):
         super().__init__(sentence)
         self.code = code
+
+
+def _outcome(name: str, work: Callable[[], Any]) -> Any:
+    """What `work` returns or, whatever it raises, an LGMError."""
+    try:
+        return work()
+    except LGMError as error:
+        log.info("%s: %s: %s", name, error.kind, error.message)
+        return error
+    except Exception as error:
+        log.exception("%s failed", name)
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return LGMError(f"Something went wrong in the worker ({what}).", "internal")
 
 
 def describe(log_file: str = "") -> Initialized:
@@ -313,11 +308,11 @@ def start_log() -> Path | None:
     return None
 
 
-def sweep_previews(older_than: float = 86_400.0) -> None:
+def sweep_previews() -> None:
     """Removes the previews of workers that were killed, once they are a day old."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREVIEWS_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > older_than:
+            if time.time() - folder.stat().st_mtime > 86_400:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

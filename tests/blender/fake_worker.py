@@ -113,7 +113,7 @@ def mesh(id, p):
         if job in cancelled:
             return fail(id, job, "Cancelled.", "cancelled")
         progress = {"job": job, "stage": "render", "stage_index": 0, "stages": 6, "step": step, "steps": STEPS}
-        send({"method": "progress", "params": {**progress, "message": "Rendering", "preview": None}})
+        send({"method": "progress", "params": {**progress, "preview": None}})
         time.sleep(0.02)
     faces = ball(path, p["faces"], p["texture_size"], center=(1.0, 2.0, 3.0))
     settings = {k: v for k, v in p.items() if k != "job"}
@@ -153,7 +153,7 @@ def generate(id, p):
             preview = str(folder / f"preview_{job}_{step}.png")
             picture(preview, 40 * step % 255)
         progress = {"job": job, "stage": "views", "stage_index": 2, "stages": 5, "step": step + 1, "steps": STEPS}
-        send({"method": "progress", "params": {**progress, "message": "", "preview": preview}})
+        send({"method": "progress", "params": {**progress, "preview": preview}})
         if BEHAVIOUR == "chatty":
             print("a library says something on stdout")
             sys.stdout.write("x" * (2 << 20) + "\n")
@@ -200,7 +200,7 @@ def run():
                 {"name": "lgm", "label": "LGM", "modes": ["image", "text"], "ready": False, "problem": "Not fetched."},
             ]
             presets[1]["terms"] = "a/b: 1 GB, licence MIT\nThey go into the cache"
-            info = {"protocol": 99 if BEHAVIOUR == "old" else 2, "version": "0", "python": "3", "torch": "0"}
+            info = {"protocol": 99 if BEHAVIOUR == "old" else 3, "version": "0", "python": "3", "torch": "0"}
             info |= {"device": "cpu", "device_name": "a CPU", "presets": presets, "log": os.environ.get("FAKE_LOG", "")}
             send({"id": m["id"], "result": info})
             if BEHAVIOUR == "mute":

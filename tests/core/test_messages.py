@@ -86,4 +86,3 @@ def test_answers_what_is_missing_and_what_is_no_object():
 
 def test_progress_says_its_stage_in_words():
     assert Progress("1", "matting", 1, 5).label == "Cutting out the object"
-    assert Progress("1", "views", 2, 5, message="Step 3").label == "Step 3"

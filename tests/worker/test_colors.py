@@ -21,7 +21,7 @@ def views():
 
 
 def drifted(pictures):
-    """The same in other colours, as a small model draws them: redder and duller."""
+    """The same in other colours, as a small model makes them: redder and duller."""
     inside = pictures.min(-1, keepdims=True) < 0.99
     changed = pictures @ np.array([[0.8, 0.0, 0.05], [0.1, 0.7, 0.0], [0.05, 0.1, 0.8]]) + [0.08, 0.0, 0.02]
     return np.where(inside, changed, pictures).astype(np.float32)
@@ -117,11 +117,11 @@ def long_thing(scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Four views of a thing whose image shows it larger than its view from behind by 1 / `scale`, and the image."""
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
 
-    def drawn(size: float, mirror: int) -> np.ndarray:
+    def shape(size: float, mirror: int) -> np.ndarray:
         inside = (np.abs(x) < 0.8 * size) & (np.abs(y) < 0.5 * size) & ~((mirror * x > 0.2 * size) & (y < 0))
         return np.where(inside[..., None], (0.3, 0.5, 0.2), 1.0).astype(np.float32)
 
-    return np.stack([drawn(1, 1), drawn(scale, 1), drawn(scale, -1), drawn(scale, 1)]), drawn(1, 1)
+    return np.stack([shape(1, 1), shape(scale, 1), shape(scale, -1), shape(scale, 1)]), shape(1, 1)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.7, 0.86])

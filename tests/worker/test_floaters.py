@@ -1,4 +1,4 @@
-"""Clearing the haze around what came out of guessed views."""
+"""Removing floaters from what came out of averaged views."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_what_is_behind_the_cameras_does_no_harm():
     assert len(without_floaters(far)) == len(far) - 2
 
 
-def test_a_preset_says_whether_haze_is_cleared(tmp_path):
+def test_a_preset_says_whether_floaters_are_removed(tmp_path):
     assert find_preset("mini").remove_floaters
     assert not find_preset("lgm").remove_floaters  # it is sure of what it makes, and known by its raw results
     (tmp_path / "lgm").mkdir()

@@ -108,7 +108,7 @@ def test_the_model_looks_at_the_hull():
     assert (before - after).abs().max() > 1e-3
 
 
-def test_training_goes_on_from_weights_without_a_hull(tmp_path):
+def test_training_starts_from_weights_without_a_hull(tmp_path):
     torch.manual_seed(0)
     old, config = LGM(TOY).eval(), replace(TOY, hull_bins=4)
     save_file(old.state_dict(), tmp_path / "old.safetensors")
@@ -121,11 +121,11 @@ def test_training_goes_on_from_weights_without_a_hull(tmp_path):
     assert start_state(tmp_path / "new.safetensors", config)["unet.conv_in.weight"].shape == (32, 15, 3, 3)
 
 
-@pytest.mark.parametrize(("bins", "guess"), [(0, False), (0, True), (16, False), (16, True), (8, False)])
-def test_a_file_says_whether_its_model_has_a_hull_and_is_told_of_guesses(tmp_path, bins, guess):
+@pytest.mark.parametrize(("bins", "averaged"), [(0, False), (0, True), (16, False), (16, True), (8, False)])
+def test_a_file_says_whether_its_model_has_a_hull_and_is_told_of_averages(tmp_path, bins, averaged):
     from lgm_blender.worker.lgm.model import LGM_CONFIGS
 
-    config = replace(LGM_CONFIGS["mini"], hull_bins=bins, averaged_channel=guess)
+    config = replace(LGM_CONFIGS["mini"], hull_bins=bins, averaged_channel=averaged)
     shapes = {"unet.conv_in.weight": (32, config.in_channels, 3, 3), "unet.conv_out.weight": (14, 64, 3, 3)}
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "x.safetensors")
     found = find_start(str(tmp_path / "x.safetensors"), "mini")

@@ -51,18 +51,8 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen:
 
 def test_generate(preset, image, tmp_path):
     """In a process of its own, with paths relative to where it was started."""
-    process = start(
-        "generate",
-        "--image",
-        image.name,
-        "--output",
-        "out put",
-        "--preset",
-        str(preset),
-        "--seed",
-        "3",
-        folder=tmp_path,
-    )
+    options = ["--image", image.name, "--output", "out put", "--preset", str(preset), "--seed", "3"]
+    process = start("generate", *options, folder=tmp_path)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     paths = [Path(line) for line in out.splitlines()]
@@ -73,21 +63,8 @@ def test_generate(preset, image, tmp_path):
 
 
 def test_generate_prints_json_and_takes_every_option(preset, tmp_path, capsys):
-    options = [
-        "--prompt",
-        "a red ball",
-        "--negative-prompt",
-        "blue",
-        "--name",
-        "ball",
-        "--steps",
-        "2",
-        "--guidance",
-        "1",
-        "--view-samples",
-        "2",
-    ]
-    options += ["--elevation", "-10", "--device", "cpu", "--json"]
+    options = ["--prompt", "a red ball", "--negative-prompt", "blue", "--name", "ball", "--steps", "2"]
+    options += ["--guidance", "1", "--view-samples", "2", "--elevation", "-10", "--device", "cpu", "--json"]
     assert main(["generate", "--output", str(tmp_path / "out"), "--preset", str(preset), *options]) == 0
     result = json.loads(capsys.readouterr().out)
     wanted = {"prompt": "a red ball", "negative_prompt": "blue", "steps": 2, "guidance": 1.0, "elevation": -10.0}
@@ -99,18 +76,8 @@ def test_generate_prints_json_and_takes_every_option(preset, tmp_path, capsys):
 def test_generate_a_mesh(preset, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(meshing.EFFORT, "cpu", (12, 64, 64))
     monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", lambda *_, **__: sphere(2000))
-    options = [
-        "--prompt",
-        "ball",
-        "--output-kind",
-        "both",
-        "--faces",
-        "500",
-        "--texture-size",
-        "512",
-        "--device",
-        "cpu",
-    ]
+    options = ["--prompt", "ball", "--output-kind", "both", "--faces", "500", "--texture-size", "512"]
+    options += ["--device", "cpu"]
     assert main(["generate", "--output", str(tmp_path), "--preset", str(preset), *options]) == 0
     captured = capsys.readouterr()
     names = [Path(line).name for line in captured.out.splitlines()]
@@ -165,18 +132,8 @@ def test_help_does_not_wait_for_torch(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to the whole console")
 def test_ctrl_c(preset, image, tmp_path):
-    process = start(
-        "generate",
-        "--image",
-        image.name,
-        "--output",
-        "out",
-        "--preset",
-        str(preset),
-        "--steps",
-        "500",
-        folder=tmp_path,
-    )
+    options = ["--image", image.name, "--output", "out", "--preset", str(preset), "--steps", "500"]
+    process = start("generate", *options, folder=tmp_path)
     for line in process.stderr:
         if "Sampling the views 2/" in line:
             break

@@ -69,11 +69,11 @@ def clutter() -> np.ndarray:
 
 def assert_cut(image: Image.Image, difference: float, foreground: Image.Image | None = None):
     """The mean alpha difference, relative to the object's area, is small, and the background's colour is gone."""
-    truth = np.asarray(foreground or mug())[..., 3] / 255
+    expected = np.asarray(foreground or mug())[..., 3] / 255
     rgba, how = matte(image)
     assert how == "border"
     assert rgba.dtype == np.uint8
-    assert np.abs(rgba[..., 3] / 255 - truth).sum() / truth.sum() < difference
+    assert np.abs(rgba[..., 3] / 255 - expected).sum() / expected.sum() < difference
     return rgba
 
 

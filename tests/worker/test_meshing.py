@@ -12,8 +12,10 @@ import torch
 from lgm_blender.core.cameras import to_blender
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.core.gaussians import Gaussians
+from lgm_blender.core.messages import MESH_STAGES
 from lgm_blender.worker import meshing
-from lgm_blender.worker.meshing import STAGES, MeshSettings, density, mesh_from_gaussians, topology
+from lgm_blender.worker.jobs import Job
+from lgm_blender.worker.meshing import MeshSettings, density, mesh_from_gaussians, topology
 from lgm_blender.worker.meshing.fusion import fuse, surface
 from lgm_blender.worker.meshing.refine import fit_outlines
 from lgm_blender.worker.meshing.texture import depth_picture
@@ -26,6 +28,11 @@ SETTINGS = MeshSettings(faces=3000, texture_size=512, device="cpu")
 @pytest.fixture(autouse=True)
 def little_effort(monkeypatch):
     monkeypatch.setitem(meshing.EFFORT, "cpu", (20, 128, 96))
+
+
+@pytest.fixture
+def job():
+    return Job("mesh", MESH_STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +76,6 @@ def test_sphere(ball):
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     assert ((normals * outwards).sum(1) > 0.8).all()
     assert ((ball.corner_normals * outwards[:, None]).sum(2) > 0.9).all()
-    assert list(ball.timings) == list(STAGES)
-    assert ball.warnings == []
 
 
 def test_box():
@@ -115,13 +120,13 @@ def test_a_field_of_density_finds_the_same_surface(monkeypatch):
     monkeypatch.setattr(density, "STEPS", 96)
     monkeypatch.setitem(density.RAYS, "cpu", 512)
     told = []
-    mesh = mesh_from_gaussians(shapes.torus(), replace(SETTINGS, method="field"), lambda *step: told.append(step))
+    mesh = mesh_from_gaussians(shapes.torus(), replace(SETTINGS, method="field"), Job("", MESH_STAGES, told.append))
     check_closed(mesh)
     assert holes(mesh) == 1
     halo = 1.5 * shapes.torus().scales.max()
     ring = np.hypot(np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 2]) - 0.4, mesh.vertices[:, 1])
     assert abs(np.median(ring) - 0.15) < halo
-    assert ("fuse", 50, 96) in told
+    assert ("fuse", 50, 96) in [(p.stage, p.step, p.steps) for p in told]
     colors, points = texels(mesh)
     inside = (np.abs(points[:, :2]) > 0.05).all(1)
     assert np.median(np.abs(colors - shapes.halves(points))[inside]) < 0.05
@@ -221,37 +226,37 @@ def test_specks_are_left_out():
     assert np.abs(mesh.vertices).max() < 0.55
 
 
-def test_one_speck_far_away_does_not_shrink_the_rest():
+def test_one_speck_far_away_does_not_shrink_the_rest(job):
     speck = shapes.sphere().to_array()[:1] + np.float32([500, 0, 0] + 11 * [0])
-    mesh = mesh_from_gaussians(Gaussians.from_array(np.concatenate([shapes.sphere().to_array(), speck])), SETTINGS)
+    mesh = mesh_from_gaussians(Gaussians.from_array(np.concatenate([shapes.sphere().to_array(), speck])), SETTINGS, job)
     np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), 1, atol=0.04)
-    assert any("far away" in warning for warning in mesh.warnings)
+    assert any("far away" in warning for warning in job.warnings)
 
 
-def test_faint_and_broken_ones_are_left_out():
+def test_faint_and_broken_ones_are_left_out(job):
     rows = shapes.sphere().to_array()
     broken = rows[:7].copy()
     broken[:, 0] = np.nan
     faint = rows[:5] + np.float32([3, 0, 0, -0.979] + 10 * [0])
-    mesh = mesh_from_gaussians(Gaussians.from_array(np.concatenate([rows, broken, faint])), SETTINGS)
+    mesh = mesh_from_gaussians(Gaussians.from_array(np.concatenate([rows, broken, faint])), SETTINGS, job)
     assert holes(mesh) == 0
-    assert mesh.warnings == ["7 Gaussians were left out: their values are not finite."]
+    assert job.warnings == ["7 Gaussians were left out: their values are not finite."]
 
 
-def test_a_room_is_said_to_be_one():
+def test_a_room_is_said_to_be_one(job):
     """Walls around a table full of things."""
     things = [shapes.sphere(1500, 0.1, (x, -0.1, z)).to_array() for x in (-0.3, 0, 0.3) for z in (-0.3, 0, 0.3)]
     walls = shapes.box(3000, (1.4, 1.2, 1.4)).to_array()
-    mesh = mesh_from_gaussians(Gaussians.from_array(np.concatenate([*things, walls])), SETTINGS)
-    assert any("in a room" in warning for warning in mesh.warnings)
+    mesh = mesh_from_gaussians(Gaussians.from_array(np.concatenate([*things, walls])), SETTINGS, job)
+    assert any("in a room" in warning for warning in job.warnings)
     check_closed(mesh)
 
 
-def test_more_faces_than_there_are():
-    mesh = mesh_from_gaussians(shapes.sphere(2000), replace(SETTINGS, faces=900_000))
+def test_more_faces_than_there_are(job):
+    mesh = mesh_from_gaussians(shapes.sphere(2000), replace(SETTINGS, faces=900_000), job)
     vertices, faces = tensors(mesh)
     assert not any(topology.defects(vertices, faces).values())
-    assert any("no detail for 900,000" in warning for warning in mesh.warnings)
+    assert any("no detail for 900,000" in warning for warning in job.warnings)
 
 
 @pytest.mark.parametrize(
@@ -291,17 +296,19 @@ def test_settings_out_of_range(change, sentence):
 
 def test_progress_tells_of_every_stage():
     told = []
-    mesh_from_gaussians(shapes.sphere(2000), SETTINGS, lambda *step: told.append(step))
-    stages = [stage for stage, _, _ in told]
-    assert list(dict.fromkeys(stages)) == list(STAGES)
-    for stage in STAGES:
-        steps = [(step, count) for name, step, count in told if name == stage]
+    job = Job("mesh", MESH_STAGES, told.append)
+    mesh_from_gaussians(shapes.sphere(2000), SETTINGS, job)
+    assert list(job.timings) == list(MESH_STAGES)
+    assert job.warnings == []
+    assert list(dict.fromkeys(p.stage for p in told)) == list(MESH_STAGES)
+    for stage in MESH_STAGES:
+        steps = [(p.step, p.steps) for p in told if p.stage == stage]
         assert steps[0] == (0, 0)
         assert steps == sorted(steps)
         assert all(step <= count for step, count in steps)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", MESH_STAGES)
 def test_cancel_in_any_stage(stage):
     seen = []
 
@@ -309,12 +316,7 @@ def test_cancel_in_any_stage(stage):
         return stage in seen
 
     with pytest.raises(Cancelled):
-        mesh_from_gaussians(shapes.sphere(2000), SETTINGS, lambda name, *_: seen.append(name), cancelled)
+        mesh_from_gaussians(
+            shapes.sphere(2000), SETTINGS, Job("", MESH_STAGES, lambda p: seen.append(p.stage), cancelled)
+        )
     assert seen[-1] == stage
-
-
-def test_torch_keeps_its_threads():
-    before = torch.get_num_threads()
-    with pytest.raises(Cancelled):
-        mesh_from_gaussians(shapes.sphere(2000), SETTINGS, cancelled=lambda: True)
-    assert torch.get_num_threads() == before

@@ -15,6 +15,7 @@ import shapes
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import write_ply
+from lgm_blender.core.messages import MESH_STAGES
 from lgm_blender.worker import meshing
 from lgm_blender.worker.__main__ import main
 from lgm_blender.worker.meshing import MeshSettings
@@ -131,7 +132,7 @@ def test_command_line(splats, tmp_path, capsys):
     )
     result = json.loads(capsys.readouterr().out)
     assert [Path(path).name for path in result["files"]] == ["a b.glb", "a b_mesh.ply"]
-    assert list(result["timings"]) == [*meshing.STAGES, "save"]
+    assert list(result["timings"]) == [*MESH_STAGES, "save"]
 
 
 @pytest.mark.parametrize(

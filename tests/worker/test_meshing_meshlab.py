@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import shapes
 import torch
-from test_meshing_topology import ball, meshed
+from test_meshing_topology import meshed
 
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import write_ply
+from lgm_blender.core.messages import MESH_STAGES
 from lgm_blender.worker import meshing
 from lgm_blender.worker.__main__ import main
+from lgm_blender.worker.jobs import Job
 from lgm_blender.worker.meshing import MeshSettings, mesh_from_gaussians, meshlab
 from lgm_blender.worker.meshing.poisson import oriented_points
 from lgm_blender.worker.meshing.topology import components, decimate, defects, evenness, volume
@@ -37,40 +39,6 @@ def torus():
 def holes(vertices, faces) -> int:
     assert components(faces, len(vertices))[0] == 1
     return (2 - (len(vertices) - len(faces) // 2)) // 2
-
-
-def punctured(vertices, faces):
-    return vertices, faces[torch.rand(len(faces), generator=torch.Generator().manual_seed(0)) > 0.01]
-
-
-def doubled(vertices, faces):
-    return vertices, torch.cat([faces, faces[:50]])
-
-
-def cut_off(vertices, faces):
-    return vertices, faces[vertices[faces].mean(1)[:, 0] < 0.5]
-
-
-def finned(vertices, faces):
-    """With faces that stand on edges of the surface, so that these have three."""
-    some = faces[::200]
-    return vertices, torch.cat([faces, torch.stack([some[:, 0], some[:, 1], some[:, 2].roll(7)], 1)])
-
-
-def soup(vertices, faces):
-    """No two faces have a vertex in common."""
-    return vertices[faces.flatten()], torch.arange(faces.numel()).view(-1, 3)
-
-
-@needs_pymeshlab
-@pytest.mark.parametrize("broken", [punctured, doubled, cut_off, finned, soup])
-def test_repair_makes_a_closed_manifold(torus, broken):
-    vertices, faces = broken(*torus)
-    assert any(defects(vertices, faces).values())
-    whole = meshlab.repair(vertices, faces)
-    assert not any(defects(*whole).values())
-    lost = 0.2 if broken is cut_off else 0.01  # a torus without a side is closed by caps
-    assert volume(*whole) == pytest.approx(volume(*torus), rel=lost)
 
 
 @needs_pymeshlab
@@ -124,7 +92,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     result = json.loads(capsys.readouterr().out)
     mesh = read_glb(result["files"][0])
     vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces.astype(np.int64))
-    assert 1300 < len(faces) <= 1500
+    assert 1200 < len(faces) <= 1500  # from run to run some other number: MeshLab's Poisson is not the same each time
     assert not any(defects(vertices, faces).values())
     assert holes(vertices, faces) == 1
     tube = np.hypot(np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 2]) - 0.4, mesh.vertices[:, 1])
@@ -153,7 +121,7 @@ def test_cancelling_ends_the_process(torus, monkeypatch):
 @needs_pymeshlab
 def test_a_filter_that_fails_is_a_sentence():
     with pytest.raises(LGMError, match=r"pymeshlab can't do this here \(.*Do without the method 'poisson'") as caught:
-        meshlab.repair(*meshed(ball, 8)[:1], torch.tensor([[0, 1, 10_000_000]]))
+        meshlab.screened_poisson(torch.rand(9, 3), torch.rand(9, 2), 5)
     assert caught.value.kind == "worker"
 
 
@@ -162,5 +130,5 @@ def test_without_pymeshlab_it_is_said_before_any_work(wish, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     stages = []
     with pytest.raises(LGMError, match="-m pip install pymeshlab"):
-        mesh_from_gaussians(shapes.sphere(500), MeshSettings(**wish), lambda *step: stages.append(step))
+        mesh_from_gaussians(shapes.sphere(500), MeshSettings(**wish), Job("", MESH_STAGES, stages.append))
     assert stages == []

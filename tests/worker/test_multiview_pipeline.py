@@ -207,8 +207,7 @@ def test_the_image_can_be_kept(folder, picture, scheduler, guidance, prediction)
     pipeline = MultiViewPipeline.from_folder(folder, scheduler=scheduler)
     pipeline.scheduler.register_to_config(prediction_type=prediction)
     kept = views_of(pipeline, image=picture, steps=5, guidance=guidance, keep_image=True)
-    size = kept.shape[1]
-    restored = pipeline.decode(pipeline.encode_images([picture], size)[1])[0]
+    restored = pipeline.decode(pipeline.encode_images([picture])[1])[0]
     free = views_of(pipeline, image=picture, steps=5, guidance=guidance)
     off = np.abs(kept[IMAGE_VIEW] - restored)
     if scheduler == "DDIMScheduler":  # ends with 3% of the noise left, of which this VAE makes much
@@ -314,12 +313,6 @@ def test_a_list_of_another_length_than_the_seeds(pipeline, picture):
     for wrong in ({"prompts": ["a", "b"]}, {"images": [picture] * 2}, {"images": picture, "elevations": [0.0]}):
         with pytest.raises(LGMError, match="for 3 seeds: give one for all, or one of each"):
             pipeline(**wrong, seeds=[1, 2, 3])
-
-
-def test_other_sizes(pipeline, picture):
-    assert views_of(pipeline, image=picture, steps=1, size=24).shape == (4, 24, 24, 3)
-    with pytest.raises(LGMError, match="multiple of 4"):
-        views_of(pipeline, image=picture, steps=1, size=18)
 
 
 @pytest.mark.parametrize(

@@ -81,16 +81,16 @@ def test_a_folder_that_can_not_be_made(tmp_path):
 def test_previews_keep_the_last_two_and_their_distance(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("lgm_blender.worker.outputs.time.monotonic", lambda: now[0])
-    previews = Previews(tmp_path, "job")
+    previews = Previews(tmp_path)
 
     def decode():
         now[0] += 0.1  # takes a tenth of a second, so that the next may come after one
         return np.zeros((4, 8, 8, 3))
 
-    assert previews.write(1, decode).endswith("job_0001.png")
+    assert previews.write(1, decode).endswith("_0001.png")
     now[0] += 0.9
     assert previews.write(2, decode) is None
     for step in (3, 4, 5):
         now[0] += 1.1
         assert previews.write(step, decode)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["job_0004.png", "job_0005.png"]
+    assert sorted(path.name.partition("_")[2] for path in tmp_path.iterdir()) == ["0004.png", "0005.png"]

@@ -21,7 +21,7 @@ from lgm_blender.core.files import output_error
 from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.gaussians import Gaussians
-from lgm_blender.core.messages import STAGES, GenerateRequest, MeshRequest
+from lgm_blender.core.messages import MESH_STAGES, STAGES, GenerateRequest, MeshRequest
 from lgm_blender.worker import devices, meshing, outputs
 from lgm_blender.worker.floaters import without_floaters
 from lgm_blender.worker.pipeline import Pipeline
@@ -175,7 +175,7 @@ def test_views_go_to_lgm_in_its_order(worker, request_, monkeypatch):
         seen.append((views[:, 0, 0, 0], elevation, averaged))
         return random_gaussians()
 
-    monkeypatch.setattr(worker, "_multiview", (worker._multiview[0], Model()))
+    monkeypatch.setattr(worker, "_models", dict.fromkeys(worker._models, Model()))
     monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", gaussians_from_views)
     result = worker.generate(replace(request_, elevation=-30))
     np.testing.assert_allclose(seen[0][0], [0.1, 0.2, 0.3, 0.0])
@@ -211,11 +211,11 @@ def test_what_is_not_finite_or_not_visible_is_left_out(worker, request_, monkeyp
 
 
 def test_floaters_are_removed_where_the_preset_says_so(worker, request_, tmp_path):
-    hazy = read_ply(worker.generate(request_).ply)
+    before = read_ply(worker.generate(request_).ply)
     clear = write_preset(tmp_path / "clear", remove_floaters=True)
     cleared = read_ply(worker.generate(replace(request_, preset=str(clear))).ply)
-    assert len(cleared) < len(hazy)
-    np.testing.assert_array_equal(cleared.to_array(), without_floaters(hazy).to_array())
+    assert len(cleared) < len(before)
+    np.testing.assert_array_equal(cleared.to_array(), without_floaters(before).to_array())
 
 
 def test_removing_floaters_is_told_and_can_be_cancelled(worker, request_, tmp_path):
@@ -421,12 +421,11 @@ def test_other_errors_are_not_swallowed(worker, request_, monkeypatch):
 
 def test_models_are_kept_and_exchanged(worker, request_, tmp_path):
     worker.generate(request_)
-    loaded = worker._lgm[1], worker._multiview[1]
+    loaded = list(worker._models.values())
     worker.generate(request_)
-    assert (worker._lgm[1], worker._multiview[1]) == loaded
+    assert list(worker._models.values()) == loaded
     worker.generate(replace(request_, preset=str(write_preset(tmp_path / "other"))))
-    assert worker._lgm[1] is not loaded[0]
-    assert worker._multiview[1] is not loaded[1]
+    assert not any(model in loaded for model in worker._models.values())
 
 
 # Meshes
@@ -454,7 +453,7 @@ def test_a_mesh(worker, of_a_ball, kind, endings):
     assert json.loads(Path(result.json).read_text(encoding="utf-8")) == json.loads(json.dumps(result.__dict__))
     assert {"output_kind": kind, "faces": 500, "texture_size": 512}.items() <= result.settings.items()
 
-    stages = [*STAGES[:-1], *meshing.STAGES, STAGES[-1]]
+    stages = [*STAGES[:-1], *MESH_STAGES, STAGES[-1]]
     assert list(dict.fromkeys(p.stage for p in told)) == stages
     assert [p.stage_index for p in told] == sorted(p.stage_index for p in told)
     assert {p.stages for p in told} == {len(stages)}

@@ -109,10 +109,10 @@ def difficult_gaussians():
     return gaussians
 
 
-def picture_and_gradients(draw):
+def picture_and_gradients(rendered):
     inputs = difficult_gaussians(), orbit(1, dtype=torch.float64), uneven_camera(torch.float64)
     inputs = [t.requires_grad_() for t in inputs]
-    picture = draw(*inputs)
+    picture = rendered(*inputs)
     weight = torch.rand(picture.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (picture * weight).sum().backward()
     return picture, [t.grad for t in inputs]
@@ -125,13 +125,13 @@ def reference():
 
 @pytest.mark.parametrize(("chunk", "listed"), [(32, 2**20), (7, 2**20), (7, 40)])
 def test_dense_reference(monkeypatch, reference, chunk, listed):
-    def draw(gaussians, views, camera):
+    def rendered(gaussians, views, camera):
         sums = torch_backend.rasterize(gaussians[None], views[None], camera[None, None], HEIGHT, WIDTH, 0.5, 2.5)
         return torch.cat(sums, dim=-1)[0, 0]
 
     monkeypatch.setattr(torch_backend, "CHUNK", chunk)
     monkeypatch.setattr(torch_backend, "LISTED", listed)
-    picture, gradients = picture_and_gradients(draw)
+    picture, gradients = picture_and_gradients(rendered)
     assert picture[..., 4].max() > 0.99
     torch.testing.assert_close(picture, reference[0], rtol=0, atol=1e-9)
     for ours, theirs in zip(gradients, reference[1], strict=True):
@@ -139,7 +139,7 @@ def test_dense_reference(monkeypatch, reference, chunk, listed):
 
 
 def test_behind_a_wall(monkeypatch):
-    """A wall fills the first of four tiles; what is behind it there is not drawn, though other tiles are still open."""
+    """A wall fills the first of four tiles; what is behind it there is not rendered, though others are still open."""
     monkeypatch.setattr(torch_backend, "LISTED", 10)
     wall = torch.tensor([-0.25, -0.25, 1, 1, 0.3, 0.3, 0.3, 1, 0, 0, 0, 1, 0, 0]).repeat(40, 1)
     behind = torch.tensor([-0.5, -0.5, 2, 1, 0.01, 0.01, 0.01, 1, 0, 0, 0, 0, 1, 0]).repeat(40, 1)
@@ -170,7 +170,7 @@ def test_batch_is_a_loop():
         torch.testing.assert_close(batched.grad[i], alone.grad / 3, rtol=1e-3, atol=1e-8)
 
 
-def test_many_images_are_drawn_in_parts(monkeypatch):
+def test_many_images_are_rendered_in_parts(monkeypatch):
     gaussians, views = random_gaussians(50).expand(3, -1, -1), orbit(3)
     whole = torch.cat(torch_backend.rasterize(*spread(gaussians, views), 16, 16, 0.5, 2.5), dim=-1)
     for images in (1, 2, 5, 6):
@@ -197,12 +197,12 @@ def test_background():
     )
 
 
-@pytest.mark.parametrize(("z", "drawn"), [(0.49, False), (0.51, True), (2.49, True), (2.51, False), (-1.0, False)])
-def test_near_and_far(z, drawn):
+@pytest.mark.parametrize(("z", "seen"), [(0.49, False), (0.51, True), (2.49, True), (2.51, False), (-1.0, False)])
+def test_near_and_far(z, seen):
     gaussian = torch.tensor([[0, 0, z, 0.8, 0.1, 0.1, 0.1, 1, 0, 0, 0, 1, 0, 0]])
     result = render(gaussian, torch.eye(4)[None], pinhole(16), 16, backend="torch")
-    assert bool(result.alpha.max() > 0.5) == drawn
-    if drawn:
+    assert bool(result.alpha.max() > 0.5) == seen
+    if seen:
         torch.testing.assert_close(result.depth[result.alpha > 0], torch.full([int((result.alpha > 0).sum())], z))
 
 

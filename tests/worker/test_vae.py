@@ -69,10 +69,10 @@ def test_hues_come_back_whatever_the_network_has_learnt(vae, pictures):
     assert (chroma(plain.decode(latents).sample)[inside].mean((2, 3)) - true).abs().max() > 0.3
 
 
-def test_latents_are_drawn_near_their_mean(vae, pictures):
+def test_latents_are_sampled_near_their_mean(vae, pictures):
     posterior = vae.encode(pictures).latent_dist
-    drawn = posterior.sample(torch.Generator().manual_seed(0))
-    off = (drawn - posterior.mean)[:, -CHANNELS:]
+    sampled = posterior.sample(torch.Generator().manual_seed(0))
+    off = (sampled - posterior.mean)[:, -CHANNELS:]
     assert 0 < off.std() < 0.06
 
 

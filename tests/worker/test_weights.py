@@ -36,18 +36,18 @@ def test_large_files_are_read_through_once(tmp_path, monkeypatch):
     assert len(checked(tmp_path).sha256(path)) == 64
 
 
-def test_safetensors_tell_their_size(tmp_path):
+def test_safetensors_of_unknown_size_tell_it_themselves(tmp_path):
     path = tmp_path / "model.safetensors"
+    model = Weights({path.name: File()}, tmp_path)
     save_file({"a": torch.arange(100.0), "b": torch.ones(3, 5)}, path, {"format": "pt"})
-    size = path.stat().st_size
-    assert weights.safetensors_size(path) == size
+    assert model.locate() == (tmp_path, [])
     data = path.read_bytes()
-    for cut in (size - 1, size // 2, 20):
-        path.write_bytes(data[:cut])
-        assert weights.safetensors_size(path) != cut
-    for junk in (b"", b"12345678", b"\xff" * 100, (2).to_bytes(8, "little") + b"[]"):
-        path.write_bytes(junk)
-        assert weights.safetensors_size(path) is None
+    for spoilt in (data[:-1], data[: len(data) // 2], data[:20], data + b"0", b"\xff" * 100, b"\2" + bytes(7) + b"[]"):
+        path.write_bytes(spoilt)
+        (fault,) = model.locate()[1]
+        assert "is cut short or damaged" in fault
+    path.write_bytes(b"")
+    assert model.locate()[1] == [f"{path} is empty"]
 
 
 def test_published_weights_in_a_folder_of_ones_own(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ...core.cameras import orbit_cameras
 from ...core.errors import LGMError
 from ...core.gaussians import Gaussians
-from ..quantization import load_file
+from ..quantization import fill, load_file
 from .model import LGM, LGM_CONFIGS, LGMConfig
 
 __all__ = ["LGM", "LGM_CONFIGS", "LGMConfig", "gaussians_from_views", "lgm_from_file", "load_lgm", "load_lgm_config"]
@@ -57,26 +57,13 @@ def lgm_from_file(
     device = torch.device(device)
     with torch.device("meta"):
         model = LGM(config)
-    state = load_file(path)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    # The published checkpoints carry LPIPS's weights along with some versions; nothing else may be extra.
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("lpips_loss.")}
-    wrong = [n for n in expected if n not in state or state[n].shape != expected[n]] + [
-        n for n in state if n not in expected
-    ]
-    if wrong:
-        names = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise LGMError(
-            f"{path} holds another model than its preset says ({names} are missing, extra or of another shape). "
-            "Fetch the weights again, or choose the preset they belong to.",
-            "weights",
-        )
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    model.load_state_dict(
-        {name: tensor.to(torch.float32 if name.startswith("conv.") else dtype) for name, tensor in state.items()},
-        assign=True,
-    )
-    model = model.to(device).eval().requires_grad_(False)
+    state = {
+        name: tensor.to(torch.float32 if name.startswith("conv.") else dtype)
+        for name, tensor in load_file(path).items()
+        if not name.startswith("lpips_loss.")  # the published checkpoints carry them along with some versions
+    }
+    model = fill(model, state, path, device, None)
     return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
 
 

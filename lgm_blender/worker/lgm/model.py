@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -143,10 +142,9 @@ class ResidualBlock(nn.Module):
 class DownBlock(nn.Module):
     """Residual blocks, each followed by attention where there is any, then a stride-2 convolution."""
 
-    def __init__(self, in_channels, out_channels, num_layers=2, downsample=True, attention=False, num_heads=16):
+    def __init__(self, in_channels: int, out_channels: int, downsample: bool, attention: bool, num_heads: int):
         super().__init__()
-        widths = [in_channels] + [out_channels] * num_layers
-        self.nets = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
+        self.nets = nn.ModuleList(ResidualBlock(a, out_channels) for a in (in_channels, out_channels))
         self.attns = nn.ModuleList(MultiViewAttention(out_channels, num_heads) for _ in self.nets if attention)
         self.downsample = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1) if downsample else None
 
@@ -166,7 +164,7 @@ class DownBlock(nn.Module):
 class MidBlock(nn.Module):
     """A residual block, attention, a residual block."""
 
-    def __init__(self, channels: int, attention: bool = True, num_heads: int = 16):
+    def __init__(self, channels: int, attention: bool, num_heads: int):
         super().__init__()
         self.nets = nn.ModuleList(ResidualBlock(channels, channels) for _ in range(2))
         self.attns = nn.ModuleList(MultiViewAttention(channels, num_heads) for _ in range(1) if attention)
@@ -181,7 +179,7 @@ class MidBlock(nn.Module):
 class UpBlock(nn.Module):
     """Residual blocks that take in a skip each, then nearest ×2 and a convolution."""
 
-    def __init__(self, in_channels, skip_channels, out_channels, upsample=True, attention=False, num_heads=16):
+    def __init__(self, in_channels, skip_channels, out_channels, upsample, attention, num_heads):
         super().__init__()
         widths = [in_channels] + [out_channels] * (len(skip_channels) - 1)
         self.nets = nn.ModuleList(
@@ -203,7 +201,7 @@ class UpBlock(nn.Module):
 class UNet(nn.Module):
     """The asymmetric U-Net: [B·V, in_channels, input_size²] to [B·V, 14, splat_size²]."""
 
-    def __init__(self, config: LGMConfig, out_channels: int = 14):
+    def __init__(self, config: LGMConfig):
         super().__init__()
         down, up, heads = config.down_channels, config.up_channels, config.num_heads
         self.conv_in = nn.Conv2d(config.in_channels, down[0], 3, padding=1)
@@ -212,9 +210,7 @@ class UNet(nn.Module):
         width = down[0]
         for i, channels in enumerate(down):
             last = i == len(down) - 1
-            self.down_blocks.append(
-                DownBlock(width, channels, 2, not last, attention=config.down_attention[i], num_heads=heads)
-            )
+            self.down_blocks.append(DownBlock(width, channels, not last, config.down_attention[i], heads))
             skips += [channels] * (2 if last else 3)
             width = channels
         self.mid_block = MidBlock(width, config.mid_attention, heads)
@@ -222,12 +218,10 @@ class UNet(nn.Module):
         for i, channels in enumerate(up):
             taken = [skips.pop() for _ in range(3)]
             last = i == len(up) - 1
-            self.up_blocks.append(
-                UpBlock(width, taken, channels, not last, attention=config.up_attention[i], num_heads=heads)
-            )
+            self.up_blocks.append(UpBlock(width, taken, channels, not last, config.up_attention[i], heads))
             width = channels
         self.norm_out = nn.GroupNorm(32, width, eps=1e-5)
-        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, 14, 3, padding=1)
 
     def forward(self, x: Tensor, views: int) -> Tensor:
         x = self.conv_in(x)

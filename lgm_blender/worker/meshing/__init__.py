@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...core.gaussians import Gaussians
+from ...core.messages import MESH_STAGES
+from ..jobs import Job
 from .settings import MeshSettings
-from .stages import STAGE_LABELS, STAGES, Stages
 
-__all__ = ["EFFORT", "STAGES", "STAGE_LABELS", "MeshSettings", "TexturedMesh", "mesh_from_gaussians"]
+__all__ = ["EFFORT", "MeshSettings", "TexturedMesh", "mesh_from_gaussians"]
 
 # How many views, their size in pixels, and the field's resolution.
 EFFORT = {"cpu": (32, 320, 192), "cuda": (64, 512, 256)}
@@ -29,8 +29,6 @@ class TexturedMesh:
         corner_normals: [F, 3, 3] float32, unit length: smooth, but not across sharp edges.
         vertex_colors: [V, 3] uint8, sRGB.
         texture: [S, S, 3] uint8, sRGB, the first row at v = 1.
-        timings: Seconds of each stage.
-        warnings: Sentences for the user.
         quads: The first 2 * quads faces are, two by two, the halves (a, b, c) and (a, c, d) of as many quads.
     """
 
@@ -40,8 +38,6 @@ class TexturedMesh:
     corner_normals: np.ndarray
     vertex_colors: np.ndarray
     texture: np.ndarray
-    timings: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
     quads: int = 0
 
     @property
@@ -51,21 +47,17 @@ class TexturedMesh:
 
 
 def mesh_from_gaussians(
-    gaussians: Gaussians,
-    settings: MeshSettings | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, step, steps: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    gaussians: Gaussians, settings: MeshSettings | None = None, job: Job | None = None
 ) -> TexturedMesh:
     """The mesh of an object that looks like its Gaussians.
 
     Args:
         gaussians: In any scale and place, of an object seen from outside.
         settings: By default MeshSettings().
-        progress: Called with the stage (one of STAGES), a step of it, and how many steps it has or 0.
-        cancelled: Asked as often.
+        job: Gets the stages MESH_STAGES, and the warnings; by default one that nobody hears of.
 
     Raises:
-        Cancelled: If `cancelled` says so.
+        Cancelled: If the job should not go on.
         LGMError: With a sentence for the user, if the settings or the Gaussians are not ones to make a mesh of.
     """
     # Here and not above, so that the package can be imported without torch, and quickly.
@@ -86,18 +78,18 @@ def mesh_from_gaussians(
 
     settings = settings or MeshSettings()
     settings.check()
+    job = job or Job("mesh", MESH_STAGES)
+    warnings, on_step = job.warnings, job.step
     if settings.method == "poisson" or settings.remesh:
         require()
     device = resolve_device(settings.device)
     count, size, resolution = EFFORT[device]
-    stages = Stages(device, progress, cancelled)
-    warnings: list[str] = []
     gaussians, center, scale = framed(gaussians, settings.up, warnings)
     tensor = torch.from_numpy(gaussians.to_array()).to(device)
 
-    with stages("render") as on_step:
+    with job.stage("render"):
         views = render_all_round(tensor, count, size, on_step)
-    with stages("fuse") as on_step:
+    with job.stage("fuse"):
         if settings.method == "poisson":
             vertices, faces = poisson_surface(views, on_step)
         else:
@@ -107,7 +99,7 @@ def mesh_from_gaussians(
             warnings.append(
                 "Most Gaussians lie where they can't be seen from outside, as in a room: the mesh is of what can be."
             )
-    with stages("simplify") as on_step:
+    with job.stage("simplify"):
         if len(faces) < settings.faces:
             warnings.append(f"The mesh has {len(faces):,} faces: there is no detail for {settings.faces:,}.")
         if settings.remesh:  # from four times as many: from afar it would not get there in its few rounds
@@ -118,16 +110,16 @@ def mesh_from_gaussians(
             warnings.append(f"The mesh has {len(faces):,} faces: fewer would tear it.")
         if settings.quads:
             vertices, faces = make_quads(vertices, faces, on_step)
-    with stages("refine") as on_step:
+    with job.stage("refine"):
         vertices = fit_outlines(vertices, faces, views, on_step)
         normals = corner_normals(vertices, faces)
-    with stages("unwrap") as on_step:
+    with job.stage("unwrap"):
         corner_uvs, quads = unwrap(vertices, faces, settings.texture_size, on_step), 0
         if settings.quads:  # once more, as the seams are known by now
             order, quads = pair_triangles(vertices, faces, corner_uvs)
             faces, corner_uvs = faces.flatten()[order], corner_uvs.flatten(0, 1)[order]
             normals = join_normals(normals.flatten(0, 1)[order], quads)
-    with stages("bake") as on_step:
+    with job.stage("bake"):
         texture, colors = bake(vertices, faces, corner_uvs, views, settings.texture_size, on_step)
 
     return TexturedMesh(
@@ -136,7 +128,5 @@ def mesh_from_gaussians(
         corner_uvs.cpu().numpy(),
         normals.cpu().numpy(),
         *((t.clamp(0, 1) * 255).round().byte().cpu().numpy() for t in (colors, texture)),
-        stages.timings,
-        warnings,
         quads,
     )

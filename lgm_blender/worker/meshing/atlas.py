@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import LGMError
-from .stages import OnStep, silent
+from ..jobs import OnStep, silent
 
 PADDING = 4 / 2048  # room around each chart, of the texture's size, and at least 2 texels: for smaller versions of it
 CHECK_EVERY = 0.05  # seconds

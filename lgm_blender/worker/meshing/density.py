@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..jobs import OnStep, silent
 from .fusion import DEEP, REACH, Field, bounds, distances, grid_points, outlines, smooth, tables
-from .stages import OnStep, silent
 from .views import FRAME_RADIUS, RenderedViews, sample
 
 FEATURES = 2  # of a corner of a grid

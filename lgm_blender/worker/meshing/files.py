@@ -6,13 +6,12 @@ glTF's axes are LGM's, Blender turns OBJ from y up to z up too, and takes PLY as
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 
 from ...core.cameras import points_to_blender
 from ...core.formats import gltf
 from ...core.formats.obj import encode_obj
+from ..outputs import encode_png
 from . import TexturedMesh
 
 FORMATS = ("glb", "obj", "ply")
@@ -36,17 +35,8 @@ def encode_files(mesh: TexturedMesh, name: str, formats: tuple[str, ...] = FORMA
 
 def _coded(mesh: TexturedMesh) -> gltf.GlbMesh:
     """The mesh with its texture as PNG."""
-    texture = encode_png(mesh.texture)
+    texture = encode_png(mesh.texture, level=4)  # 6, the default, takes twice as long for 2% less
     return gltf.GlbMesh(mesh.vertices, mesh.faces, mesh.corner_uvs, texture, mesh.corner_normals, quads=mesh.quads)
-
-
-def encode_png(texture: np.ndarray) -> bytes:
-    """A picture [H, W, 3] uint8 as PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(texture).save(buffer, "PNG", compress_level=4)  # 6, the default, takes twice as long for 2% less
-    return buffer.getvalue()
 
 
 def encode_ply_mesh(mesh: TexturedMesh) -> bytes:

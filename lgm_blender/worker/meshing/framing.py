@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...core.errors import LGMError
-from ...core.gaussians import Gaussians, multiply_quaternions
+from ...core.gaussians import Gaussians, multiply_quaternions, rotation_matrices
 from .settings import Up
 from .views import FRAME_RADIUS
 
 FEWEST_GAUSSIANS = 16
-MIN_OPACITY = 0.005  # less is not seen
 FAINT = 0.05  # less does not count for where the object is
 OUTLIERS = 5e-4  # of the Gaussians' area on each side of each axis does not count either
 
@@ -39,12 +38,7 @@ def framed(gaussians: Gaussians, up: Up, warnings: list[str]) -> tuple[Gaussians
 
 def _usable(gaussians: Gaussians, warnings: list[str]) -> Gaussians:
     """The Gaussians that can be seen."""
-    finite = gaussians.finite()
-    if not finite.all():
-        number = len(finite) - int(finite.sum())
-        warnings.append(f"{number:,} Gaussians were left out: their values are not finite.")
-        gaussians = gaussians.select(finite)
-    gaussians = gaussians.prune(MIN_OPACITY)
+    gaussians = gaussians.only_finite(warnings).prune()
     if not len(gaussians):
         raise LGMError("There is nothing to make a mesh of: no Gaussian is visible.")
     if len(gaussians) < FEWEST_GAUSSIANS:
@@ -57,19 +51,12 @@ def _upright(gaussians: Gaussians, up: Up) -> Gaussians:
     """Turned so that the axis `up` becomes y."""
     turn = np.array(_TURNS[up], np.float32)
     return Gaussians(
-        _rotate(gaussians.positions, turn),
+        gaussians.positions @ rotation_matrices(turn).T,
         gaussians.opacities,
         gaussians.scales,
         multiply_quaternions(turn, gaussians.rotations),
         gaussians.colors,
     )
-
-
-def _rotate(points: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
-    """Points [N, 3] turned by a unit quaternion (w, x, y, z)."""
-    w, v = quaternion[0], np.asarray(quaternion[1:], np.float32)
-    cross = np.cross(v, points)
-    return (points + 2 * w * cross + 2 * np.cross(v, cross)).astype(np.float32)
 
 
 def _normalized(gaussians: Gaussians, warnings: list[str]) -> tuple[Gaussians, np.ndarray, float]:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
+from ..jobs import OnStep, silent
 from ..threads import parallel
-from .stages import OnStep, silent
 from .topology import tangled, without_islands
 from .views import RenderedViews
 

@@ -1,4 +1,4 @@
-"""What MeshLab (Cignoni et al. 2008, GPL-3.0) does for meshes, by pymeshlab: repair, even triangles, Poisson surfaces.
+"""What MeshLab (Cignoni et al. 2008, GPL-3.0) does for meshes, by pymeshlab: even triangles and Poisson surfaces.
 
 For what is asked for by name only. pymeshlab has no builds for Linux with a glibc before 2.35 and needs the system's
 libGL, so nothing that every mesh needs is here. It works in a process of its own: so it can be stopped, a crash is not
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import LGMError
-from .stages import OnStep, silent
+from ..jobs import OnStep, silent
 from .topology import face_normals
 
 CHECK_EVERY = 0.1  # seconds between asking whether the work goes on
@@ -43,11 +43,6 @@ def require() -> None:
             "before 2.35 nor for Windows on ARM.",
             "worker",
         )
-
-
-def repair(vertices: Tensor, faces: Tensor, on_step: OnStep = silent) -> tuple[Tensor, Tensor]:
-    """A closed, oriented manifold of a mesh of triangles: without duplicates and crowded edges, its holes filled."""
-    return _filtered("repair", vertices.device, on_step, vertices=_array(vertices), faces=faces.cpu().numpy())
 
 
 def remesh(vertices: Tensor, faces: Tensor, count: int, on_step: OnStep = silent) -> tuple[Tensor, Tensor]:

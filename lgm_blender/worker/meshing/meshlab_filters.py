@@ -12,13 +12,6 @@ ITERATIONS = 6  # of remeshing: splits, collapses, flips, smoothing
 POINTS_PER_NODE = 3.0  # more than 1.5, the default: points of many views don't agree to the last digit
 
 
-def repair(vertices: np.ndarray, faces: np.ndarray) -> pymeshlab.MeshSet:
-    meshes = pymeshlab.MeshSet()
-    meshes.add_mesh(pymeshlab.Mesh(vertices, faces))
-    _repair(meshes)
-    return meshes
-
-
 def remesh(vertices: np.ndarray, faces: np.ndarray, length: np.ndarray) -> pymeshlab.MeshSet:
     meshes = pymeshlab.MeshSet()
     meshes.add_mesh(pymeshlab.Mesh(vertices, faces))
@@ -28,7 +21,6 @@ def remesh(vertices: np.ndarray, faces: np.ndarray, length: np.ndarray) -> pymes
         targetlen=pymeshlab.PureValue(float(length)),
         checksurfdist=False,
     )
-    _repair(meshes)
     return meshes
 
 
@@ -36,11 +28,10 @@ def poisson(points: np.ndarray, normals: np.ndarray, depth: np.ndarray) -> pymes
     meshes = pymeshlab.MeshSet()
     meshes.add_mesh(pymeshlab.Mesh(points, v_normals_matrix=normals))
     meshes.generate_surface_reconstruction_screened_poisson(depth=int(depth), samplespernode=POINTS_PER_NODE)
-    _repair(meshes)
     return meshes
 
 
-def _repair(meshes: pymeshlab.MeshSet) -> None:
+def repair(meshes: pymeshlab.MeshSet) -> None:
     """What makes a closed, oriented manifold of nearly every mesh."""
     meshes.meshing_remove_duplicate_vertices()
     meshes.meshing_remove_duplicate_faces()
@@ -55,6 +46,7 @@ def _repair(meshes: pymeshlab.MeshSet) -> None:
 if __name__ == "__main__":
     name, source, target = sys.argv[1:]
     with np.load(source) as arrays:
-        meshes = {"repair": repair, "remesh": remesh, "poisson": poisson}[name](**arrays)
+        meshes = {"remesh": remesh, "poisson": poisson}[name](**arrays)
+    repair(meshes)
     mesh = meshes.current_mesh()  # part of `meshes`, and gone with it
     np.savez(target, vertices=mesh.vertex_matrix(), faces=mesh.face_matrix())

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
+from ..jobs import OnStep, silent
 from .fusion import NOTHING_SOLID, OFFSET, distances, slopes, tables, unproject
 from .meshlab import screened_poisson
-from .stages import OnStep, silent
 from .topology import without_islands
 from .views import RenderedViews
 

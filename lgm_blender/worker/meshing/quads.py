@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...core.formats.gltf import QUAD
+from ..jobs import OnStep, silent
 from ..threads import one_thread
-from .stages import OnStep, silent
 from .topology import face_normals
 
 BENT_COSINE = 0.75  # triangles that lean further apart, 41 degrees, are not joined

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..jobs import OnStep, silent
 from ..threads import parallel
 from .fusion import REACH, outlines
-from .stages import OnStep, silent
 from .texture import depth_picture
 from .topology import THINNEST, evenness, face_normals
 from .views import RenderedViews, sample

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..jobs import OnStep, silent
 from ..threads import parallel
 from .fusion import slopes
 from .raster import barycentric, rasterize
-from .stages import OnStep, silent
 from .topology import face_normals
 from .views import RenderedViews, sample
 

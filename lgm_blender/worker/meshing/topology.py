@@ -14,8 +14,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ..jobs import OnStep, silent
 from ..threads import one_thread
-from .stages import OnStep, silent
 
 ISLAND = 0.002  # parts with less of the largest one's area are left out
 CHEAPEST = 0.5  # of the edges are candidates in one round of collapses

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core import cameras
+from ..jobs import OnStep, silent
 from ..rendering import render
-from .stages import OnStep, silent
 
 FRAME_RADIUS = 0.6  # of the sphere an object is scaled to; a camera sees 0.62 whole
 PIXELS_AT_ONCE = 2**22  # pictures in one call of the renderer

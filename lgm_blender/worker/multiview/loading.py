@@ -23,7 +23,7 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
 
 try:  # transformers 5: the plain name is another implementation where torchvision is installed, with other results
@@ -33,7 +33,7 @@ except ImportError:
 
 from ...core.errors import LGMError
 from ..presets import SCHEDULERS
-from ..quantization import load_file
+from ..quantization import fill, load_file
 from .unet import MultiViewUNet
 from .vae import vae_class
 
@@ -73,32 +73,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise LGMError(f"The model's file {path} is damaged: it holds no JSON object. Fetch it again.", "weights")
     return values
-
-
-def fill(model: nn.Module, state: dict[str, Tensor], path: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """`model`, built on the meta device, with the tensors of `state`; ready for inference.
-
-    Raises:
-        LGMError: If the names or shapes differ; it tells the first of them.
-    """
-    expected = model.state_dict()
-    faults = [f"{name} is missing" for name in expected if name not in state]
-    faults += [f"{name} is unexpected" for name in state if name not in expected]
-    faults += [
-        f"{name} has shape {list(state[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if faults:
-        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise LGMError(f"{path} holds another model's weights: {'; '.join(faults[:3])}{more}.", "weights")
-    for name, tensor in state.items():
-        state[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-    model.load_state_dict(state, assign=True)
-    for module in model.modules():
-        if "position_ids" in module._buffers:  # counts up, is in no file, and was built without memory
-            module.position_ids = torch.arange(module.position_ids.shape[-1], device=device)[None]
-    return model.requires_grad_(False).eval()
 
 
 def _build(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:

@@ -207,16 +207,15 @@ class MultiViewPipeline:
         steps: int = 30,
         guidance: float = 5.0,
         elevations: float | Sequence[float] = 0.0,
-        size: int | None = None,
         keep_image: bool = False,
         samples: int = 1,
         refine: bool = False,
         on_step: OnStep | None = None,
     ) -> np.ndarray:
-        """Four views for each seed, [B, 4, size, size, 3] float32 in 0..1, on white.
+        """Four views for each seed, [B, 4, S, S, 3] float32 in 0..1, on white.
 
         They are at azimuth 0, 90, 180, 270 of the model's frame, whose 90 is the input image's side: LGM takes them in
-        the order 1, 2, 3, 0. The same seed gives the same views; the noise is drawn on the CPU, so it does not depend
+        the order 1, 2, 3, 0. The same seed gives the same views; the noise is sampled on the CPU, so it does not depend
         on the device. Without an image, an ImageDream U-Net sees one of zeros, as in the unconditional half.
 
         Args:
@@ -228,7 +227,6 @@ class MultiViewPipeline:
             steps: Denoising steps, 1 to 1000.
             guidance: Classifier-free guidance scale (arXiv 2207.12598); 1 is none and takes half the time.
             elevations: Degrees of the input view above the object.
-            size: Side of the views, or None for the one it was trained for.
             keep_image: The view from the image's side is the image, as the VAE restores it, and the others are sampled
                 to go with it (Preset.keep_image).
             samples: How many samples are averaged for each seed: the mean is nearer to the ground truth than one
@@ -242,21 +240,20 @@ class MultiViewPipeline:
         Raises:
             LGMError: If the model can't start from what is given, a setting is out of range, or the numbers overflow.
         """
-        size, count = self.size if size is None else size, len(seeds)
+        count = len(seeds)
         prompts = one_of_each(prompts, count, "prompts")
         images = [images] if images is None or isinstance(images, np.ndarray) else one_of_each(images, count, "images")
         elevations = one_of_each(elevations, count, "elevations")
-        self._check(prompts, images, steps, guidance, size, samples)
+        self._check(prompts, images, steps, guidance, samples)
         text = self.encode_text(prompts, negative_prompt)
         embeds, image_latents = None, None
         if images[0] is not None:
-            embeds, image_latents = (x.expand(count, *x.shape[1:]) for x in self.encode_images(images, size))
-        side = size // self._vae_factor
+            embeds, image_latents = (x.expand(count, *x.shape[1:]) for x in self.encode_images(images))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
         def mean_of(number: int, init_latents: Tensor | None = None) -> Tensor:
             """The mean of `number` samples for each seed, [B, 4, C, h, w]."""
-            shape = number, VIEWS, self.unet.in_channels, side, side
+            shape = number, VIEWS, self.unet.in_channels, self.unet.image_size, self.unet.image_size
             noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
             # For each seed its samples, one after the other.
             given = [x if x is None else x.repeat_interleave(number, 0) for x in (embeds, image_latents)]
@@ -305,16 +302,14 @@ class MultiViewPipeline:
         return torch.stack([states[:1].expand_as(positive), positive])
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[np.ndarray], size: int | None = None) -> tuple[Tensor, Tensor]:
+    def encode_images(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """The image encoder's penultimate tokens [B, T, D], and the VAE's latents [B, C, h, w], both float32.
 
-        A latent is the mean of the VAE's distribution: the published code draws a sample, past any seed.
+        A latent is the mean of the VAE's distribution: the published code takes a sample, past any seed.
 
         Args:
             images: [H, W, 3] float in 0..1.
-            size: Side in pixels at which the VAE sees them.
         """
-        size = self.size if size is None else size
         # Cut off, not rounded, as the published code feeds its encoder.
         pixels = self.image_processor(
             [(image * 255).astype(np.uint8) for image in images], return_tensors="pt"
@@ -324,7 +319,7 @@ class MultiViewPipeline:
             embeds = encoder(pixels.to(weight), output_hidden_states=True).hidden_states[-2].float()
         pictures = [torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None] for image in images]
         pictures = [
-            F.interpolate(2 * picture.to(self.device) - 1, (size, size), mode="bilinear", align_corners=False)
+            F.interpolate(2 * picture.to(self.device) - 1, (self.size, self.size), mode="bilinear", align_corners=False)
             for picture in pictures
         ]
         latents = self.vae.encode(torch.cat(pictures)).latent_dist.mean * self.vae.config.scaling_factor
@@ -407,13 +402,7 @@ class MultiViewPipeline:
         return self.decode(F.avg_pool2d(latents.flatten(0, 1), factor).unflatten(0, latents.shape[:2]))
 
     def _check(
-        self,
-        prompts: Sequence[str],
-        images: Sequence[np.ndarray | None],
-        steps: int,
-        guidance: float,
-        size: int,
-        samples: int,
+        self, prompts: Sequence[str], images: Sequence[np.ndarray | None], steps: int, guidance: float, samples: int
     ) -> None:
         for image in images:
             if image is not None and "image" not in self.modes:
@@ -431,9 +420,6 @@ class MultiViewPipeline:
             raise LGMError(f"Guidance must be 0 or more, not {guidance}.")
         if samples < 1:
             raise LGMError(f"Samples must be 1 or more, not {samples}.")
-        multiple = self._vae_factor * self.unet.downsampling
-        if size < multiple or size % multiple:
-            raise LGMError(f"The views' size must be a multiple of {multiple} pixels, not {size}.")
 
     @property
     def _vae_factor(self) -> int:

@@ -277,7 +277,7 @@ class MultiViewUNet(nn.Module):
     configuration (unet/config.json).
 
     Args:
-        image_size: Side of the latents it is trained at; any other multiple of `downsampling` works too.
+        image_size: Side of the latents it is trained at; any multiple of 2^(levels - 1) works too.
         in_channels: Channels of the latents.
         model_channels: Width of the first level, a multiple of 32.
         out_channels: Channels of the predicted noise.
@@ -321,7 +321,6 @@ class MultiViewUNet(nn.Module):
         self.context_dim = context_dim
         self.ip_dim = ip_dim
         self.image_embed_dim = image_embed_dim
-        self.downsampling = 2 ** (len(channel_mult) - 1)
         emb_channels = 4 * model_channels
 
         def embedding(channels: int) -> nn.Sequential:

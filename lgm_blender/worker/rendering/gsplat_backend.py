@@ -138,11 +138,9 @@ def _try(device: torch.device) -> None:
     """Renders one Gaussian in the middle of a picture, and looks."""
     gaussian = [0, 0, 1, 0.5, 0.1, 0.1, 0.1, 1, 0, 0, 0, 1, 1, 1]
     gaussians = torch.tensor(gaussian, dtype=torch.float32, device=device)[None, None]
-    cameras = (
-        torch.eye(4, device=device)[None, None],
-        torch.tensor([[16.0, 0, 8], [0, 16, 8], [0, 0, 1]], device=device),
-    )
-    _, depth, alpha = rasterize(gaussians, cameras[0], cameras[1][None, None], 16, 16, 0.1, 10.0)
+    camera = torch.eye(4, device=device)[None, None]
+    pinhole = torch.tensor([[16.0, 0, 8], [0, 16, 8], [0, 0, 1]], device=device)[None, None]
+    _, depth, alpha = rasterize(gaussians, camera, pinhole, 16, 16, 0.1, 10.0)
     alpha, depth = (picture[0, 0, :, :, 0].cpu() for picture in (alpha, depth))
     if not (0.4 < alpha[8, 8] < 0.5 and alpha[0, 0] == 0 and torch.allclose(depth, alpha)):
         raise UnavailableError("gsplat renders something else than it should")

@@ -374,6 +374,16 @@ class FakePipeline:
         self.freed.set()
 
 
+def close_when_read(*descriptors: int) -> None:
+    """Closes a server's descriptors once its reader has left: on a number used anew it would read the next test's."""
+    for thread in threading.enumerate():
+        if thread.name == "reader":
+            thread.join(10)
+            assert not thread.is_alive()
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 @pytest.fixture
 def inside(tmp_path):
     """(what writes to the server, what reads from it, its pipeline); it is told to leave at the end."""
@@ -388,8 +398,7 @@ def inside(tmp_path):
         stdin.close()
         thread.join(10)
         assert not thread.is_alive()
-    os.close(in_read)
-    os.close(out_write)
+    close_when_read(in_read, out_write)
 
 
 def ask(stdin, stdout, method, params) -> dict:
@@ -464,8 +473,8 @@ def test_a_closed_stdout_ends_the_worker(tmp_path):
     os.write(in_write, messages.encode(messages.request(1, "generate", {"job": "a", "output": "o"})))
     thread.join(60)
     assert not thread.is_alive()
-    for descriptor in (in_read, in_write, out_write):
-        os.close(descriptor)
+    os.close(in_write)
+    close_when_read(in_read, out_write)
 
 
 def test_lines_that_never_end_are_cut(monkeypatch):

@@ -582,8 +582,8 @@ def test_from_views_to_a_multi_view_model_that_the_pipeline_loads(views, orbits_
     save_multiview(model, tmp_path / "vae", tmp_path / "tokenizer", tmp_path / "saved")
     pipeline = MultiViewPipeline.from_folder(tmp_path / "saved")
     assert pipeline.modes == ("image", "text")
-    pictures = pipeline(images=np.ones((32, 32, 3), np.float32), steps=2, guidance=2.0, size=32)
-    assert pictures.shape == (1, 4, 32, 32, 3)
+    pictures = pipeline(images=np.ones((32, 32, 3), np.float32), steps=2, guidance=2.0)
+    assert pictures.shape == (1, 4, 256, 256, 3)
     # Training can start from what was saved.
     start = unpack_multiview(tmp_path / "saved", tmp_path / "again")
     again = MultiViewModel(tokenizer)

@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 if all went well, 1 after an error (a sentence on stderr), 130 after Ctrl-C.
     """
+    first = (sys.argv[1:] if arguments is None else arguments)[:1]
+    if first and first[0] in ("views", "train", "evaluate"):  # where they were before training was a subpackage
+        print(f"Error: type python -m lgm_blender.training {first[0]} in its place.", file=sys.stderr)
+        return 1
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_serve, _add_generate, _add_mesh, _add_models):

@@ -168,3 +168,9 @@ def test_download_tells_how_far_it_is(capsys):
         "[1/2] ashawkey/LGM/m.safetensors: 830 of 830 MB",
         "[2/2] some/other/config.json: 0 of 0 MB",
     ]
+
+
+@pytest.mark.parametrize("command", ["views", "train", "evaluate"])
+def test_training_commands_are_pointed_to_where_they_are_now(command, capsys):
+    assert main([command, "--data", "x"]) == 1
+    assert f"python -m lgm_blender.training {command}" in capsys.readouterr().err

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .gaussians import Gaussians, multiply_quaternions
+from .affine import turned
+from .gaussians import Gaussians
 
 RADIUS = 1.5  # LGM's camera distance from the origin (paper, section 4.1)
 FOV_Y = 49.1  # LGM's vertical field of view in degrees (zero123's)
@@ -114,8 +115,7 @@ def intrinsics(size: int) -> np.ndarray:
 
 
 # Blender is z up and its front looks from -y: a turn of +90 degrees about x.
-_TO_BLENDER = np.array([math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0], dtype=np.float32)
-_FROM_BLENDER = _TO_BLENDER * np.array([1, -1, -1, -1], dtype=np.float32)
+_TO_BLENDER = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
 def points_to_blender(points: np.ndarray) -> np.ndarray:
@@ -132,24 +132,12 @@ def points_from_blender(points: np.ndarray) -> np.ndarray:
 
 def to_blender(gaussians: Gaussians) -> Gaussians:
     """Gaussians from LGM's frame to Blender's."""
-    return Gaussians(
-        points_to_blender(gaussians.positions),
-        gaussians.opacities,
-        gaussians.scales,
-        multiply_quaternions(_TO_BLENDER, gaussians.rotations),
-        gaussians.colors,
-    )
+    return turned(gaussians, _TO_BLENDER)
 
 
 def from_blender(gaussians: Gaussians) -> Gaussians:
     """Gaussians from Blender's frame to LGM's."""
-    return Gaussians(
-        points_from_blender(gaussians.positions),
-        gaussians.opacities,
-        gaussians.scales,
-        multiply_quaternions(_FROM_BLENDER, gaussians.rotations),
-        gaussians.colors,
-    )
+    return turned(gaussians, _TO_BLENDER.T)
 
 
 def pose_to_blender(pose: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -18,7 +18,9 @@ class Gaussians:
         opacities: [N], 0 to 1.
         scales: [N, 3], standard deviations along the Gaussian's own axes, > 0, in scene units.
         rotations: [N, 4], unit quaternions (w, x, y, z).
-        colors: [N, 3], RGB in display space (sRGB), 0 to 1.
+        colors: [N, 3], RGB in display space (sRGB): the same from all sides. LGM's lie in 0 to 1, a capture's may not.
+        harmonics: [N, K, 3], K = 0, 3, 8 or 15: what the side it is seen from adds to the colour, as coefficients of the
+            spherical harmonics of degree 1 to 3 (harmonics.py). LGM has none.
     """
 
     positions: np.ndarray
@@ -26,15 +28,22 @@ class Gaussians:
     scales: np.ndarray
     rotations: np.ndarray
     colors: np.ndarray
+    harmonics: np.ndarray | None = None
 
     def __post_init__(self):
         count = len(self.positions)
+        if self.harmonics is None:
+            object.__setattr__(self, "harmonics", np.zeros((count, 0, 3), np.float32))
+        coefficients = np.shape(self.harmonics)[1] if np.ndim(self.harmonics) == 3 else -1
+        if coefficients not in (0, 3, 8, 15):
+            raise ValueError(f"harmonics have shape {np.shape(self.harmonics)}; they need 0, 3, 8 or 15 coefficients")
         for name, shape in (
             ("positions", (count, 3)),
             ("opacities", (count,)),
             ("scales", (count, 3)),
             ("rotations", (count, 4)),
             ("colors", (count, 3)),
+            ("harmonics", (count, coefficients, 3)),
         ):
             array = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
             if array.shape != shape:
@@ -53,16 +62,14 @@ class Gaussians:
         return cls(array[:, 0:3], array[:, 3], array[:, 4:7], array[:, 7:11], array[:, 11:14])
 
     def to_array(self) -> np.ndarray:
-        """LGM's [N, 14] layout: xyz, opacity, scale x 3, quaternion wxyz, rgb."""
+        """LGM's [N, 14] layout: xyz, opacity, scale x 3, quaternion wxyz, rgb. It has no place for harmonics."""
         return np.concatenate(
             [self.positions, self.opacities[:, None], self.scales, self.rotations, self.colors], axis=1
         )
 
     def select(self, mask: np.ndarray) -> Gaussians:
         """The Gaussians at a boolean mask [N] or integer indices [M]."""
-        return Gaussians(
-            self.positions[mask], self.opacities[mask], self.scales[mask], self.rotations[mask], self.colors[mask]
-        )
+        return replace(self, **{field.name: getattr(self, field.name)[mask] for field in fields(self)})
 
     def prune(self, min_opacity: float = 0.005) -> Gaussians:
         """Without the Gaussians that cannot be seen, as the published code saves them."""
@@ -70,7 +77,11 @@ class Gaussians:
 
     def finite(self) -> np.ndarray:
         """[N] bool: whether every value of a Gaussian is a finite number."""
-        return np.isfinite(self.to_array()).all(axis=1)
+        finite = np.ones(len(self), bool)
+        for field in fields(self):
+            values = np.isfinite(getattr(self, field.name))
+            finite &= values.reshape(len(self), -1).all(axis=1) if values.size else True
+        return finite
 
     def only_finite(self, warnings: list[str]) -> Gaussians:
         """The Gaussians whose values are finite numbers; a sentence about the others is added to `warnings`."""

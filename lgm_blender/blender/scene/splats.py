@@ -20,9 +20,10 @@ from typing import Any
 import bpy
 import numpy as np
 
+from ...core.affine import transformed
 from ...core.cameras import from_blender, to_blender
 from ...core.errors import LGMError
-from ...core.gaussians import SH_C0, Gaussians, multiply_quaternions, rotation_matrices
+from ...core.gaussians import SH_C0, Gaussians
 from .. import compat
 from .nodes.splat_geometry import NAME as MODIFIER
 from .nodes.splat_geometry import splat_geometry
@@ -150,7 +151,7 @@ def read_splats(source: bpy.types.Object, *, world: bool = False) -> Gaussians:
     else:
         found = _read_data(source.data)
     if world:
-        return from_blender(_transformed(found, np.array(source.matrix_world, dtype=np.float64)))
+        return from_blender(transformed(found, np.array(source.matrix_world, dtype=np.float64)))
     factor, *offset = source.get(FRAME, (1.0, 0.0, 0.0, 0.0))
     positions = (found.positions - np.array(offset, dtype=np.float32)) / factor
     return from_blender(Gaussians(positions, found.opacities, found.scales / factor, found.rotations, found.colors))
@@ -240,41 +241,3 @@ def _as_property(value: Any) -> Any:
     if isinstance(value, bool | float | str) or (isinstance(value, int) and abs(value) < 2**31):
         return value
     return str(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _transformed(gaussians: Gaussians, matrix: np.ndarray) -> Gaussians:
-    """Gaussians under an affine map [4, 4]: the covariance M R S² R^T M^T taken apart into axes and lengths again."""
-    linear = matrix[:3, :3]
-    positions = gaussians.positions @ linear.T + matrix[:3, 3]
-    factor = float(np.cbrt(np.linalg.det(linear)))
-    if factor > 0 and np.allclose(linear @ linear.T, factor**2 * np.eye(3), rtol=0, atol=1e-5 * factor**2):
-        turn = _quaternions(linear[None] / factor)  # turned and scaled alike: axes stay axes, and it takes no time
-        rotations = multiply_quaternions(turn, gaussians.rotations)
-        return Gaussians(positions, gaussians.opacities, gaussians.scales * factor, rotations, gaussians.colors)
-    axes = linear @ (rotation_matrices(gaussians.rotations.astype(np.float64)) * gaussians.scales[:, None, :])
-    rotations, scales, _ = np.linalg.svd(axes)
-    rotations[:, :, 2] *= np.sign(np.linalg.det(rotations))[
-        :, None
-    ]  # a reflection is no rotation; the axis has no sign
-    return Gaussians(
-        positions,
-        gaussians.opacities,
-        scales,
-        _quaternions(rotations),
-        gaussians.colors,
-    )
-
-
-def _quaternions(matrices: np.ndarray) -> np.ndarray:
-    """[N, 4] unit quaternions (w, x, y, z) of rotation matrices [N, 3, 3], by the largest row of 4 q q^T."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.moveaxis(matrices, 0, -1)
-    rows = [
-        [1 + xx + yy + zz, zy - yz, xz - zx, yx - xy],
-        [zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx],
-        [xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy],
-        [yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz],
-    ]
-    outer = np.moveaxis(np.array(rows), -1, 0)
-    best = np.diagonal(outer, axis1=1, axis2=2).argmax(axis=1)
-    chosen = outer[np.arange(len(outer)), best]
-    return chosen / np.linalg.norm(chosen, axis=1, keepdims=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from ...core.affine import turned
 from ...core.errors import LGMError
-from ...core.gaussians import Gaussians, multiply_quaternions, rotation_matrices
+from ...core.gaussians import Gaussians, rotation_matrices
 from .settings import Up
 from .views import FRAME_RADIUS
 
@@ -39,6 +42,7 @@ def framed(gaussians: Gaussians, up: Up, warnings: list[str]) -> tuple[Gaussians
 def _usable(gaussians: Gaussians, warnings: list[str]) -> Gaussians:
     """The Gaussians that can be seen."""
     gaussians = gaussians.only_finite(warnings).prune()
+    gaussians = replace(gaussians, colors=np.clip(gaussians.colors, 0, 1), harmonics=None)  # a texture has one colour
     if not len(gaussians):
         raise LGMError("There is nothing to make a mesh of: no Gaussian is visible.")
     if len(gaussians) < FEWEST_GAUSSIANS:
@@ -50,13 +54,7 @@ def _usable(gaussians: Gaussians, warnings: list[str]) -> Gaussians:
 def _upright(gaussians: Gaussians, up: Up) -> Gaussians:
     """Turned so that the axis `up` becomes y."""
     turn = np.array(_TURNS[up], np.float32)
-    return Gaussians(
-        gaussians.positions @ rotation_matrices(turn).T,
-        gaussians.opacities,
-        gaussians.scales,
-        multiply_quaternions(turn, gaussians.rotations),
-        gaussians.colors,
-    )
+    return turned(gaussians, rotation_matrices(turn))
 
 
 def _normalized(gaussians: Gaussians, warnings: list[str]) -> tuple[Gaussians, np.ndarray, float]:
@@ -87,5 +85,5 @@ def _normalized(gaussians: Gaussians, warnings: list[str]) -> tuple[Gaussians, n
     if not near.all():
         number = len(near) - int(near.sum())
         warnings.append(f"{number:,} Gaussians were left out: they lie far away from the object.")
-    moved = Gaussians(moved, gaussians.opacities, gaussians.scales * scale, gaussians.rotations, gaussians.colors)
+    moved = replace(gaussians, positions=moved, scales=gaussians.scales * scale)
     return moved.select(near), center, scale

@@ -15,8 +15,8 @@ _CHUNK = 1 << 18  # Gaussians taken apart at once, to bound memory
 def transformed(gaussians: Gaussians, matrix: np.ndarray) -> Gaussians:
     """Gaussians under an affine map [4, 4].
 
-    A turn, a mirroring and one scale for all axes are exact. Under any other map the covariance M R S² Rᵀ Mᵀ is exact and
-    taken apart into axes and lengths again; the harmonics can only turn, by the rotation nearest to M.
+    A turn, a mirroring and one scale for all axes are exact. Under any other map the covariance M R S² Rᵀ Mᵀ is, taken
+    apart into axes and lengths again; the harmonics can only turn, by the rotation nearest to M.
     """
     linear = np.asarray(matrix, np.float64)[:3, :3]
     offset = np.asarray(matrix, np.float64)[:3, 3]

@@ -19,8 +19,8 @@ class Gaussians:
         scales: [N, 3], standard deviations along the Gaussian's own axes, > 0, in scene units.
         rotations: [N, 4], unit quaternions (w, x, y, z).
         colors: [N, 3], RGB in display space (sRGB): the same from all sides. LGM's lie in 0 to 1, a capture's may not.
-        harmonics: [N, K, 3], K = 0, 3, 8 or 15: what the side it is seen from adds to the colour, as coefficients of the
-            spherical harmonics of degree 1 to 3 (harmonics.py). LGM has none.
+        harmonics: [N, K, 3], K = 0, 3, 8 or 15: what the side it is seen from adds to the colour, as coefficients of
+            the spherical harmonics of degree 1 to 3 (harmonics.py). LGM has none.
     """
 
     positions: np.ndarray

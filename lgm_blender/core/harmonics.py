@@ -1,10 +1,12 @@
 """Spherical harmonics as 3D Gaussian Splatting uses them: colour that changes with the side it is seen from.
 
-The real harmonics with the signs of INRIA's code: f_rest_* of its PLY, `radiance:sh_*` of Blender 5.3, KHR_gaussian_splatting
-of glTF. The zeroth is the base colour and isn't among them here.
+The real harmonics with the signs of INRIA's code: f_rest_* of its PLY, `radiance:sh_*` of Blender 5.3,
+KHR_gaussian_splatting of glTF. The zeroth is the base colour and isn't among them here.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -53,12 +55,12 @@ def rotated(harmonics: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def basis_turn(matrix: np.ndarray, count: int = 15) -> np.ndarray:
-    """[count, count], with blocks for each degree: the coefficients of what is turned by a matrix [3, 3] from those before."""
+    """[count, count], a block for each degree: coefficients of what a matrix [3, 3] turns, from those before."""
     directions = np.random.default_rng(0).normal(size=(64, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     before, after = basis(directions @ matrix, count), basis(directions, count)  # rows of d @ R are R^T d
     result = np.zeros((count, count))
-    for first, end in zip(COUNTS, COUNTS[1:], strict=False):
+    for first, end in pairwise(COUNTS):
         if end <= count:
             result[first:end, first:end] = np.linalg.lstsq(after[:, first:end], before[:, first:end], rcond=None)[0]
     return result

@@ -27,6 +27,14 @@ def has_native_splats() -> bool:
     return "GAUSSIAN_SPLAT" in _enum_items(bpy.types.PointCloud, "type")
 
 
+def splat_variant() -> str:
+    """What node groups are built for, if not for all versions alike; of another, those in a file are built anew."""
+    return "native" if has_native_splats() else ""
+
+
+NATIVE_SPLATS = "3D Gaussian Splat"  # what the node Set Point Cloud Type calls them
+
+
 def radiance_type() -> str:
     """The attribute type of `radiance:base`: 'FLOAT4' where there is one (5.2), else 'FLOAT_COLOR'.
 

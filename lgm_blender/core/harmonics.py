@@ -7,9 +7,11 @@ KHR_gaussian_splatting of glTF. The zeroth is the base colour and isn't among th
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
+Number = TypeVar("Number")
 COUNTS = (0, 3, 8, 15)  # coefficients of degree 0 to 3, less the zeroth
 
 _C1 = 0.4886025119029199
@@ -22,16 +24,19 @@ _C3 = (
 
 def basis(directions: np.ndarray, count: int = 15) -> np.ndarray:
     """The first harmonics [..., count], of degree 1 to 3, at unit vectors [..., 3] from the camera to the Gaussian."""
-    x, y, z = np.moveaxis(np.asarray(directions), -1, 0)
+    return np.stack(basis_terms(*np.moveaxis(np.asarray(directions), -1, 0))[:count], axis=-1)
+
+
+def basis_terms(x: Number, y: Number, z: Number) -> list[Number]:
+    """The 15 harmonics of degree 1 to 3 at the unit vector (x, y, z), of arrays or what else can be calculated with."""
     xx, yy, zz = x * x, y * y, z * z
-    values = [-_C1 * y, _C1 * z, -_C1 * x]
-    if count > 3:
-        values += [_C2[0] * x * y, _C2[1] * y * z, _C2[2] * (2 * zz - xx - yy), _C2[3] * x * z, _C2[4] * (xx - yy)]
-    if count > 8:
-        values += [_C3[0] * y * (3 * xx - yy), _C3[1] * x * y * z, _C3[2] * y * (4 * zz - xx - yy)]
-        values += [_C3[3] * z * (2 * zz - 3 * xx - 3 * yy), _C3[4] * x * (4 * zz - xx - yy)]
-        values += [_C3[5] * z * (xx - yy), _C3[6] * x * (xx - 3 * yy)]
-    return np.stack(values[:count], axis=-1)
+    return [
+        *(-_C1 * y, _C1 * z, -_C1 * x),
+        *(_C2[0] * (x * y), _C2[1] * (y * z), _C2[2] * (2 * zz - xx - yy), _C2[3] * (x * z), _C2[4] * (xx - yy)),
+        *(_C3[0] * (y * (3 * xx - yy)), _C3[1] * (x * y * z), _C3[2] * (y * (4 * zz - xx - yy))),
+        *(_C3[3] * (z * (2 * zz - 3 * xx - 3 * yy)), _C3[4] * (x * (4 * zz - xx - yy))),
+        *(_C3[5] * (z * (xx - yy)), _C3[6] * (x * (xx - 3 * yy))),
+    ]
 
 
 def seen_colors(colors: np.ndarray, harmonics: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from lgm_blender.blender import compat
-from lgm_blender.blender.scene import render, splats
+from lgm_blender.blender.scene import render, splat_data, splats
 from lgm_blender.blender.scene.nodes import splat_geometry as geometry
 from lgm_blender.blender.scene.nodes import splat_material as material
+from lgm_blender.blender.scene.nodes import splat_points as points_
 from lgm_blender.blender.scene.nodes.build import VERSION_KEY
 from lgm_blender.core.cameras import orbit_camera, to_blender
 from lgm_blender.core.gaussians import Gaussians, rotation_matrices
@@ -33,31 +34,35 @@ def gaussians():
 
 @pytest.fixture
 def shown(gaussians):
-    """An object with these Gaussians, and its modifier."""
+    """An object with these Gaussians, displayed exactly, and its modifier."""
     made = splats.add_splats(gaussians, "splats", stand=False)
-    return made, made.modifiers[0]
+    return made, splats.set_display(made, display="Exact")
 
 
 def evaluated(made, kind: str):
-    """The evaluated data of that kind ('POINTCLOUD' or 'MESH') that the object shows."""
+    """The evaluated data of that kind ('POINTCLOUD' or 'MESH') that the object shows; None if it is empty."""
     bpy.context.view_layer.update()
     for instance in bpy.context.evaluated_depsgraph_get().object_instances:
         found = instance.object
         if found.type == kind and (instance.parent or found).original == made:
-            return found.data
+            shown = found.data.points if kind == "POINTCLOUD" else found.data.vertices
+            return found.data if len(shown) else None
     return None
 
 
 def values(data, name: str) -> np.ndarray:
-    return splats._get(data, name)
+    return splat_data.get(data, name)
 
 
 def test_built_once_and_used_by_all(gaussians):
     first = splats.add_splats(gaussians, "a")
     second = splats.add_splats(gaussians, "b")
     assert first.modifiers[0].node_group == second.modifiers[0].node_group
-    assert [g.name for g in bpy.data.node_groups] == [geometry.NAME]
-    assert [m.name for m in bpy.data.materials] == [material.NAME]
+    shown = [group.name for group in bpy.data.node_groups if not group.name.startswith(".")]
+    assert shown == [geometry.NAME]
+    names = [group.name for group in [*bpy.data.node_groups, *bpy.data.materials]]
+    assert len(names) == len({name.split(".LGM")[-1] for name in names})
+    assert not [name for name in names if name.endswith(".001")]
 
 
 def test_a_stranger_of_that_name_is_left_alone(gaussians):
@@ -105,15 +110,15 @@ def test_the_viewport_shows_every_visible_gaussian_as_a_point(shown, gaussians):
     np.testing.assert_array_equal(values(points, "splat:center"), to_blender(gaussians).positions[visible])
 
 
-@pytest.mark.parametrize("mode", ["Splats", "Points"])
+@pytest.mark.parametrize("mode", ["Splats", "Ellipsoids"])
 def test_points_cover_what_they_show(shown, gaussians, mode):
     compat.set_modifier_input(shown[1], "Viewport", mode)
     points = evaluated(shown[0], "POINTCLOUD")
     radius = np.empty(len(points.points), np.float32)
     points.attributes["radius"].data.foreach_get("value", radius)
-    end = {"Splats": material.CUTOFF, "Points": geometry.SOLID_ALPHA}[mode]
-    kept = gaussians.select(gaussians.opacities >= end * (1.01 if mode == "Points" else 1))
-    reach = np.minimum(np.sqrt(2 * np.log(kept.opacities / end)), geometry.MAX_REACH if mode == "Splats" else np.inf)
+    end = {"Splats": material.CUTOFF, "Ellipsoids": points_.SOLID_ALPHA}[mode]
+    kept = gaussians.select(gaussians.opacities >= end * (1.01 if mode == "Ellipsoids" else 1))
+    reach = np.minimum(np.sqrt(2 * np.log(kept.opacities / end)), points_.MAX_REACH if mode == "Splats" else np.inf)
     np.testing.assert_allclose(radius, reach * kept.scales.max(1) * np.sqrt(2), rtol=1e-4)
 
 
@@ -183,7 +188,7 @@ def test_quads_cover_the_outline_seen_from_the_camera_and_not_much_more(shown, g
     random = np.random.default_rng(1)
     on_sphere = random.normal(size=(2000, 3))
     on_sphere /= np.linalg.norm(on_sphere, axis=1, keepdims=True)
-    reach = np.minimum(np.sqrt(2 * np.log(visible.opacities / material.CUTOFF)), geometry.MAX_REACH)
+    reach = np.minimum(np.sqrt(2 * np.log(visible.opacities / material.CUTOFF)), points_.MAX_REACH)
     for i in range(len(visible)):
         half_x = (corners[i][2] - corners[i][0]) / 2
         half_y = (corners[i][1] - corners[i][0]) / 2

@@ -12,7 +12,7 @@ from lgm_blender.blender import compat
 from lgm_blender.blender.scene import render, splats
 from lgm_blender.core.cameras import orbit_camera, pose_to_blender
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.gaussians import Gaussians
+from lgm_blender.core.gaussians import Gaussians, rotation_matrices
 
 
 def one(color=(0.8, 0.4, 0.1), opacity=0.9, scale=(0.3, 0.1, 0.05), position=(0, 0, 0)) -> Gaussians:
@@ -45,7 +45,7 @@ def exact(gaussian: Gaussians, pose: np.ndarray, size: int, fov_y: float) -> np.
     x, y = np.meshgrid(ticks, -ticks)
     rays = np.stack([x, y, -np.ones_like(x) / np.tan(np.radians(fov_y) / 2)], -1) @ pose[:3, :3].T.astype(np.float64)
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    axes = splats.rotation_matrices(gaussian.rotations)[0] * gaussian.scales[0]
+    axes = rotation_matrices(gaussian.rotations)[0] * gaussian.scales[0]
     whiten = np.linalg.inv(axes)
     o = whiten @ (pose[:3, 3] - gaussian.positions[0])
     d = rays @ whiten.T

@@ -20,7 +20,10 @@ from ...core.gaussians import Gaussians
 from .. import compat
 from . import splats, stage
 
-SAMPLES = {"CYCLES": 3, "EEVEE": 64}  # Cycles' splats have no noise, samples smooth edges; EEVEE's have
+# Cycles' exact splats have neither noise nor hard edges: one sample at each pixel's centre, where gsplat takes its own,
+# is the picture. The edges of meshes want more samples, and so does EEVEE, which picks splats at random.
+SAMPLES = {"CYCLES": 1, "EEVEE": 64}
+MESH_SAMPLES = 16
 
 
 def render_objects(
@@ -40,7 +43,8 @@ def render_objects(
 ) -> Path:
     """Renders splats and meshes alone, and leaves nothing behind but the picture.
 
-    Splats have their colours as trained, meshes the even light that training views have (nodes/even_light.py).
+    Splats are displayed exactly, whatever they are displayed as in their scene, with their colours as trained. Meshes
+    have the even light that training views have (nodes/even_light.py).
 
     Copies of the objects are rendered in a scene that is removed again; the user's are not touched.
 
@@ -48,7 +52,8 @@ def render_objects(
         objects: One or more, as `splats.add_splats` and `meshes.add_mesh` make them.
         filepath: A PNG. It is written under another name first and then replaced.
         size: Width and height in pixels.
-        samples: Per pixel; None takes 3 in Cycles and 64 in EEVEE.
+        samples: Per pixel; 1 is at its centre, more are spread over it. None takes 1 in Cycles, 16 if there are meshes,
+            and 64 in EEVEE.
         background: Its colour as display values 0 to 1, or None for a transparent one.
         pose: Camera-to-world [4, 4] (OpenGL axes, LGM's frame, y up) to look from, in the world's units. None looks
             at the middle of the objects from `azimuth` and `elevation`, from so far that all of them is in the picture.
@@ -74,12 +79,17 @@ def render_objects(
     if far is None:
         far = 100.0 + 10.0 * float(np.linalg.norm(pose[:3, 3]))
     with _scene_of_its_own(objects, camera_from_pose(pose, fov_y, near=near, far=far)) as scene:
-        _set_up(scene, size, engine, samples or SAMPLES[engine], background)
+        _set_up(scene, size, engine, samples or _samples(objects, engine), background)
         with replacing(path) as file, tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
             scene.render.filepath = str(Path(folder, "render.png"))
             bpy.ops.render.render(write_still=True, scene=scene.name)
             file.write(Path(scene.render.filepath).read_bytes())
     return path
+
+
+def _samples(objects: Sequence[bpy.types.Object], engine: str) -> int:
+    has_mesh = not all(map(splats.is_splats, objects))
+    return MESH_SAMPLES if engine == "CYCLES" and has_mesh else SAMPLES[engine]
 
 
 def camera_from_pose(
@@ -156,10 +166,8 @@ def _scene_of_its_own(objects: Sequence[bpy.types.Object], camera: bpy.types.Obj
             copy.hide_render = False
             scene.collection.objects.link(copy)
             if splats.is_splats(copy):
-                modifier = splats.show_splats(copy)
-                compat.set_modifier_input(modifier, "Colors", "Exact")
-                # There is nothing to cast them on.
-                compat.set_modifier_input(modifier, "Shadows and Reflections", False)
+                # There is nothing to cast shadows on.
+                splats.set_display(copy, display="Exact", colors="Exact", shadows_and_reflections=False, relight=False)
                 continue
             for slot in copy.material_slots:
                 material = light.material(slot.material)
@@ -178,3 +186,6 @@ def _set_up(scene: bpy.types.Scene, size, engine: str, samples: int, background)
         scene.eevee.taa_render_samples = samples
     else:
         scene.cycles.min_transparent_bounces = splats.MIN_TRANSPARENT_BOUNCES
+        if samples == 1:
+            scene.cycles.pixel_filter_type = "BOX"
+            scene.cycles.filter_width = 0.01

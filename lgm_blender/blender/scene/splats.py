@@ -1,20 +1,15 @@
 """Gaussians to a Blender object, and back.
 
-The object carries the point attributes of Blender 5.3's own splats, so that a scene made in 4.2 moves up by itself:
-
-    position       FLOAT_VECTOR  centres
-    scale          FLOAT_VECTOR  standard deviations along the Gaussian's own axes
-    rotation       QUATERNION    (w, x, y, z)
-    radiance:base  FLOAT4        f_dc red, green, blue as raw coefficients, and opacity 0 to 1 (FLOAT_COLOR before 5.2)
-
-They are the vertices of a mesh without faces, with the node group "LGM Splats" (nodes/splat_geometry.py) to show them,
-in every Blender: 5.3's own display blends in linear light, where they were trained to be blended as they are seen.
+In Blender 5.3 the object is a point cloud of native splats, before that a mesh without faces (splat_data.py). On either
+the node group "LGM Splats" (nodes/splat_geometry.py) shows what the user asks for: native splats, which blend in linear
+light, or the exact picture, blended as they were trained to be, in display space.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import bpy
@@ -23,11 +18,12 @@ import numpy as np
 from ...core.affine import transformed
 from ...core.cameras import from_blender, to_blender
 from ...core.errors import LGMError
-from ...core.gaussians import SH_C0, Gaussians
+from ...core.gaussians import Gaussians
 from .. import compat
+from . import splat_data
 from .nodes.splat_geometry import NAME as MODIFIER
 from .nodes.splat_geometry import splat_geometry
-from .nodes.splat_material import splat_material
+from .nodes.splat_inputs import ALL_INPUTS, inputs
 
 SETTINGS = "lgm"  # custom property: a group of what made the object, for reading
 SETTINGS_JSON = "lgm_json"  # the same as JSON text, whole and of any size
@@ -76,8 +72,8 @@ def add_splats(
     scene = scene or bpy.context.scene
     factor, offset = _frame(gaussians, size, stand)
     placed = to_blender(gaussians)
-    positions = placed.positions * factor + offset
-    data = new_splat_data(name, positions.astype(np.float32), placed.scales * factor, placed.rotations, placed)
+    placed = replace(placed, positions=placed.positions * factor + offset, scales=placed.scales * factor)
+    data = splat_data.new_data(name, placed, native=compat.has_native_splats())
     made = bpy.data.objects.new(name, data)
     made.location = location
     made[FRAME] = [factor, *offset.tolist()]
@@ -90,28 +86,6 @@ def add_splats(
     return made
 
 
-def new_splat_data(
-    name: str, positions: np.ndarray, scales: np.ndarray, rotations: np.ndarray, looks: Gaussians
-) -> bpy.types.Mesh:
-    """A mesh without faces that has the splat attributes.
-
-    Args:
-        positions: [N, 3] float32, in the object's space.
-        scales: [N, 3], in the object's units.
-        rotations: [N, 4], wxyz.
-        looks: N Gaussians, of which the colours and opacities are taken.
-    """
-    data = bpy.data.meshes.new(name)
-    data.vertices.add(len(positions))
-    data.materials.append(splat_material())
-    _put(data, "position", "FLOAT_VECTOR", positions)
-    _put(data, "scale", "FLOAT_VECTOR", scales)
-    _put(data, "rotation", "QUATERNION", rotations)
-    _put(data, "radiance:base", compat.radiance_type(), np.column_stack([looks.f_dc, looks.opacities]))
-    data.update_tag()
-    return data
-
-
 def show_splats(made: bpy.types.Object) -> bpy.types.NodesModifier:
     """The modifier that shows an object's splats, added if it isn't there. See `compat.set_modifier_input`."""
     group = splat_geometry()
@@ -119,15 +93,35 @@ def show_splats(made: bpy.types.Object) -> bpy.types.NodesModifier:
     if modifier is None:
         modifier = made.modifiers.new(MODIFIER, "NODES")
         modifier.node_group = group
+        if splat_data.is_native(made.data):
+            compat.set_modifier_input(modifier, "Display", "Native")
+        if splat_data.harmonic_count(made.data):
+            compat.set_modifier_input(modifier, "View-Dependent", True)
+    return modifier
+
+
+def set_display(made: bpy.types.Object, **values: Any) -> bpy.types.NodesModifier:
+    """Sets how an object's splats are shown; inputs that this Blender hasn't (`display` before 5.3) are passed over.
+
+    Args:
+        values: Of the inputs of nodes/splat_inputs.py, in snake case: display="Exact", min_opacity=0.1.
+
+    Raises:
+        KeyError: If there is no such input in any Blender.
+        ValueError: If a menu has no such item.
+    """
+    modifier = show_splats(made)
+    names = {row.name.lower().replace(" ", "_").replace("-", "_"): row.name for row in ALL_INPUTS}
+    here = {row.name for row in inputs()}
+    for key, value in values.items():
+        if names[key] in here:
+            compat.set_modifier_input(modifier, names[key], value)
     return modifier
 
 
 def is_splats(candidate: bpy.types.Object | None) -> bool:
     """Whether an object holds Gaussians: ours, or Blender 5.3's."""
-    if candidate is None or candidate.type not in ("MESH", "POINTCLOUD"):
-        return False
-    attributes = candidate.data.attributes
-    return all(n in attributes and attributes[n].domain == "POINT" for n in ("scale", "rotation", "radiance:base"))
+    return candidate is not None and splat_data.is_splat_data(candidate.data)
 
 
 def read_splats(source: bpy.types.Object, *, world: bool = False) -> Gaussians:
@@ -143,18 +137,18 @@ def read_splats(source: bpy.types.Object, *, world: bool = False) -> Gaussians:
     """
     if not is_splats(source):
         raise LGMError("That object holds no Gaussian splats. Choose one that LGM made or imported.")
-    if source.mode == "EDIT":
+    if source.mode == "EDIT" and source.type == "MESH":
         source.update_from_editmode()
         copy = source.data.copy()  # attributes can't be read of what is being edited, but of its copy
-        found = _read_data(copy)
+        found = splat_data.read_data(copy)
         bpy.data.batch_remove([copy])
     else:
-        found = _read_data(source.data)
+        found = splat_data.read_data(source.data)
     if world:
         return from_blender(transformed(found, np.array(source.matrix_world, dtype=np.float64)))
     factor, *offset = source.get(FRAME, (1.0, 0.0, 0.0, 0.0))
     positions = (found.positions - np.array(offset, dtype=np.float32)) / factor
-    return from_blender(Gaussians(positions, found.opacities, found.scales / factor, found.rotations, found.colors))
+    return from_blender(replace(found, positions=positions, scales=found.scales / factor))
 
 
 def write_settings(made: bpy.types.Object, settings: dict[str, Any]) -> None:
@@ -208,32 +202,6 @@ def active_collection(scene: bpy.types.Scene) -> bpy.types.Collection:
     if scene == bpy.context.scene and bpy.context.collection is not None:
         return bpy.context.collection
     return scene.collection
-
-
-def _read_data(data: bpy.types.ID) -> Gaussians:
-    """The Gaussians of a data-block, in the object's space."""
-    radiance = _get(data, "radiance:base")
-    return Gaussians(
-        positions=_get(data, "position"),
-        opacities=np.clip(radiance[:, 3], 0, 1),
-        scales=_get(data, "scale"),
-        rotations=_get(data, "rotation"),
-        colors=np.clip(radiance[:, :3] * SH_C0 + 0.5, 0, 1),
-    )
-
-
-def _put(data: bpy.types.ID, name: str, kind: str, values: np.ndarray) -> None:
-    attribute = data.attributes.get(name) or data.attributes.new(name, kind, "POINT")
-    values = np.ascontiguousarray(values, dtype=np.float32).ravel()
-    attribute.data.foreach_set(compat.attribute_property(attribute), values)
-
-
-def _get(data: bpy.types.ID, name: str) -> np.ndarray:
-    attribute = data.attributes[name]
-    width = {"FLOAT_VECTOR": 3, "QUATERNION": 4, "FLOAT_COLOR": 4, "FLOAT4": 4}[attribute.data_type]
-    values = np.empty(len(attribute.data) * width, dtype=np.float32)
-    attribute.data.foreach_get(compat.attribute_property(attribute), values)
-    return values.reshape(-1, width)
 
 
 def _as_property(value: Any) -> Any:

@@ -1,0 +1,97 @@
+"""Splats as a render draws them: a quad through every Gaussian's centre, as large as its outline from the camera."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import bpy
+
+from ... import compat
+from .build import Builder, node_group
+
+VERSION = 1
+FAR_AWAY = 1e3  # where an orthographic camera's eye is taken to be
+
+
+@node_group(".LGM Camera", VERSION, {}, dict.fromkeys(("Right", "Up", "Back", "Eye"), "Vector"))
+def camera(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
+    """The active camera in the object's space: its picture's right and up, the normal back to it, and its eye."""
+    active = b.node("GeometryNodeInputActiveCamera").outputs["Active Camera"]
+    info = b.node("GeometryNodeObjectInfo", {"Object": active}, transform_space="RELATIVE").outputs
+    axes = ({"Direction": axis, "Transform": info["Transform"]} for axis in ((1, 0, 0), (0, 1, 0)))
+    right, up = (b.node("FunctionNodeTransformDirection", axis).outputs["Direction"] for axis in axes)
+    back = b.vector("NORMALIZE", b.vector("CROSS_PRODUCT", right, up))
+    eye = info["Location"]
+    if compat.has_node("GeometryNodeCameraInfo"):
+        orthographic = b.node("GeometryNodeCameraInfo", {"Camera": active}).outputs["Is Orthographic"]
+        eye = b.switch(orthographic, eye, b.vector("ADD", eye, b.vector("SCALE", back, FAR_AWAY)), "VECTOR")
+    return {"Right": right, "Up": up, "Back": back, "Eye": eye}
+
+
+INPUTS = {"Points": "Geometry", "Scale": "Vector", "Rotation": "Rotation", "Reach": "Float"}
+
+
+@node_group(".LGM Quads", VERSION, INPUTS, {"Quads": "Geometry"})
+def quads(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
+    """A quad for each point that the active camera can see, parallel to its picture.
+
+    The points have the attribute splat:center; scale, rotation and reach (so many standard deviations out a Gaussian
+    can be seen) are fields on them.
+    """
+    view = camera(b, {})
+    center = b.attribute("splat:center", "FLOAT_VECTOR")
+    sight = b.vector("SUBTRACT", center, view["Eye"])
+    depth = b.vector("DOT_PRODUCT", sight, view["Back"])  # negative in front of the camera
+    in_front = b.math("LESS_THAN", depth, b.math("MULTIPLY", b.vector("LENGTH", sight), -0.1))
+    axes = _Axes(b, given["Scale"], b.node("FunctionNodeInvertRotation", {"Rotation": given["Rotation"]}))
+    half_x, half_y = _half_axes(b, view["Right"], view["Up"], sight, axes)
+    # What is nearer than the centre looks larger: at most by this much, at the Gaussian's near end.
+    nearer = b.math("DIVIDE", b.vector("LENGTH", axes.along(view["Back"])), b.math("ABSOLUTE", depth))
+    larger = b.math("SUBTRACT", 1.0, b.math("MINIMUM", b.math("MULTIPLY", nearer, given["Reach"]), 0.8))
+    reach = b.math("DIVIDE", given["Reach"], larger)
+
+    carriers = b.store(given["Points"], "splat:half_x", "FLOAT_VECTOR", b.vector("SCALE", half_x, reach))
+    carriers = b.store(carriers, "splat:half_y", "FLOAT_VECTOR", b.vector("SCALE", half_y, reach))
+    square = b.node("GeometryNodeMeshGrid", {"Size X": 2.0, "Size Y": 2.0, "Vertices X": 2, "Vertices Y": 2})
+    inputs = {"Points": carriers, "Selection": in_front, "Instance": square.outputs["Mesh"]}
+    made = b.node("GeometryNodeInstanceOnPoints", inputs).outputs["Instances"]
+    made = b.node("GeometryNodeRealizeInstances", {"Geometry": made}).outputs["Geometry"]
+    corner = b.vector("SUBTRACT", b.node("GeometryNodeInputPosition").outputs["Position"], center)
+    x, y, _ = b.channels(corner)
+    along_x = b.vector("SCALE", b.attribute("splat:half_x", "FLOAT_VECTOR"), x)
+    along_y = b.vector("SCALE", b.attribute("splat:half_y", "FLOAT_VECTOR"), y)
+    corner = b.vector("ADD", center, b.vector("ADD", along_x, along_y))
+    made = b.node("GeometryNodeSetPosition", {"Geometry": made, "Position": corner}).outputs["Geometry"]
+    return {"Quads": b.store(made, "splat:quad", "FLOAT", 1.0)}
+
+
+class _Axes(NamedTuple):
+    """The three half-axes, of one standard deviation, of a Gaussian."""
+
+    b: Builder
+    scale: bpy.types.NodeSocket
+    unrotate: bpy.types.Node
+
+    def along(self, direction: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
+        """The component of each along `direction`, a vector."""
+        inputs = {"Vector": direction, "Rotation": self.unrotate.outputs["Rotation"]}
+        turned = self.b.node("FunctionNodeRotateVector", inputs).outputs["Vector"]
+        return self.b.vector("MULTIPLY", turned, self.scale)
+
+
+def _half_axes(b: Builder, right, up, sight, axes: _Axes) -> tuple[bpy.types.NodeSocket, bpy.types.NodeSocket]:
+    """Two vectors in the plane of `right` and `up` that span the Gaussian's outline as seen along `sight`.
+
+    Projected there along the line of sight, the Gaussian's own half-axes are the columns of a matrix [2, 3] and its
+    covariance is that matrix times its transpose. The Cholesky factor spans a parallelogram about the ellipse.
+    """
+    up_sight = b.vector("CROSS_PRODUCT", up, sight)
+    sight_right = b.vector("CROSS_PRODUCT", sight, right)
+    inverse_det = b.math("DIVIDE", 1.0, b.vector("DOT_PRODUCT", right, up_sight))
+    x = axes.along(b.vector("SCALE", up_sight, inverse_det))
+    y = axes.along(b.vector("SCALE", sight_right, inverse_det))
+    xx = b.math("SQRT", b.vector("DOT_PRODUCT", x, x))
+    yx = b.math("DIVIDE", b.vector("DOT_PRODUCT", x, y), xx)
+    yy = b.math("SUBTRACT", b.vector("DOT_PRODUCT", y, y), b.math("MULTIPLY", yx, yx))
+    yy = b.math("SQRT", b.math("MAXIMUM", yy, 0.0))
+    return b.vector("ADD", b.vector("SCALE", right, xx), b.vector("SCALE", up, yx)), b.vector("SCALE", up, yy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import bpy
 import numpy as np
 import pytest
@@ -13,9 +15,12 @@ from lgm_blender.blender.scene.nodes import splat_material as material
 from lgm_blender.blender.scene.nodes import splat_points as points_
 from lgm_blender.blender.scene.nodes.build import VERSION_KEY
 from lgm_blender.core.cameras import orbit_camera, to_blender
+from lgm_blender.core.color import srgb_to_linear
 from lgm_blender.core.gaussians import Gaussians, rotation_matrices
+from lgm_blender.core.harmonics import seen_colors
 
 COUNT = 200
+needs_native = pytest.mark.skipif(not compat.has_native_splats(), reason="this Blender has no splats of its own")
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def test_defaults(shown):
     names = ("Viewport", "Viewport Amount", "Render Amount", "Scale", "Opacity", "Min Opacity", "Colors")
     found = {name: compat.get_modifier_input(modifier, name) for name in names}
     assert found == dict(zip(names, ("Splats", 1.0, 1.0, 1.0, 1.0, 0.0, "Linear"), strict=True))
-    assert compat.get_modifier_input(modifier, "Shadows and Reflections")
+    assert compat.get_modifier_input(modifier, "Shadows") == "Solid"
 
 
 def test_the_viewport_shows_every_visible_gaussian_as_a_point(shown, gaussians):
@@ -172,7 +177,7 @@ def test_quads_cover_the_outline_seen_from_the_camera_and_not_much_more(shown, g
         made.scale = (1.5, 1.5, 1.5)
         made.location = (0.1, 0.2, -0.1)
     compat.set_modifier_input(modifier, "Viewport", "As Rendered")
-    compat.set_modifier_input(modifier, "Shadows and Reflections", False)
+    compat.set_modifier_input(modifier, "Shadows", "None")
     quads = evaluated(made, "MESH")
     assert evaluated(made, "POINTCLOUD") is None
     visible = to_blender(gaussians.select(gaussians.opacities >= material.CUTOFF))
@@ -205,3 +210,152 @@ def test_quads_cover_the_outline_seen_from_the_camera_and_not_much_more(shown, g
 def test_the_material_is_no_lamp():
     assert material.splat_material().cycles.emission_sampling == "NONE"
     assert material.splat_material().surface_render_method == "DITHERED"
+
+
+def test_the_number_keeps_the_largest_and_most_opaque(shown, gaussians):
+    compat.set_modifier_input(shown[1], "Number", 30)
+    found = values(evaluated(shown[0], "POINTCLOUD"), "splat:center")
+    importance = gaussians.opacities * np.sort(gaussians.scales, 1)[:, 1:].prod(1)
+    best = to_blender(gaussians).positions[np.argsort(-importance)[:30]]
+    np.testing.assert_allclose(found[np.lexsort(found.T)], best[np.lexsort(best.T)], atol=1e-6)
+
+
+def test_the_crop_box_hides_what_is_outside_of_it(shown, gaussians):
+    made, modifier = shown
+    box = bpy.data.objects.new("box", None)
+    bpy.context.scene.collection.objects.link(box)
+    box.location, box.rotation_euler, box.scale = (0.1, -0.1, 0.2), (0.3, 0.2, 0.9), (0.3, 0.4, 0.5)
+    made.location, made.scale = (0.2, 0.0, 0.1), (1.2, 1.2, 1.2)
+    splats.set_display(made, crop=True, crop_box=box)
+    bpy.context.view_layer.update()
+    visible = to_blender(gaussians.select(gaussians.opacities >= material.CUTOFF)).positions
+    matrix = np.array(box.matrix_world.inverted() @ made.matrix_world)
+    inside = (np.abs(visible @ matrix[:3, :3].T + matrix[:3, 3]) < 1).all(1)
+    assert 5 < inside.sum() < len(visible) - 5
+    np.testing.assert_array_equal(values(evaluated(made, "POINTCLOUD"), "splat:center"), visible[inside])
+    compat.set_modifier_input(modifier, "Crop", False)
+    assert len(evaluated(made, "POINTCLOUD").points) == len(visible)
+
+
+def graded(colors: np.ndarray, brightness: float, saturation: float, tint: np.ndarray) -> np.ndarray:
+    gray = colors @ np.array([0.2126, 0.7152, 0.0722])[:, None]
+    return (gray + (colors - gray) * saturation) * brightness * tint
+
+
+def test_brightness_saturation_and_tint(shown, gaussians):
+    tint = np.array([1.0, 0.5, 0.2])
+    inputs = {"colors": "Exact", "brightness": 1.3, "saturation": 0.6, "tint": (*srgb_to_linear(tint), 1.0)}
+    splats.set_display(shown[0], **inputs)
+    colors = gaussians.colors[gaussians.opacities >= material.CUTOFF]
+    found = values(evaluated(shown[0], "POINTCLOUD"), "splat:color")[:, :3]
+    np.testing.assert_allclose(found, graded(colors, 1.3, 0.6, tint), atol=1e-5)
+
+
+def with_harmonics(gaussians: Gaussians) -> Gaussians:
+    return replace(gaussians, harmonics=np.random.default_rng(2).normal(0, 0.15, (len(gaussians), 15, 3)))
+
+
+def test_a_render_shows_the_side_that_the_camera_sees(gaussians):
+    gaussians = with_harmonics(gaussians)
+    made = splats.add_splats(gaussians, "splats", stand=False)
+    made.rotation_euler, made.location = (0.4, 0.2, 1.0), (0.1, 0.2, 0.3)
+    camera = render.camera_from_pose(orbit_camera(25, 40))
+    bpy.context.scene.collection.objects.link(camera)
+    bpy.context.scene.camera = camera
+    modifier = splats.set_display(made, display="Exact", viewport="As Rendered", colors="Exact", shadows="None")
+    assert compat.get_modifier_input(modifier, "View-Dependent")
+    bpy.context.view_layer.update()
+    shown = splat_data.get(evaluated(made, "MESH"), "splat:color")[::4, :3]
+    seen = to_blender(splats.read_splats(made, world=True).select(gaussians.opacities >= material.CUTOFF))
+    sight = seen.positions - np.array(camera.matrix_world.translation)
+    sight /= np.linalg.norm(sight, axis=1, keepdims=True)
+    np.testing.assert_allclose(shown, seen_colors(seen.colors, seen.harmonics, sight), atol=2e-5)
+    compat.set_modifier_input(modifier, "View-Dependent", False)
+    shown = splat_data.get(evaluated(made, "MESH"), "splat:color")[::4, :3]
+    np.testing.assert_allclose(shown, seen.colors, atol=1e-5)
+
+
+@needs_native
+def test_native_splats_are_shown_as_they_are(gaussians):
+    gaussians = with_harmonics(gaussians)
+    made = splats.add_splats(gaussians, "splats", stand=False)
+    assert splat_data.is_native(made.data)
+    shown = evaluated(made, "POINTCLOUD")
+    assert shown.type == "GAUSSIAN_SPLAT"
+    kept = to_blender(gaussians.select(gaussians.opacities >= material.CUTOFF))
+    found = splat_data.read_data(shown)
+    for field in fields(kept):
+        np.testing.assert_allclose(getattr(found, field.name), getattr(kept, field.name), atol=1e-5)
+
+
+@needs_native
+@pytest.mark.parametrize("harmonics", [False, True])
+def test_native_splats_are_graded_with_their_sides(gaussians, harmonics):
+    gaussians = with_harmonics(gaussians) if harmonics else gaussians
+    made = splats.add_splats(gaussians, "splats", stand=False)
+    splats.set_display(made, brightness=1.5, saturation=0.5, scale=2.0, opacity=0.5, view_dependent=harmonics)
+    kept = to_blender(gaussians.select(gaussians.opacities * 0.5 >= material.CUTOFF))
+    found = splat_data.read_data(evaluated(made, "POINTCLOUD"))
+    np.testing.assert_allclose(found.colors, graded(kept.colors, 1.5, 0.5, np.ones(3)), atol=1e-5)
+    np.testing.assert_allclose(found.scales, 2 * kept.scales, rtol=1e-5)
+    np.testing.assert_allclose(found.opacities, 0.5 * kept.opacities, rtol=1e-5)
+    assert found.harmonics.shape[1] == (15 if harmonics else 0)
+    if harmonics:
+        expected = graded(kept.harmonics.reshape(-1, 3), 1.5, 0.5, np.ones(3)).reshape(kept.harmonics.shape)
+        np.testing.assert_allclose(found.harmonics, expected, atol=1e-5)
+
+
+@needs_native
+def test_a_mesh_of_an_older_blender_can_be_shown_natively_too(gaussians):
+    data = splat_data.new_data("mesh", to_blender(gaussians), native=False)
+    made = bpy.data.objects.new("mesh", data)
+    bpy.context.scene.collection.objects.link(made)
+    splats.set_display(made, display="Native")
+    assert evaluated(made, "POINTCLOUD").type == "GAUSSIAN_SPLAT"
+    splats.set_display(made, display="Exact")
+    assert evaluated(made, "POINTCLOUD").type == "POINTS"
+
+
+@pytest.mark.parametrize(("relit", "display"), [(False, "Exact"), (True, "Exact"), (False, "Native"), (True, "Native")])
+def test_materials(gaussians, relit, display):
+    if display == "Native" and not compat.has_native_splats():
+        pytest.skip("this Blender has no splats of its own")
+    made = splats.add_splats(gaussians, "splats")
+    splats.set_display(made, display=display, relight=relit)
+    names = {("Exact", False): material.NAME, ("Exact", True): material.RELIT, ("Native", True): material.NATIVE_RELIT}
+    shown = evaluated(made, "POINTCLOUD")
+    expected = names.get((display, relit))
+    assert [m.name for m in shown.materials if m] == ([expected] if expected else [])
+    assert ("splat:normal" in shown.attributes) == relit
+
+
+def test_normals_are_the_shortest_axes(shown, gaussians):
+    compat.set_modifier_input(shown[1], "Relight", True)
+    kept = to_blender(gaussians.select(gaussians.opacities >= material.CUTOFF))
+    shortest = rotation_matrices(kept.rotations)[np.arange(len(kept)), :, kept.scales.argmin(1)]
+    found = values(evaluated(shown[0], "POINTCLOUD"), "splat:normal")
+    np.testing.assert_allclose(np.abs((found * shortest).sum(1)), 1, atol=1e-5)
+
+
+def test_tiles_lie_across_the_shortest_axis_of_what_is_not_faint(shown, gaussians):
+    made, modifier = shown
+    camera = render.camera_from_pose(orbit_camera(0, 0))
+    bpy.context.scene.collection.objects.link(camera)
+    bpy.context.scene.camera = camera
+    splats.set_display(made, viewport="As Rendered", shadows="None")
+    quads = len(evaluated(made, "MESH").vertices)
+    compat.set_modifier_input(modifier, "Shadows", "Solid")
+    shown = evaluated(made, "MESH")
+    kept = to_blender(gaussians.select(gaussians.opacities > 1.01 * points_.SOLID_ALPHA))
+    assert len(shown.vertices) - quads == 4 * len(kept)
+    corners = splat_data.get(shown, "position")[:-quads].reshape(-1, 4, 3)
+    np.testing.assert_allclose(corners.mean(1), kept.positions, atol=1e-5)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    shortest = rotation_matrices(kept.rotations)[np.arange(len(kept)), :, kept.scales.argmin(1)]
+    np.testing.assert_allclose(np.abs((normals * shortest).sum(1)), 1, atol=1e-3)
+
+
+def test_an_unknown_input_is_an_error(shown):
+    with pytest.raises(KeyError):
+        splats.set_display(shown[0], nonsense=1)

@@ -115,7 +115,8 @@ def test_the_object_may_be_turned_moved_and_scaled(tmp_path):
 def test_a_mirror_shows_what_a_camera_behind_it_would_see():
     """Rays that are not the camera's meet the points, not the quads that face the camera."""
     scene = bpy.context.scene
-    splats.add_splats(one(position=(0, 0, -1.5), scale=(0.3, 0.1, 0.1)), "one", stand=False)
+    made = splats.add_splats(one(position=(0, 0, -1.5), scale=(0.3, 0.1, 0.1)), "one", stand=False)
+    splats.set_display(made, display="Exact", shadows="Soft")
     camera = render.camera_from_pose(orbit_camera(0, 0, 1.5))
     scene.collection.objects.link(camera)
     scene.camera = camera
@@ -130,7 +131,6 @@ def test_a_mirror_shows_what_a_camera_behind_it_would_see():
     tree.links.new(glossy.outputs[0], tree.nodes.new("ShaderNodeOutputMaterial").inputs["Surface"])
     bpy.context.object.data.materials.append(mirror)
     # The Gaussian was 3 in front of the camera; now the mirror halfway sends rays back to where it was put.
-    made = bpy.data.objects["one"]
     made.scale = (1, -1, 1)  # its mirror image, so that the reflection is the same
     camera.location = (0, -1.5, 0)
     mirrored = render_scene(scene)
@@ -161,7 +161,7 @@ def test_linear_colors_show_as_trained_under_the_standard_view():
     camera = render.camera_from_pose(orbit_camera(0, 0, 1.5), 5.0)
     bpy.context.scene.collection.objects.link(camera)
     bpy.context.scene.camera = camera
-    assert compat.get_modifier_input(made.modifiers[0], "Colors") == "Linear"
+    assert compat.get_modifier_input(splats.set_display(made, display="Exact"), "Colors") == "Linear"
     # A thousandth of the white behind it shines through.
     np.testing.assert_allclose(render_scene(bpy.context.scene)[16, 16], color, atol=0.01)
 

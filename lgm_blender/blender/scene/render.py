@@ -167,7 +167,7 @@ def _scene_of_its_own(objects: Sequence[bpy.types.Object], camera: bpy.types.Obj
             scene.collection.objects.link(copy)
             if splats.is_splats(copy):
                 # There is nothing to cast shadows on.
-                splats.set_display(copy, display="Exact", colors="Exact", shadows_and_reflections=False, relight=False)
+                splats.set_display(copy, display="Exact", colors="Exact", shadows="None", relight=False)
                 continue
             for slot in copy.material_slots:
                 material = light.material(slot.material)

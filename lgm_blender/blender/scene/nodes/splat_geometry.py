@@ -10,14 +10,14 @@ from ... import compat
 from . import splat_material, splat_points
 from .build import Builder, enabled, node_group, reuse_or_build
 from .splat_color import GRADE, color, side_color
-from .splat_inputs import ViewportDisplay, add_sockets, inputs
+from .splat_inputs import Shadows, ViewportDisplay, add_sockets, inputs
 from .splat_material import CUTOFF
 from .splat_points import FACTORS, gaussian
-from .splat_quads import camera, quads
+from .splat_quads import camera, quads, tiles
 
 NAME = "LGM Splats"
 VERSION = 2
-OTHER_REACH = 2.0  # standard deviations that shadows and reflections see: the rest is faint, and over half of the cost
+OTHER_REACH = 2.0  # standard deviations that soft shadows see: the rest is faint, and over half of the cost
 
 
 def splat_geometry() -> bpy.types.GeometryNodeTree:
@@ -35,9 +35,9 @@ def splat_geometry() -> bpy.types.GeometryNodeTree:
     surface about a Gaussian, the same from all sides, is met where it begins, not at its centre: sorted so, the golden
     set comes to 28 dB against gsplat. So a render puts a quad through every centre, parallel to the active camera's
     picture and as large as the Gaussian's outline; the material integrates along the true ray, wherever on the quad it
-    meets it. That is sorted as gsplat sorts, at one hit for each Gaussian. The viewport, which looks from anywhere, and
-    rays other than the camera's meet a point of a point cloud instead, a sphere about the Gaussian with the same
-    integral.
+    meets it. That is sorted as gsplat sorts, at one hit for each Gaussian. The viewport, which looks from anywhere,
+    meets a point of a point cloud instead, a sphere about the Gaussian with the same integral. Rays other than the
+    camera's meet tiles: where a hundred soft splats lie behind each other, they would have to go through all of them.
     """
     new = lambda: bpy.data.node_groups.new(NAME, "GeometryNodeTree")  # noqa: E731
     return reuse_or_build(bpy.data.node_groups, NAME, VERSION, new, _build, compat.splat_variant())
@@ -59,7 +59,8 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
     points = b.switch(given["Relight"], points, normals, "GEOMETRY")
 
     soft = splat_points.soft(b, {"Points": points, "Exact": exact_colors, **factors, **grading})["Points"]
-    wanted = {name: given[name] for name in ("View-Dependent", "Shadows and Reflections")}
+    shadows = b.menu(given["Shadows"], "INT", {name: i for i, name in enumerate(get_args(Shadows))})
+    wanted = {"View-Dependent": given["View-Dependent"], "Shadows": shadows}
     rendered = _rendered(b, {"Points": soft, "Exact": exact_colors, **wanted, **factors, **grading})["Geometry"]
     displays = {
         "Splats": soft,
@@ -131,12 +132,11 @@ def _inside(b: Builder, box: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
 
 @node_group(
     ".LGM Rendered", VERSION,
-    {"Points": "Geometry", "Exact": "Bool", "View-Dependent": "Bool", "Shadows and Reflections": "Bool", **FACTORS,
-     **GRADE},
+    {"Points": "Geometry", "Exact": "Bool", "View-Dependent": "Bool", "Shadows": "Int", **FACTORS, **GRADE},
     {"Geometry": "Geometry"},
 )  # fmt: skip
 def _rendered(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
-    """A quad for each point that the active camera can see, and, if other rays than its own see it, the points."""
+    """A quad for each point that the active camera can see, and what other rays than its own see."""
     own = gaussian(b, {name: given[name] for name in FACTORS})
     view = camera(b, {})
     sight = b.vector("SUBTRACT", b.attribute("splat:center", "FLOAT_VECTOR"), view["Eye"])
@@ -151,6 +151,8 @@ def _rendered(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     outlines = {"Points": points} | {name: own[name] for name in ("Scale", "Rotation", "Reach")}
     b.plug(quads(b, outlines)["Quads"], both.inputs["Geometry"])
     radius = b.math("MULTIPLY", b.math("MINIMUM", own["Reach"], OTHER_REACH), own["Longest"])
-    others = b.switch(given["Shadows and Reflections"], None, b.set_radius(points, radius), "GEOMETRY")
+    for_others = {"None": None, "Soft": b.set_radius(points, radius)}
+    for_others["Solid"] = tiles(b, {"Points": points, **{name: given[name] for name in FACTORS}})["Tiles"]
+    others = b.index_switch(given["Shadows"], "GEOMETRY", [for_others[name] for name in get_args(Shadows)])
     b.plug(others, both.inputs["Geometry"])
     return {"Geometry": both.outputs["Geometry"]}

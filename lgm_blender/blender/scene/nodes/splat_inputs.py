@@ -10,6 +10,7 @@ from ... import compat
 
 Display = Literal["Exact", "Native"]
 ViewportDisplay = Literal["Splats", "Ellipsoids", "As Rendered", "Points", "Discs"]
+Shadows = Literal["None", "Solid", "Soft"]
 ColorSpace = Literal["Linear", "Exact"]
 
 
@@ -38,7 +39,10 @@ RELIGHT = (
     "The scene's lights fall on the splats. An approximation: the light of the pictures stays in them, and a "
     "Gaussian's surface is taken to lie across its shortest axis"
 )
-SHADOWS = "Shadows, reflections and indirect light see the splats too. It takes about twice the time"
+SHADOWS = (
+    "What shadows, reflections and indirect light see of exact splats. Solid: small tiles, which is quick. Soft: the "
+    "splats themselves, right in a mirror, slow. None: nothing"
+)
 CROP_BOX = "An object, such as an empty displayed as a cube, whose cube from -1 to 1 is the box"
 NATIVE_OR_EXACT = (
     "Native: Blender's own splats: fast, and blended in linear light. Exact: blended as they were trained to be, slower"
@@ -58,7 +62,7 @@ INPUTS = (
     Input("Saturation", "Float", 1.0, "0 is grey, 1 as it is", 10.0, "Color"),
     Input("Tint", "Color", WHITE, "A colour that all others are multiplied by", panel="Color"),
     Input("Relight", "Bool", False, RELIGHT, panel="Light"),
-    Input("Shadows and Reflections", "Bool", True, SHADOWS, panel="Light"),
+    Input("Shadows", "Menu", "Solid", SHADOWS, panel="Light"),
     Input("Crop", "Bool", False, "Only what lies in the crop box is shown", panel="Crop"),
     Input("Crop Box", "Object", None, CROP_BOX, panel="Crop"),
 )

@@ -124,9 +124,10 @@ def _splat(b: Builder, look: Callable[[Builder, bpy.types.NodeSocket], bpy.types
 def _unseen(b: Builder, position: bpy.types.NodeSocket, ray: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
     """1 where a ray must not see the surface that it meets, else 0.
 
-    In a render a Gaussian is there twice: as a quad for the camera's rays, as a point for all others. Which of them
-    counts must depend on the ray alone, or a Gaussian would be drawn twice or not at all. A ray is the camera's if it
-    passes by the camera that the quads were made for: instances of the object elsewhere have no quads of their own.
+    In a render a Gaussian is there twice: as a quad for the camera's rays, as a tile or a point for all others. Which
+    of them counts must depend on the ray alone, or a Gaussian would be drawn twice or not at all. A ray is the camera's
+    if it passes by the camera that the quads were made for: instances of the object elsewhere have no quads of their
+    own.
     """
     camera = _attribute(b, "splat:camera").outputs["Vector"]
     miss = b.vector("LENGTH", b.vector("CROSS_PRODUCT", b.vector("SUBTRACT", position, camera), ray))

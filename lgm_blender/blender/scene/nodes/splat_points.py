@@ -57,7 +57,7 @@ def gaussian(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     for i, length in enumerate(scales):
         inputs = {"Vector": tuple(float(i == other) for other in range(3)), "Rotation": rotation}
         own_axes.append(b.node("FunctionNodeRotateVector", inputs).outputs["Vector"])
-        part = b.vector("SCALE", own_axes[-1], _is(b, length, shortest))
+        part = b.vector("SCALE", own_axes[-1], is_shortest(b, length, shortest))
         normal = part if normal is None else b.vector("ADD", normal, part)
     return {
         "Scale": scale,
@@ -73,7 +73,7 @@ def gaussian(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     }
 
 
-def _is(b: Builder, length, shortest) -> bpy.types.NodeSocket:
+def is_shortest(b: Builder, length, shortest) -> bpy.types.NodeSocket:
     """1 for the shortest axis, else 0."""
     return b.math("SUBTRACT", 1.0, b.math("GREATER_THAN", length, shortest))
 
@@ -112,9 +112,9 @@ def solids(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     more = b.math("SUBTRACT", given["Flat"], 1.0)
     for letter, length in zip("xyz", b.channels(own["Scale"]), strict=True):
         row = b.vector("SCALE", b.attribute(f"splat:whiten_{letter}", "FLOAT_VECTOR"), steep)
-        row = b.vector("SCALE", row, b.math("MULTIPLY_ADD", _is(b, length, own["Shortest"]), more, 1.0))
+        row = b.vector("SCALE", row, b.math("MULTIPLY_ADD", is_shortest(b, length, own["Shortest"]), more, 1.0))
         points = b.store(points, f"splat:whiten_{letter}", "FLOAT_VECTOR", row)
-    return {"Points": _opaque(b, points)}
+    return {"Points": opaque(b, points)}
 
 
 @node_group(".LGM Dots", VERSION, {"Points": "Geometry", **FACTORS}, {"Points": "Geometry"})
@@ -128,13 +128,13 @@ def dots(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     for i, letter in enumerate("xyz"):
         row = b.vector("SCALE", tuple(float(i == other) for other in range(3)), steep)
         points = b.store(points, f"splat:whiten_{letter}", "FLOAT_VECTOR", row)
-    return {"Points": _opaque(b, points)}
+    return {"Points": opaque(b, points)}
 
 
-def _opaque(b: Builder, points) -> bpy.types.NodeSocket:
-    """Points with an opacity that the material's falloff turns into a solid's."""
+def opaque(b: Builder, geometry) -> bpy.types.NodeSocket:
+    """The geometry with an opacity that the material's falloff turns into a solid's."""
     rgb = b.vector("MULTIPLY", b.attribute("splat:color", "FLOAT_COLOR"), (1.0, 1.0, 1.0))
-    return b.store(points, "splat:color", "FLOAT_COLOR", b.color(rgb, math.exp(SOLID)))
+    return b.store(geometry, "splat:color", "FLOAT_COLOR", b.color(rgb, math.exp(SOLID)))
 
 
 NATIVE = {"Points": "Geometry", "Exact": "Bool", "View-Dependent": "Bool", "Relight": "Bool", **FACTORS, **GRADE}

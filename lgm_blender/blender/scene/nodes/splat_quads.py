@@ -1,13 +1,15 @@
-"""Splats as a render draws them: a quad through every Gaussian's centre, as large as its outline from the camera."""
+"""Splats as a render draws them: quads through their centres for the camera, and tiles for shadows."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import bpy
 
 from ... import compat
 from .build import Builder, node_group
+from .splat_points import AXES, FACTORS, SOLID_ALPHA, gaussian, is_shortest, opaque
 
 VERSION = 1
 FAR_AWAY = 1e3  # where an orthographic camera's eye is taken to be
@@ -50,19 +52,42 @@ def quads(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     larger = b.math("SUBTRACT", 1.0, b.math("MINIMUM", b.math("MULTIPLY", nearer, given["Reach"]), 0.8))
     reach = b.math("DIVIDE", given["Reach"], larger)
 
-    carriers = b.store(given["Points"], "splat:half_x", "FLOAT_VECTOR", b.vector("SCALE", half_x, reach))
-    carriers = b.store(carriers, "splat:half_y", "FLOAT_VECTOR", b.vector("SCALE", half_y, reach))
+    half_x, half_y = b.vector("SCALE", half_x, reach), b.vector("SCALE", half_y, reach)
+    made = _spanned(b, given["Points"], in_front, half_x, half_y)
+    return {"Quads": b.store(made, "splat:quad", "FLOAT", 1.0)}
+
+
+@node_group(".LGM Tiles", VERSION, {"Points": "Geometry", **FACTORS}, {"Tiles": "Geometry"})
+def tiles(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
+    """A small opaque square across the shortest axis of each point that is not faint: a ray ends at the first one."""
+    own = gaussian(b, {name: given[name] for name in FACTORS})
+    ratio = b.math("DIVIDE", own["Opacity"], SOLID_ALPHA)
+    seen = b.math("GREATER_THAN", ratio, 1.01)
+    reach = b.math("SQRT", b.math("MULTIPLY", b.math("LOGARITHM", ratio, math.e), 2.0))
+    side = b.math("MULTIPLY", reach, math.sqrt(math.pi) / 2)  # as large as the ellipse
+    axes = zip(AXES, b.channels(own["Scale"]), strict=True)
+    x, y, z = (b.vector("SCALE", own[name], b.math("MULTIPLY", length, side)) for name, length in axes)
+    is_x, _, is_z = (is_shortest(b, length, own["Shortest"]) for length in b.channels(own["Scale"]))
+    made = _spanned(b, given["Points"], seen, b.switch(is_x, x, y, "VECTOR"), b.switch(is_z, z, y, "VECTOR"))
+    for letter in "xyz":  # no falloff
+        made = b.store(made, f"splat:whiten_{letter}", "FLOAT_VECTOR", (0.0, 0.0, 0.0))
+    return {"Tiles": opaque(b, made)}
+
+
+def _spanned(b: Builder, points, chosen, half_x, half_y) -> bpy.types.NodeSocket:
+    """A quad about splat:center for each point that is chosen, spanned by two vectors, fields on the points."""
+    carriers = b.store(points, "splat:half_x", "FLOAT_VECTOR", half_x)
+    carriers = b.store(carriers, "splat:half_y", "FLOAT_VECTOR", half_y)
     square = b.node("GeometryNodeMeshGrid", {"Size X": 2.0, "Size Y": 2.0, "Vertices X": 2, "Vertices Y": 2})
-    inputs = {"Points": carriers, "Selection": in_front, "Instance": square.outputs["Mesh"]}
+    inputs = {"Points": carriers, "Selection": chosen, "Instance": square.outputs["Mesh"]}
     made = b.node("GeometryNodeInstanceOnPoints", inputs).outputs["Instances"]
     made = b.node("GeometryNodeRealizeInstances", {"Geometry": made}).outputs["Geometry"]
-    corner = b.vector("SUBTRACT", b.node("GeometryNodeInputPosition").outputs["Position"], center)
-    x, y, _ = b.channels(corner)
+    center = b.attribute("splat:center", "FLOAT_VECTOR")
+    x, y, _ = b.channels(b.vector("SUBTRACT", b.node("GeometryNodeInputPosition").outputs["Position"], center))
     along_x = b.vector("SCALE", b.attribute("splat:half_x", "FLOAT_VECTOR"), x)
     along_y = b.vector("SCALE", b.attribute("splat:half_y", "FLOAT_VECTOR"), y)
     corner = b.vector("ADD", center, b.vector("ADD", along_x, along_y))
-    made = b.node("GeometryNodeSetPosition", {"Geometry": made, "Position": corner}).outputs["Geometry"]
-    return {"Quads": b.store(made, "splat:quad", "FLOAT", 1.0)}
+    return b.node("GeometryNodeSetPosition", {"Geometry": made, "Position": corner}).outputs["Geometry"]
 
 
 class _Axes(NamedTuple):

@@ -2,7 +2,7 @@
 
 import importlib
 
-_MODULES = ("ui.preferences", "ui.properties", "ui.operators", "ui.panel", "ui.files", "ui.training")
+_MODULES = ("ui.preferences", "ui.properties", "ui.operators", "ui.panel", "ui.splats", "ui.files", "ui.training")
 
 
 def register() -> None:

@@ -59,19 +59,28 @@ def node_tree(owner: bpy.types.Material | bpy.types.World) -> bpy.types.NodeTree
     return owner.node_tree
 
 
-def _input_identifiers(group: bpy.types.NodeTree) -> dict[str, bpy.types.NodeTreeInterfaceSocket]:
+def modifier_inputs(group: bpy.types.NodeTree) -> dict[str, bpy.types.NodeTreeInterfaceSocket]:
+    """The inputs of a node group by name."""
     return {
         item.name: item for item in group.interface.items_tree if item.item_type == "SOCKET" and item.in_out == "INPUT"
     }
 
 
+def modifier_input_property(modifier: bpy.types.NodesModifier, name: str) -> tuple[Any, str]:
+    """What a layout's `prop` takes to draw a geometry nodes modifier's input: its owner and its path."""
+    identifier = modifier_inputs(modifier.node_group)[name].identifier
+    if hasattr(modifier, "properties"):  # 5.2
+        return getattr(modifier.properties.inputs, identifier), "value"
+    return modifier, f'["{identifier}"]'
+
+
 def get_modifier_input(modifier: bpy.types.NodesModifier, name: str) -> Any:
     """The value of a geometry nodes modifier's input; a menu's is the item's name."""
-    socket = _input_identifiers(modifier.node_group)[name]
+    socket = modifier_inputs(modifier.node_group)[name]
     if hasattr(modifier, "properties"):  # 5.2
         return getattr(modifier.properties.inputs, socket.identifier).value
     value = modifier[socket.identifier]
-    return _menu_items(modifier.node_group, name)[value] if socket.socket_type == "NodeSocketMenu" else value
+    return menu_items(modifier.node_group, name)[value] if socket.socket_type == "NodeSocketMenu" else value
 
 
 def set_modifier_input(modifier: bpy.types.NodesModifier, name: str, value: Any) -> None:
@@ -81,9 +90,9 @@ def set_modifier_input(modifier: bpy.types.NodesModifier, name: str, value: Any)
         KeyError: If the group has no such input.
         ValueError: If the menu has no such item.
     """
-    socket = _input_identifiers(modifier.node_group)[name]
+    socket = modifier_inputs(modifier.node_group)[name]
     menu = socket.socket_type == "NodeSocketMenu"
-    if menu and value not in (items := _menu_items(modifier.node_group, name)):
+    if menu and value not in (items := menu_items(modifier.node_group, name)):
         raise ValueError(f"{name!r} is one of {', '.join(items)}, not {value!r}")
     if hasattr(modifier, "properties"):  # 5.2
         getattr(modifier.properties.inputs, socket.identifier).value = value
@@ -92,7 +101,7 @@ def set_modifier_input(modifier: bpy.types.NodesModifier, name: str, value: Any)
     modifier.id_data.update_tag()
 
 
-def _menu_items(group: bpy.types.NodeTree, name: str) -> list[str]:
+def menu_items(group: bpy.types.NodeTree, name: str) -> list[str]:
     """A menu input's items: those of the Menu Switch that it is linked to."""
     for link in group.links:
         if (

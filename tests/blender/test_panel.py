@@ -12,8 +12,12 @@ import bpy
 import pytest
 from PIL import Image
 
-from lgm_blender.blender import session, tasks
+from lgm_blender.blender import compat, session, tasks
+from lgm_blender.blender.scene import splats
+from lgm_blender.blender.scene.nodes.splat_inputs import inputs
 from lgm_blender.blender.ui import files, operators, panel, preferences, training
+from lgm_blender.blender.ui import splats as splats_panel
+from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import GenerateRequest
 
 FUNCTIONS = bpy.types.UILayout.bl_rna.functions
@@ -36,11 +40,19 @@ class Layout:
             for key, value in options.items():
                 assert key in parameters, f"{name} has no {key}"
                 assert key != "icon" or value in ICONS, value
-            if name in ("row", "column", "box"):
+            if name in ("row", "column", "box", "split"):
                 return Layout(self.seen)
+            if name == "panel":
+                return Layout(self.seen), Layout(self.seen)
+            if name == "operator_menu_enum":
+                self.seen.append(arguments[0])
+                return SimpleNamespace(input="")
             if name in ("prop", "prop_enum", "prop_search", "template_ID_preview"):
-                assert arguments[1] in arguments[0].bl_rna.properties, arguments[1]
-                self.seen.append(arguments[1])
+                known = arguments[1] in arguments[0].bl_rna.properties
+                assert known or arguments[1].strip('[]"') in arguments[0], arguments[
+                    1
+                ]  # the latter in Blender up to 5.1
+                self.seen.append(arguments[1] if known and arguments[1] != "value" else options["text"])
             if name == "operator":
                 operator = getattr(bpy.ops.lgm, arguments[0].removeprefix("lgm."))
                 self.seen.append(arguments[0])
@@ -192,3 +204,22 @@ def test_training_views_are_rendered(worker, monkeypatch, tmp_path):
     assert "a: it has no faces" in told
     monkeypatch.setattr(training, "_running", True)
     assert "Esc stops it" in drawn(training.LGM_PT_training)
+
+
+def test_how_splats_are_shown_can_be_set(worker):
+    gaussians = Gaussians([[0, 0, 0]], [0.9], [[0.1, 0.1, 0.1]], [[1, 0, 0, 0]], [[0.5, 0.5, 0.5]])
+    made = splats.add_splats(gaussians, "one")
+    bpy.context.view_layer.objects.active = made
+    assert splats_panel.LGM_PT_splats.poll(bpy.context)
+    seen = drawn(splats_panel.LGM_PT_splats).splitlines()
+    for row in inputs():
+        assert row.name in seen
+    assert seen.count("lgm.set_splat_menu") == sum(row.kind == "Menu" for row in inputs())
+    assert bpy.ops.lgm.set_splat_menu(input="Viewport", item="Discs") == {"FINISHED"}
+    assert compat.get_modifier_input(splats.display_modifier(made), "Viewport") == "Discs"
+    made.modifiers.clear()
+    assert drawn(splats_panel.LGM_PT_splats) == "lgm.show_splats"
+    assert bpy.ops.lgm.show_splats() == {"FINISHED"}
+    assert splats.display_modifier(made) is not None
+    bpy.context.view_layer.objects.active = None
+    assert not splats_panel.LGM_PT_splats.poll(bpy.context)

@@ -21,6 +21,7 @@ from ...core.errors import LGMError
 from ...core.gaussians import Gaussians
 from .. import compat
 from . import splat_data
+from .nodes.build import VERSION_KEY
 from .nodes.splat_geometry import NAME as MODIFIER
 from .nodes.splat_geometry import splat_geometry
 from .nodes.splat_inputs import ALL_INPUTS, inputs
@@ -34,6 +35,7 @@ FRAME = "lgm_frame"  # custom property: [scale, x, y, z] that took the Gaussians
 # where a small model's Gaussians lie one behind the other by the hundred.
 MAX_TRANSPARENT_BOUNCES = 512
 MIN_TRANSPARENT_BOUNCES = 256
+MOST_IN_VIEWPORT = {"Native": 2_000_000, "Exact": 500_000}  # Gaussians of an object, or the viewport becomes slow
 
 
 def add_splats(
@@ -80,7 +82,14 @@ def add_splats(
     write_settings(made, settings or {})
     (collection or active_collection(scene)).objects.link(made)
     show_splats(made)
-    for sentence in prepare_scene_for_splats(scene):
+    changes = prepare_scene_for_splats(scene)
+    most = MOST_IN_VIEWPORT["Native" if splat_data.is_native(data) else "Exact"]
+    if len(gaussians) > most:
+        set_display(made, viewport_amount=most / len(gaussians))
+        changes.append(
+            f"{name} has {len(gaussians):,} Gaussians; the viewport shows {most:,} of them (its Viewport Amount)."
+        )
+    for sentence in changes:
         if on_change is not None:
             on_change(sentence)
     return made
@@ -88,8 +97,8 @@ def add_splats(
 
 def show_splats(made: bpy.types.Object) -> bpy.types.NodesModifier:
     """The modifier that shows an object's splats, added if it isn't there. See `compat.set_modifier_input`."""
-    group = splat_geometry()
-    modifier = next((m for m in made.modifiers if m.type == "NODES" and m.node_group == group), None)
+    group = splat_geometry()  # made anew in place where it is older
+    modifier = display_modifier(made)
     if modifier is None:
         modifier = made.modifiers.new(MODIFIER, "NODES")
         modifier.node_group = group
@@ -98,6 +107,12 @@ def show_splats(made: bpy.types.Object) -> bpy.types.NodesModifier:
         if splat_data.harmonic_count(made.data):
             compat.set_modifier_input(modifier, "View-Dependent", True)
     return modifier
+
+
+def display_modifier(made: bpy.types.Object) -> bpy.types.NodesModifier | None:
+    """The modifier that shows an object's splats, if it has one."""
+    groups = (m for m in made.modifiers if m.type == "NODES" and m.node_group is not None)
+    return next((m for m in groups if m.node_group.get(VERSION_KEY) is not None), None)
 
 
 def set_display(made: bpy.types.Object, **values: Any) -> bpy.types.NodesModifier:

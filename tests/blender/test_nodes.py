@@ -13,7 +13,8 @@ from lgm_blender.blender.scene import render, splat_data, splats
 from lgm_blender.blender.scene.nodes import splat_geometry as geometry
 from lgm_blender.blender.scene.nodes import splat_material as material
 from lgm_blender.blender.scene.nodes import splat_points as points_
-from lgm_blender.blender.scene.nodes.build import VERSION_KEY
+from lgm_blender.blender.scene.nodes.build import VARIANT_KEY, VERSION_KEY
+from lgm_blender.blender.scene.nodes.splat_inputs import inputs
 from lgm_blender.core.cameras import orbit_camera, to_blender
 from lgm_blender.core.color import srgb_to_linear
 from lgm_blender.core.gaussians import Gaussians, rotation_matrices
@@ -359,3 +360,14 @@ def test_tiles_lie_across_the_shortest_axis_of_what_is_not_faint(shown, gaussian
 def test_an_unknown_input_is_an_error(shown):
     with pytest.raises(KeyError):
         splats.set_display(shown[0], nonsense=1)
+
+
+def test_inputs_that_this_blender_has_not_go_and_the_others_keep_their_values(shown):
+    made, modifier = shown
+    group = modifier.node_group
+    compat.set_modifier_input(modifier, "Scale", 2.5)
+    group.interface.new_socket("Of Another Blender", in_out="INPUT", socket_type="NodeSocketMenu")
+    group[VARIANT_KEY] = "another Blender's"
+    assert splats.show_splats(made) == modifier
+    assert list(compat.modifier_inputs(group)) == ["Geometry", *(row.name for row in inputs())]
+    assert compat.get_modifier_input(modifier, "Scale") == 2.5

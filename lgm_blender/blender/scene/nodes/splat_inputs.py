@@ -78,8 +78,14 @@ def inputs() -> tuple[Input, ...]:
 
 
 def add_sockets(group: bpy.types.GeometryNodeTree) -> None:
-    """Gives the group its inputs and output; those that are there stay, and with them the values in modifiers."""
+    """Gives the group its inputs and output; those that are there stay, and with them the values in modifiers.
+
+    Those that an older version had, or that another Blender has, go.
+    """
     tree = group.interface
+    names = {"Geometry", *(row.name for row in inputs())}
+    for item in [item for item in tree.items_tree if item.item_type == "SOCKET" and item.name not in names]:
+        tree.remove(item)
     there = {(item.name, item.in_out): item for item in tree.items_tree if item.item_type == "SOCKET"}
     panels = {item.name: item for item in tree.items_tree if item.item_type == "PANEL"}
     if not there:

@@ -10,6 +10,7 @@ import bpy
 import numpy as np
 import pytest
 from PIL import Image
+from points import delete_points
 
 from lgm_blender.blender import install, session, tasks
 from lgm_blender.blender.scene import splats
@@ -47,7 +48,7 @@ def test_image_file_becomes_an_object(worker, tmp_path, picture, golden):
     assert made.select_get()
     assert list(made["lgm"].keys())
     assert made["lgm"]["seed"] == 7
-    assert len(made.data.vertices) == len(read_ply(golden / "lgm.ply"))
+    assert len(splats.read_splats(made)) == len(read_ply(golden / "lgm.ply"))
     outcome = session.current().outcome
     assert outcome.objects == [made.name]
     assert Path(outcome.result.ply) == tmp_path / "out" / "ein Bild, schön.ply"
@@ -369,13 +370,7 @@ def test_convert_to_mesh(worker, tmp_path, golden):
     source.scale, source.location = (2, 2, 2), (1, 2, 3)
     bpy.context.scene.lgm.quads = True
     bpy.context.view_layer.update()
-    bpy.ops.object.mode_set(mode="EDIT")
-    bpy.ops.mesh.select_all(action="DESELECT")
-    bpy.ops.object.mode_set(mode="OBJECT")
-    for vertex in source.data.vertices[:1000]:
-        vertex.select = True
-    bpy.ops.object.mode_set(mode="EDIT")
-    bpy.ops.mesh.delete(type="VERT")
+    delete_points(source, np.arange(len(splats.read_splats(source))) < 1000)
     bpy.ops.object.mode_set(mode="OBJECT")
     expected = splats.read_splats(source, world=True)
     assert bpy.ops.lgm.convert_to_mesh(output=str(tmp_path / "out"), faces=400, texture_size=512) == {"FINISHED"}
@@ -411,8 +406,7 @@ def test_convert_failed_or_cancelled(worker, tmp_path, golden):
     run_until(lambda: session.current().job is None)
     assert (job.state, len(bpy.data.objects)) == ("cancelled", 1)
     assert not bpy.context.object.hide_get()
-    bpy.ops.object.mode_set(mode="EDIT")
-    bpy.ops.mesh.delete(type="VERT")
+    delete_points(bpy.context.object, np.ones(len(splats.read_splats(bpy.context.object)), bool))
     bpy.ops.object.mode_set(mode="OBJECT")
     with pytest.raises(RuntimeError, match="lgm holds no splats any more"):
         bpy.ops.lgm.convert_to_mesh(output=str(tmp_path))

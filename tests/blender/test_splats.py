@@ -7,9 +7,10 @@ import json
 import bpy
 import numpy as np
 import pytest
+from points import delete_points
 
 from lgm_blender.blender import compat
-from lgm_blender.blender.scene import splat_data, splats
+from lgm_blender.blender.scene import splats
 from lgm_blender.core.cameras import from_blender, to_blender
 from lgm_blender.core.errors import LGMError
 from lgm_blender.core.gaussians import SH_C0, Gaussians, rotation_matrices
@@ -222,15 +223,7 @@ def test_is_splats(gaussians):
 
 def test_gaussians_deleted_in_edit_mode_are_gone(gaussians):
     made = splats.add_splats(gaussians, "splats")
-    bpy.context.view_layer.objects.active = made
-    if splat_data.is_native(made.data):
-        splat_data.put(made.data, ".selection", "BOOLEAN", np.arange(COUNT) < 100)
-        bpy.ops.object.mode_set(mode="EDIT")
-        bpy.ops.pointcloud.delete()
-    else:
-        made.data.vertices.foreach_set("select", np.arange(COUNT) < 100)
-        bpy.ops.object.mode_set(mode="EDIT")
-        bpy.ops.mesh.delete(type="VERT")
+    delete_points(made, np.arange(COUNT) < 100)
     assert_same(splats.read_splats(made), gaussians.select(np.arange(COUNT) >= 100))
     bpy.ops.object.mode_set(mode="OBJECT")
 

@@ -68,12 +68,12 @@ def add_splats(
     Raises:
         LGMError: If there is no Gaussian, or none whose numbers are finite.
     """
-    gaussians = gaussians.select(gaussians.finite())
+    gaussians = gaussians.only_finite([])
     if len(gaussians) == 0:
         raise LGMError(f"{name} holds no Gaussian that could be shown.")
     scene = scene or bpy.context.scene
-    factor, offset = _frame(gaussians, size, stand)
     placed = to_blender(gaussians)
+    factor, offset = _frame(placed, size, stand)
     placed = replace(placed, positions=placed.positions * factor + offset, scales=placed.scales * factor)
     data = splat_data.new_data(name, placed, native=compat.has_native_splats())
     made = bpy.data.objects.new(name, data)
@@ -205,8 +205,9 @@ def extent(positions: np.ndarray, opacities: np.ndarray) -> tuple[np.ndarray, np
     return low, high
 
 
-def _frame(gaussians: Gaussians, size: float | None, stand: bool) -> tuple[float, np.ndarray]:
-    low, high = extent(to_blender(gaussians).positions, gaussians.opacities)
+def _frame(placed: Gaussians, size: float | None, stand: bool) -> tuple[float, np.ndarray]:
+    """The factor and the offset [3] that give Gaussians in Blender's axes their size, and stand them on the ground."""
+    low, high = extent(placed.positions, placed.opacities)
     side = float((high - low).max())
     factor = 1.0 if size is None or side == 0 else size / side
     return factor, np.array([0.0, 0.0, -factor * low[2] if stand else 0.0])

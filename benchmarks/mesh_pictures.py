@@ -1,4 +1,4 @@
-"""docs/meshing.png, made by Blender: of each object its splats, the mesh, wires, and the texture.
+"""docs/meshing.webp, made by Blender: of each object its splats, the mesh, wires, and the texture.
 
     python -m lgm_blender.worker generate --image docs/samples/cactus.png --output out
     python benchmarks/mesh_pictures.py --data objects.zip --objects 00979 02347 --splats out/cactus.ply
@@ -32,7 +32,6 @@ from lgm_blender.worker.meshing import MeshSettings
 from lgm_blender.worker.pipeline import mesh_file
 
 ROOT = Path(__file__).parents[1]
-COLORS = 160  # as many as keep the file below 300 KB
 CELL, GAP, TEXT = 204, 8, 24  # pixels: a picture's side, the room between them, a line's height
 GREY, INK = (236, 236, 234), (40, 40, 40)
 FOV, AZIMUTH, ELEVATION, ZOOM = 30.0, 35.0, 20.0, 3
@@ -134,7 +133,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="objects.zip")
     parser.add_argument("--objects", nargs="*", default=[], help="ids in it, which LGM is shown from four sides")
     parser.add_argument("--splats", nargs="*", type=Path, default=[], help="PLY files")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/meshing.png")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/meshing.webp")
     options = parser.parse_args()
     splats.MIN_TRANSPARENT_BOUNCES = 512  # no speckles where hundreds of splats lie behind each other
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +149,7 @@ def main() -> None:
         for column, picture in enumerate(pictures):
             sheet.paste(picture.convert("RGB"), (GAP + column * step, top))
         draw.text((GAP, top + CELL + 4), caption, INK, font)
-    sheet.quantize(COLORS, kmeans=4, dither=Image.Dither.NONE).save(options.output, optimize=True)
+    sheet.save(options.output, quality=85, method=6)
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
 
 

@@ -213,12 +213,22 @@ def test_the_material_is_no_lamp():
     assert material.splat_material().surface_render_method == "DITHERED"
 
 
-def test_the_number_keeps_the_largest_and_most_opaque(shown, gaussians):
-    compat.set_modifier_input(shown[1], "Number", 30)
-    found = values(evaluated(shown[0], "POINTCLOUD"), "splat:center")
-    importance = gaussians.opacities * np.sort(gaussians.scales, 1)[:, 1:].prod(1)
-    best = to_blender(gaussians).positions[np.argsort(-importance)[:30]]
-    np.testing.assert_allclose(found[np.lexsort(found.T)], best[np.lexsort(best.T)], atol=1e-6)
+def test_a_number_keeps_rather_what_shows_much_and_as_much_area(shown, gaussians):
+    visible = gaussians.select(gaussians.opacities >= material.CUTOFF)
+    area = np.sort(visible.scales, 1)[:, 1:].prod(1)
+    compat.set_modifier_input(shown[1], "Number", 60)
+    points = evaluated(shown[0], "POINTCLOUD")
+    found = values(points, "splat:center")
+    assert len(found) == 60
+    kept = (to_blender(visible).positions[:, None] == found).all(2).any(1)
+    importance = visible.opacities * area
+    assert importance[kept].mean() > 1.2 * importance.mean()
+    growth = np.sqrt(importance.sum() / importance[kept].sum())
+    whiten = np.linalg.norm(values(points, "splat:whiten_x"), axis=1)
+    np.testing.assert_allclose(np.sort(1 / whiten), np.sort(growth * visible.scales[kept, 0]), rtol=1e-3)
+    compat.set_modifier_input(shown[1], "Number", 10_000)
+    whiten = np.linalg.norm(values(evaluated(shown[0], "POINTCLOUD"), "splat:whiten_x"), axis=1)
+    np.testing.assert_allclose(np.sort(1 / whiten), np.sort(visible.scales[:, 0]), rtol=1e-3)
 
 
 def test_the_crop_box_hides_what_is_outside_of_it(shown, gaussians):

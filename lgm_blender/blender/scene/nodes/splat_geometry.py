@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
 
 import bpy
@@ -54,7 +55,9 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
 
     limits = {name: given[name] for name in ("Geometry", "Min Opacity", "Number", "Crop", "Crop Box")}
     amount = b.switch(in_viewport, given["Render Amount"], given["Viewport Amount"], "FLOAT")
-    points = _chosen(b, {**limits, **factors, "Amount": amount})["Points"]
+    chosen = _chosen(b, {**limits, **factors, "Amount": amount})
+    points = chosen["Points"]
+    factors["Scale"] = b.math("MULTIPLY", factors["Scale"], chosen["Growth"])
     normals = b.store(points, "splat:normal", "FLOAT_VECTOR", gaussian(b, factors)["Normal"])
     points = b.switch(given["Relight"], points, normals, "GEOMETRY")
 
@@ -78,10 +81,10 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
     if compat.has_native_splats():
         wanted = {name: given[name] for name in ("View-Dependent", "Relight")}
         native = splat_points.native(b, {"Points": points, "Exact": exact_colors, **wanted, **factors, **grading})
-        chosen = b.menu(given["Display"], "BOOLEAN", {"Exact": False, "Native": True})
+        wanted = b.menu(given["Display"], "BOOLEAN", {"Exact": False, "Native": True})
         soft_here = b.index_switch(viewport, "BOOLEAN", [name in ("Splats", "As Rendered") for name in names])
         soft_here = b.switch(in_viewport, True, soft_here, "BOOLEAN")  # solids are drawn one way only
-        both = b.node("FunctionNodeBooleanMath", {"Boolean": chosen, "Boolean_001": soft_here}, operation="AND")
+        both = b.node("FunctionNodeBooleanMath", {"Boolean": wanted, "Boolean_001": soft_here}, operation="AND")
         shown = b.switch(both.outputs["Boolean"], shown, native["Splats"], "GEOMETRY")
     b.node("NodeGroupOutput", {"Geometry": shown})
     defaults = {row.name: row.default for row in inputs()}
@@ -95,10 +98,15 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
     ".LGM Chosen", VERSION,
     {"Geometry": "Geometry", "Amount": "Float", "Min Opacity": "Float", "Number": "Int", "Crop": "Bool",
      "Crop Box": "Object", **FACTORS},
-    {"Points": "Geometry"},
+    {"Points": "Geometry", "Growth": "Float"},
 )  # fmt: skip
 def _chosen(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
-    """The points to be shown, of a mesh's vertices and a point cloud's points."""
+    """The points to be shown, of a mesh's vertices and a point cloud's points, and the factor by which they grow.
+
+    Of a limited number, the likelier one is to be kept the more it shows: of the keys log(u) / w, u random and w the root
+    of the importance, the largest ones win (Efraimidis and Spirakis, 2006). The most important ones alone would leave
+    holes: they lie deep inside. What is kept grows to the area of all.
+    """
     own = gaussian(b, {name: given[name] for name in FACTORS})
     both = b.node("GeometryNodeJoinGeometry")
     b.plug(b.node("GeometryNodeMeshToPoints", {"Mesh": given["Geometry"]}).outputs["Points"], both.inputs["Geometry"])
@@ -113,12 +121,22 @@ def _chosen(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     hidden = b.math("SUBTRACT", 1.0, b.math("MULTIPLY", shown, inside))
     points = b.delete_points(both.outputs["Geometry"], hidden)
 
-    weight = b.math("MULTIPLY", own["Importance"], -1.0)
-    ordered = b.node("GeometryNodeSortElements", {"Geometry": points, "Sort Weight": weight}, domain="POINT")
+    lot = b.node("FunctionNodeRandomValue", {"Min": 1e-6, "Seed": 1}, data_type="FLOAT")
+    key = b.math("LOGARITHM", enabled(lot.outputs, "Value"), math.e)
+    key = b.math("DIVIDE", key, b.math("SQRT", own["Importance"]))
+    inputs = {"Geometry": points, "Sort Weight": b.math("MULTIPLY", key, -1.0)}
+    ordered = b.node("GeometryNodeSortElements", inputs, domain="POINT").outputs["Geometry"]
     index = b.node("GeometryNodeInputIndex").outputs["Index"]
-    beyond = b.math("GREATER_THAN", index, b.math("SUBTRACT", given["Number"], 0.5))
-    few = b.delete_points(ordered.outputs["Geometry"], beyond)
-    return {"Points": b.switch(b.math("GREATER_THAN", given["Number"], 0.0), points, few, "GEOMETRY")}
+    few = b.delete_points(ordered, b.math("GREATER_THAN", index, b.math("SUBTRACT", given["Number"], 0.5)))
+    sums = (
+        enabled(
+            b.node("GeometryNodeAttributeStatistic", {"Geometry": part, "Attribute": own["Importance"]}).outputs, "Sum"
+        )
+        for part in (points, few)
+    )
+    limited = b.math("GREATER_THAN", given["Number"], 0.0)
+    growth = b.switch(limited, 1.0, b.math("SQRT", b.math("DIVIDE", *sums)), "FLOAT")
+    return {"Points": b.switch(limited, points, few, "GEOMETRY"), "Growth": growth}
 
 
 def _inside(b: Builder, box: bpy.types.NodeSocket) -> bpy.types.NodeSocket:

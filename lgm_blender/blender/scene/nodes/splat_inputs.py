@@ -34,6 +34,7 @@ COLORS = (
     "Linear: as Blender shows a picture, beside other objects. Exact: the trained values as they are, for the view "
     "transform Raw"
 )
+NUMBER = "So many Gaussians are shown, rather those that show much, and larger, so that no holes are left. 0: all"
 SIDES = "Colours change with the side that is looked at, where a capture has learnt that"
 RELIGHT = (
     "The scene's lights fall on the splats. An approximation: the light of the pictures stays in them, and a "
@@ -52,7 +53,7 @@ INPUTS = (
     Input("Viewport", "Menu", "Splats", VIEWPORT),
     Input("Viewport Amount", "Factor", 1.0, "Share of the Gaussians that the viewport draws"),
     Input("Render Amount", "Factor", 1.0, "Share of the Gaussians that a render draws"),
-    Input("Number", "Int", 0, "So many Gaussians are shown, the largest and most opaque ones. 0: all"),
+    Input("Number", "Int", 0, NUMBER),
     Input("Min Opacity", "Factor", 0.0, "Gaussians of lower opacity are left out"),
     Input("Scale", "Float", 1.0, "Factor on the sizes of the Gaussians", 100.0),
     Input("Opacity", "Float", 1.0, "Factor on the opacities", 100.0),

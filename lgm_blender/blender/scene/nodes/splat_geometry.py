@@ -81,10 +81,10 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
     if compat.has_native_splats():
         wanted = {name: given[name] for name in ("View-Dependent", "Relight")}
         native = splat_points.native(b, {"Points": points, "Exact": exact_colors, **wanted, **factors, **grading})
-        wanted = b.menu(given["Display"], "BOOLEAN", {"Exact": False, "Native": True})
+        is_native = b.menu(given["Display"], "BOOLEAN", {"Exact": False, "Native": True})
         soft_here = b.index_switch(viewport, "BOOLEAN", [name in ("Splats", "As Rendered") for name in names])
         soft_here = b.switch(in_viewport, True, soft_here, "BOOLEAN")  # solids are drawn one way only
-        both = b.node("FunctionNodeBooleanMath", {"Boolean": wanted, "Boolean_001": soft_here}, operation="AND")
+        both = b.node("FunctionNodeBooleanMath", {"Boolean": is_native, "Boolean_001": soft_here}, operation="AND")
         shown = b.switch(both.outputs["Boolean"], shown, native["Splats"], "GEOMETRY")
     b.node("NodeGroupOutput", {"Geometry": shown})
     defaults = {row.name: row.default for row in inputs()}
@@ -103,9 +103,9 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
 def _chosen(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """The points to be shown, of a mesh's vertices and a point cloud's points, and the factor by which they grow.
 
-    Of a limited number, the likelier one is to be kept the more it shows: of the keys log(u) / w, u random and w the root
-    of the importance, the largest ones win (Efraimidis and Spirakis, 2006). The most important ones alone would leave
-    holes: they lie deep inside. What is kept grows to the area of all.
+    Of a limited number, the likelier one is to be kept the more it shows: of the keys log(u) / w, u random and w the
+    root of the importance, the largest ones win (Efraimidis and Spirakis, 2006). The most important ones alone would
+    leave holes: they lie deep inside. What is kept grows to the area of all.
     """
     own = gaussian(b, {name: given[name] for name in FACTORS})
     both = b.node("GeometryNodeJoinGeometry")
@@ -128,12 +128,8 @@ def _chosen(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     ordered = b.node("GeometryNodeSortElements", inputs, domain="POINT").outputs["Geometry"]
     index = b.node("GeometryNodeInputIndex").outputs["Index"]
     few = b.delete_points(ordered, b.math("GREATER_THAN", index, b.math("SUBTRACT", given["Number"], 0.5)))
-    sums = (
-        enabled(
-            b.node("GeometryNodeAttributeStatistic", {"Geometry": part, "Attribute": own["Importance"]}).outputs, "Sum"
-        )
-        for part in (points, few)
-    )
+    inputs = ({"Geometry": part, "Attribute": own["Importance"]} for part in (points, few))
+    sums = (enabled(b.node("GeometryNodeAttributeStatistic", part).outputs, "Sum") for part in inputs)
     limited = b.math("GREATER_THAN", given["Number"], 0.0)
     growth = b.switch(limited, 1.0, b.math("SQRT", b.math("DIVIDE", *sums)), "FLOAT")
     return {"Points": b.switch(limited, points, few, "GEOMETRY"), "Growth": growth}

@@ -12,7 +12,16 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 from ...core.affine import from_upright, transformed, upright
 from ...core.cameras import points_from_blender
 from ...core.errors import LGMError
-from ...core.formats.splat_files import FORMATS, META, SUFFIXES, WRITTEN, format_of, read_splat_file, write_splat_file
+from ...core.formats.splat_files import (
+    FORMATS,
+    META,
+    SUFFIXES,
+    WRITTEN,
+    format_of,
+    read_splat_file,
+    stem_of,
+    write_splat_file,
+)
 from ...core.gaussians import Gaussians, joined
 from ..scene import images, results, splats, webp
 from .operators import Operator
@@ -66,9 +75,8 @@ class _Import(ImportHelper):
     def add(self, path: Path, scene: bpy.types.Scene) -> bpy.types.Object:
         """A file's splats as an object: turned upright, and only then put on the ground."""
         gaussians = upright(read_splat_file(path, self.warn, webp=webp), self.up.lower())
-        name = path.parent.name if path.name == META else path.name.removesuffix(path.suffix)
         settings = {"file": str(path), "up": self.up}
-        return splats.add_splats(gaussians, name, settings=settings, scene=scene, size=self.size or None)
+        return splats.add_splats(gaussians, stem_of(path), settings=settings, scene=scene, size=self.size or None)
 
     def warn(self, sentence: str) -> None:
         self.report({"WARNING"}, sentence)

@@ -109,6 +109,12 @@ def usable(gaussians: Gaussians, path: Path, on_warning: OnWarning | None) -> Ga
     return gaussians
 
 
+def robust_box(gaussians: Gaussians) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner [3] of what is solid among the Gaussians, a few stray ones left out."""
+    solid = gaussians.positions[gaussians.opacities > 0.2]
+    return tuple(np.quantile(solid if len(solid) else gaussians.positions, (0.002, 0.998), axis=0))
+
+
 def robust_extent(gaussians: Gaussians) -> tuple[np.ndarray, float]:
     """The median position [3], and how far the Gaussians reach about it, whatever a tenth of them does.
 

@@ -6,7 +6,7 @@ What the panel, the batch, the command line and docs/formats.md say about format
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,6 +114,15 @@ def read_splat_file(
     if not len(gaussians):
         raise LGMError(f"{path} holds no Gaussians.")
     return usable(gaussians, path, on_warning)
+
+
+def stem_of(path: str | os.PathLike) -> str:
+    """What a file of splats is called: its name without a suffix, or of SOG in a folder the folder's."""
+    path = Path(path)
+    if path.name == META:
+        return path.parent.name
+    compressed = FORMATS["compressed"].suffix
+    return path.name[: -len(compressed)] if path.name.lower().endswith(compressed) else path.stem
 
 
 def _decoder(head: bytes, path: Path, webp: WebP | None) -> Callable[..., Gaussians] | None:
@@ -244,8 +253,3 @@ def _beyond(values: np.ndarray, bounds: tuple[float, float], slack: float = 1e-3
         for part in np.array_split(values, -(-len(values) // (1 << 17)))
     ]
     return int(sum(outside))
-
-
-def suffixes_of(names: Iterable[str]) -> dict[str, str]:
-    """The suffix of each format's files by its name."""
-    return {name: FORMATS[name].suffix for name in names}

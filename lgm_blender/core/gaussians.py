@@ -80,8 +80,11 @@ class Gaussians:
         """[N] bool: whether every value of a Gaussian is a finite number."""
         finite = np.ones(len(self), bool)
         for field in fields(self):
-            values = np.isfinite(getattr(self, field.name))
-            finite &= values.reshape(len(self), -1).all(axis=1) if values.size else True
+            values = getattr(self, field.name)
+            with np.errstate(over="ignore", invalid="ignore"):
+                if np.isfinite(values.sum()):  # of one that isn't, the sum isn't: the usual case is found out at once
+                    continue
+            finite &= np.isfinite(values).reshape(len(self), -1).all(axis=1)
         return finite
 
     def only_finite(self, warnings: list[str]) -> Gaussians:

@@ -390,7 +390,7 @@ class _Maker:
 
 def _write_result(result: dict[str, Any]) -> None:
     with replacing(result["json"]) as file:
-        file.write(json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(result, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
 
 def _finished(output: Path, name: str) -> dict[str, Any] | None:

@@ -311,7 +311,9 @@ def save(
             faces=0 if mesh is None else mesh.polygons,
             splat_files=[paths[suffix] for suffix in splats if suffix != ".ply"],
         )
-        data[".json"] = json.dumps(asdict(result), indent=2, ensure_ascii=False).encode() + b"\n"
+        data[".json"] = (
+            json.dumps(asdict(result), indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        )
         return data
 
     stem = outputs.file_stem(request.name, request.image, request.prompt)

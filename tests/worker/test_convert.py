@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,3 +224,16 @@ def test_the_order_is_along_a_curve():
     positions = np.random.default_rng(0).uniform(-1, 1, (4000, 3)).astype(np.float32)
     steps = np.linalg.norm(np.diff(positions[morton_order(positions)], axis=0), axis=1)
     assert np.median(steps) < 0.25 * np.median(np.linalg.norm(np.diff(positions, axis=0), axis=1))
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"}])
+def test_no_name_breaks_a_console(tmp_path, variables):
+    """Cases F6 and F8: names that the console's code page has not, and that are no UTF-8."""
+    inputs = [tmp_path / "猫の像.ply", Path(os.fsdecode(os.fsencode(tmp_path) + b"/K\xe4fer.ply"))]
+    for path in inputs:
+        write_splat_file(path, gaussians_of(0))
+    command = [sys.executable, "-m", "lgm_blender.worker", "convert", *inputs, "--output", tmp_path / "out"]
+    environment = os.environ | variables | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    made = subprocess.run([*command, "--format", "spz"], env=environment, capture_output=True, timeout=100)
+    assert made.returncode == 0, made.stderr
+    assert len(made.stdout.splitlines()) == len(files(tmp_path / "out")) == 2

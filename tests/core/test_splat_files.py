@@ -610,6 +610,24 @@ def test_any_damage_is_answered_or_read(tmp_path, name, seed):
         ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(100), "no file of splats"),
         ("a.txt", b"hello", "no file of splats"),
         ("a.json", b'{"a": 1}', "no glTF|without splats"),
+        ("a.gltf", b'{"a": ' + b"[" * 100_000, "no glTF"),
+        ("meta.json", b'{"a": ' + b"[" * 100_000, "damaged"),
+        ("meta.json", b'{"means": {}}', "version 1"),
+        ("meta.json", b'{"version": 2, "count": 1000000000000}', "damaged"),
+        ("a.ply", WHOLE["compressed"].replace(b"vertex 60", b"vertex 4000000000"), "don't fit"),
+        (
+            "a.ply",
+            WHOLE["compressed"].replace(b"vertex 60", b"vertex 4000000000").replace(b"chunk 1", b"chunk 15625000"),
+            "don't fit",
+        ),
+        (
+            "a.ply",
+            WHOLE["compressed"]
+            .replace(b"vertex 60", b"vertex 4000000000")
+            .replace(b"sh 60", b"sh 4000000000")
+            .replace(b"chunk 1", b"chunk 15625000"),
+            "cut short",
+        ),
         ("a.sog", b"PK\x03\x04" + bytes(50), "damaged"),
         ("a.splat", bytes(31), "no multiple of 32"),
         ("a.ksplat", bytes(10), "version 0.1"),

@@ -20,6 +20,7 @@ import numpy as np
 from ..affine import transformed
 from ..errors import LGMError
 from ..gaussians import SH_C0, Gaussians, joined, rotation_matrices
+from ..harmonics import COUNTS
 from . import spz
 from .checks import OnWarning, unit_quaternions
 
@@ -90,7 +91,7 @@ def decode(data: bytes, path: Path, on_warning: OnWarning | None = None) -> Gaus
             for primitive, matrix in _placed(document)
             if EXTENSION in primitive.get("extensions", {})
         ]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, struct.error) as error:
         raise LGMError(f"{path} is damaged, or no glTF ({type(error).__name__}: {error}).") from None
     if not parts:
         raise LGMError(
@@ -99,13 +100,13 @@ def decode(data: bytes, path: Path, on_warning: OnWarning | None = None) -> Gaus
     return joined(parts)
 
 
-def _document(data: bytes) -> tuple[dict, bytes]:
+def _document(data: bytes) -> tuple[dict, bytes | memoryview]:
     if data[:4] != b"glTF":
         return json.loads(data), b""
     total, size = struct.unpack_from("<II", data, 8)
     if total > len(data) or 20 + size > len(data):
         raise ValueError("the file ends too early")
-    return json.loads(data[20 : 20 + size]), data[20 + size + 8 : total]
+    return json.loads(data[20 : 20 + size]), memoryview(data)[20 + size + 8 : total]  # no second copy of a large file
 
 
 def _placed(document: dict) -> Iterator[tuple[dict, np.ndarray]]:
@@ -139,11 +140,11 @@ def _matrix(node: dict) -> np.ndarray:
 class _Buffers:
     """The numbers that a document's accessors stand for."""
 
-    def __init__(self, document: dict, binary: bytes, path: Path):
+    def __init__(self, document: dict, binary: bytes | memoryview, path: Path):
         self.document, self.binary, self.path = document, binary, path
-        self.read: dict[int, bytes] = {}
+        self.read: dict[int, bytes | memoryview] = {}
 
-    def buffer(self, index: int) -> bytes:
+    def buffer(self, index: int) -> bytes | memoryview:
         if index not in self.read:
             uri = self.document["buffers"][index].get("uri")
             if uri is None:
@@ -187,20 +188,19 @@ def _primitive(primitive: dict, buffers: _Buffers, path: Path, on_warning: OnWar
     if extension.get("kernel", "ellipse") != "ellipse" and on_warning:
         on_warning(f"The splats in {path} are of the kernel '{extension['kernel']}'; they were taken as ellipsoids.")
     attributes = primitive["attributes"]
-    values = {name: buffers.array(index) for name, index in attributes.items() if name.startswith(EXTENSION)}
     positions = buffers.array(attributes["POSITION"])
-    harmonics = []
-    for first, end in ((0, 3), (3, 8), (8, 15)):
-        names = _names()[first:end]
-        if not all(name in values for name in names):
-            break
-        harmonics += [values[name] for name in names]
-    stacked = np.stack(harmonics, 1) if harmonics else None
+    values = {name: buffers.array(attributes[f"{EXTENSION}:{name}"]) for name in ("OPACITY", "SCALE", "ROTATION")}
+    base = buffers.array(attributes[f"{EXTENSION}:SH_DEGREE_0_COEF_0"])
+    names = _names()
+    coefficients = max(n for n in COUNTS if all(name in attributes for name in names[:n]))
+    harmonics = np.empty((len(positions), coefficients, 3), np.float32)
+    for index, name in enumerate(names[:coefficients]):
+        harmonics[:, index] = buffers.array(attributes[name])
     return Gaussians(
         positions,
-        values[f"{EXTENSION}:OPACITY"][:, 0],
-        np.maximum(values[f"{EXTENSION}:SCALE"], np.finfo(np.float32).tiny),
-        unit_quaternions(values[f"{EXTENSION}:ROTATION"][:, _WXYZ]),
-        values[f"{EXTENSION}:SH_DEGREE_0_COEF_0"] * np.float32(SH_C0) + np.float32(0.5),
-        stacked,
+        values["OPACITY"][:, 0],
+        np.maximum(values["SCALE"], np.finfo(np.float32).tiny),
+        unit_quaternions(values["ROTATION"][:, _WXYZ]),
+        base * np.float32(SH_C0) + np.float32(0.5),
+        harmonics,
     )

@@ -1,4 +1,4 @@
-"""SOG, PlayCanvas' splats as pictures: 15 to 20 bytes a Gaussian and less, the smallest of the formats here.
+"""SOG, PlayCanvas' splats as pictures: 14 bytes a Gaussian and less, the smallest of the formats here for large scenes.
 
 A zip, or a folder, with meta.json and lossless WebP pictures in which each pixel is a Gaussian: positions as 16 bits of
 their signed logarithm (means_l, means_u), the smallest three of the quaternion and the place of the largest, scales and
@@ -24,10 +24,10 @@ import numpy as np
 
 from ..errors import LGMError
 from ..gaussians import SH_C0, Gaussians
+from ..harmonics import COUNTS
 from .checks import OnWarning, too_large, unpack_limit
 from .compressed_ply import from_smallest_three, morton_order, smallest_three
 
-_COEFFICIENTS = (0, 3, 8, 15)
 _LARGEST = 252  # of a quaternion's alpha: w is the largest; 253 to 255 are x, y and z
 _CODES = 256
 _SAMPLE = 1 << 18  # Gaussians that codebooks and centroids are made from
@@ -147,7 +147,7 @@ def _decode(meta: dict, load: Callable[[str], np.ndarray]) -> Gaussians:
     colors = pixels("sh0")
     harmonics = None
     if meta.get("shN"):
-        coefficients = _COEFFICIENTS[meta["shN"]["bands"]]
+        coefficients = COUNTS[meta["shN"]["bands"]]
         labels = pixels("shN", 1)
         picture = load(meta["shN"]["files"][0])
         if picture.shape[1] != _IN_ROW * coefficients:
@@ -222,7 +222,7 @@ def encode(gaussians: Gaussians, *, webp: WebP | None) -> bytes:
         rows = math.ceil(len(centroids) / _IN_ROW)
         meta["shN"] = {
             "count": len(centroids),
-            "bands": _COEFFICIENTS.index(coefficients),
+            "bands": COUNTS.index(coefficients),
             "codebook": codes,
             "files": [
                 add("shN_centroids", levels.T, (rows, _IN_ROW * coefficients)),

@@ -19,11 +19,11 @@ import numpy as np
 
 from ..errors import LGMError
 from ..gaussians import Gaussians
+from ..harmonics import COUNTS
 from .checks import OnWarning, unit_quaternions
 
 _SPLAT = np.dtype([("position", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("rotation", "u1", 4)])
 _HEADER, _SECTION = 4096, 1024
-_COEFFICIENTS = (0, 3, 8, 15)
 _TINY = np.finfo(np.float32).tiny  # a scale of exactly zero would divide by zero in any renderer
 
 
@@ -100,7 +100,7 @@ def _section(
             ("scale", kind, 3),
             ("rotation", kind, 4),
             ("color", "u1", 4),
-            ("harmonics", rest, 3 * _COEFFICIENTS[degree]),
+            ("harmonics", rest, 3 * COUNTS[degree]),
         ]
     )
     rows = place + 4 * partial + storage * buckets
@@ -126,7 +126,7 @@ def _section(
         harmonics = bounds[0] + harmonics / 255 * (bounds[1] - bounds[0])
     by_degree = [
         harmonics[:, 3 * first : 3 * last].reshape(count, 3, last - first).transpose(0, 2, 1)
-        for first, last in pairwise(_COEFFICIENTS[: degree + 1])
+        for first, last in pairwise(COUNTS[: degree + 1])
     ]
     by_degree.append(np.zeros((count, 0, 3), np.float32))
     colors = table["color"] / np.float32(255)

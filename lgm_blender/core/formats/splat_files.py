@@ -16,12 +16,12 @@ import numpy as np
 from ..errors import LGMError
 from ..files import replacing
 from ..gaussians import Gaussians
+from ..harmonics import COUNTS
 from . import compressed_ply, gltf_splats, ply, sog, splat, spz
 from .checks import OnWarning, usable
 from .sog import WebP
 
 _ANY = (-np.inf, np.inf)
-_DEGREES = (0, 3, 8, 15)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ FORMATS = {
             about="SuperSplat's, a quarter of a PLY's size",
         ),
         Format("spz", "SPZ", (".spz",), colors=spz.COLORS, harmonics=(-1.0, 127 / 128), about="Niantic's, small"),
-        Format("sog", "SOG", (".sog",), about="PlayCanvas', the smallest; many harmonics become few"),
+        Format("sog", "SOG", (".sog",), about="PlayCanvas', the smallest of a large scene"),
         Format("glb", "glTF", (".glb", ".gltf"), about="KHR_gaussian_splatting; nothing is lost"),
         Format(
             "splat", "Splat", (".splat",), degree=0, colors=(0.0, 1.0), about="Old viewers in browsers; no harmonics"
@@ -217,7 +217,7 @@ def write_splat_file(
 
 def _fitting(gaussians: Gaussians, chosen: Format) -> Gaussians:
     """The Gaussians without the harmonics that a format has no place for."""
-    most = _DEGREES[chosen.degree]
+    most = COUNTS[chosen.degree]
     if gaussians.harmonics.shape[1] <= most:
         return gaussians
     values = {name: getattr(gaussians, name) for name in ("positions", "opacities", "scales", "rotations", "colors")}
@@ -227,7 +227,7 @@ def _fitting(gaussians: Gaussians, chosen: Format) -> Gaussians:
 def losses(gaussians: Gaussians, chosen: Format) -> list[str]:
     """Sentences about what a format can't hold of these Gaussians, beside the digits that a packed one rounds away."""
     sentences = []
-    if gaussians.harmonics.shape[1] > _DEGREES[chosen.degree]:
+    if gaussians.harmonics.shape[1] > COUNTS[chosen.degree]:
         sentences.append(f"{chosen.label} holds no spherical harmonics: colours are the same from all sides there.")
     clipped = int(_beyond(gaussians.colors, chosen.colors))
     if clipped:

@@ -192,6 +192,13 @@ def test_harmonics_of_degree_4_are_cut_and_it_is_said(tmp_path):
     assert ["above degree 3" in warning for warning in warnings] == [True]
 
 
+def test_harmonics_of_no_degree_are_left_out_and_it_is_said(tmp_path):
+    warnings = []
+    (tmp_path / "a.ply").write_bytes(build(gaussians_of(0, 4), extra=tuple(f"f_rest_{i}" for i in range(7))))
+    assert read_ply(tmp_path / "a.ply", warnings.append).harmonics.shape == (4, 0, 3)
+    assert ["number is that of no degree" in warning for warning in warnings] == [True]
+
+
 @pytest.mark.parametrize("logarithm", [60, 88, 300])
 def test_absurd_scales_are_left_out(tmp_path, logarithm):
     """Case F11: 3 of 2,500 Gaussians whose log scale is 88."""
@@ -539,7 +546,7 @@ def test_gltf_with_its_numbers_beside_it(tmp_path):
     document, binary = parts_of_glb(gltf_splats.encode(gaussians))
     document["buffers"][0]["uri"] = "more.bin"
     (tmp_path / "a.gltf").write_text(json.dumps(document))
-    with pytest.raises(LGMError):
+    with pytest.raises(LGMError, match=r"more\.bin"):
         read_splat_file(tmp_path / "a.gltf")
     (tmp_path / "more.bin").write_bytes(binary)
     assert_close("glb", read_splat_file(tmp_path / "a.gltf"), gaussians)
@@ -609,8 +616,8 @@ def test_any_damage_is_answered_or_read(tmp_path, name, seed):
         ("a.splat", b"", "empty file"),
         ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(100), "no file of splats"),
         ("a.txt", b"hello", "no file of splats"),
-        ("a.json", b'{"a": 1}', "no glTF|without splats"),
-        ("a.gltf", b'{"a": ' + b"[" * 100_000, "no glTF"),
+        ("a.json", b'{"a": 1}', "without splats"),
+        ("a.gltf", b'{"a": ' + b"[" * 100_000, "damaged"),
         ("meta.json", b'{"a": ' + b"[" * 100_000, "damaged"),
         ("meta.json", b'{"means": {}}', "version 1"),
         ("meta.json", b'{"version": 2, "count": 1000000000000}', "damaged"),

@@ -71,9 +71,10 @@ def unzstd(data: bytes, size: int, path: Path) -> bytes:
 
 
 def unit_quaternions(quaternions: np.ndarray) -> np.ndarray:
-    """[N, 4] float32 of length one; those without a length become the identity (1, 0, 0, 0)."""
-    lengths = np.linalg.norm(quaternions.astype(np.float64), axis=1, keepdims=True)
-    result = np.divide(quaternions, lengths, where=lengths > 0, out=np.zeros(quaternions.shape))
+    """[N, 4] float32 of length one; those of length zero become the identity (1, 0, 0, 0). NaN and infinity stay."""
+    with np.errstate(invalid="ignore"):
+        lengths = np.linalg.norm(quaternions.astype(np.float64), axis=1, keepdims=True)
+        result = np.divide(quaternions, lengths, where=lengths != 0, out=np.zeros(quaternions.shape))
     result[lengths[:, 0] == 0, 0] = 1
     return result.astype(np.float32)
 

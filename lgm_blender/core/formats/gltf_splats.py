@@ -82,17 +82,15 @@ def decode(data: bytes, path: Path, on_warning: OnWarning | None = None) -> Gaus
     """The Gaussians of a GLB or .gltf, placed as its nodes say. Files that a .gltf names lie beside it.
 
     Raises:
-        LGMError: If it is damaged, or holds no splats.
+        LGMError: If it holds no splats.
+        Others, of any kind: If it is damaged; `splat_files.read_splat_file` says so.
     """
-    try:
-        document, binary = _document(data)
-        parts = [
-            transformed(_primitive(primitive, _Buffers(document, binary, path), path, on_warning), matrix)
-            for primitive, matrix in _placed(document)
-            if EXTENSION in primitive.get("extensions", {})
-        ]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, struct.error) as error:
-        raise LGMError(f"{path} is damaged, or no glTF ({type(error).__name__}: {error}).") from None
+    document, binary = _document(data)
+    parts = [
+        transformed(_primitive(primitive, _Buffers(document, binary, path), path, on_warning), matrix)
+        for primitive, matrix in _placed(document)
+        if EXTENSION in primitive.get("extensions", {})
+    ]
     if not parts:
         raise LGMError(
             f"{path} is glTF without splats ({EXTENSION}). Import it with Blender's own File > Import > glTF."

@@ -192,6 +192,8 @@ def _read(file, header: Header, path: Path, on_warning: OnWarning | None) -> Gau
             colors[part] = 0.5 + SH_C0 * _columns(table, PROPERTIES[3:6])
         for column, name in enumerate(rest):
             harmonics[part, column] = table[name]
+    if not rest and on_warning and any(name.startswith("f_rest_") for name in vertices.names):
+        on_warning(f"The spherical harmonics in {path} were left out: their number is that of no degree.")
     if activated and on_warning:
         on_warning(
             f"The values in {path} look activated already: all opacities lie between 0 and 1 and all scales above 0, "
@@ -199,7 +201,7 @@ def _read(file, header: Header, path: Path, on_warning: OnWarning | None) -> Gau
         )
     if not any(harmonics[first : first + ROWS].any() for first in range(0, count, ROWS)):
         rest, harmonics = [], harmonics[:, :0]
-    if len(rest) < len([name for name in vertices.names if name.startswith("f_rest_")]) and rest and on_warning:
+    elif on_warning and len(rest) < sum(name.startswith("f_rest_") for name in vertices.names):
         on_warning(f"The spherical harmonics above degree 3 in {path} were left out.")
     by_channel = harmonics.reshape(count, 3, len(rest) // 3)
     return Gaussians(positions, opacities[:, 0], scales, rotations, colors, _channels_last(by_channel))
@@ -216,10 +218,10 @@ def _channels_last(harmonics: np.ndarray) -> np.ndarray:
 
 def _harmonics_names(vertices: Element) -> list[str]:
     """The properties of a file's harmonics of degree 1 to 3, all of red first; none if their number is no degree's."""
-    present = {*vertices.names}
-    each, more = divmod(sum(f"f_rest_{i}" in present for i in range(len(present))), 3)
+    present = {name for name in vertices.names if name.startswith("f_rest_")}
+    each, more = divmod(len(present), 3)
     kept = min(each, 15)
-    if more or each not in (3, 8, 15, 24) or f"f_rest_{3 * each - 1}" not in present:
+    if more or each not in (3, 8, 15, 24) or present != {f"f_rest_{i}" for i in range(3 * each)}:
         return []
     return [f"f_rest_{channel * each + i}" for channel in range(3) for i in range(kept)]
 

@@ -15,7 +15,6 @@ import json
 import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -32,8 +31,6 @@ _LARGEST = 252  # of a quaternion's alpha: w is the largest; 253 to 255 are x, y
 _CODES = 256
 _SAMPLE = 1 << 18  # Gaussians that codebooks and centroids are made from
 _DEPTH = 16  # of the tree of centroids
-# What a damaged zip, or a picture in it, may raise.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError)
 _IN_ROW = 64  # centroids in a row of their picture
 
 
@@ -53,7 +50,8 @@ def decode(
     """The Gaussians in a zip, or where `folder` is given in that and the meta.json whose content `data` is.
 
     Raises:
-        LGMError: If something is missing, damaged, of version 1, or would fill the memory.
+        LGMError: If it is of version 1, would fill the memory, or there is nothing that reads WebP.
+        Others, of any kind: If it is damaged; `splat_files.read_splat_file` says so.
     """
     if webp is None:
         raise LGMError(f"{path} can't be read here: nothing reads WebP pictures. Save it as SPZ or PLY.")
@@ -65,35 +63,25 @@ def decode(
         def load(name: str) -> bytes:
             return (folder / Path(name).name).read_bytes()  # whatever it says, no file elsewhere
 
-    try:
-        meta = json.loads(meta)
-        if meta.get("version") != 2:
-            raise LGMError(
-                f"{path} is SOG of version {meta.get('version', 1)}, and 2 is known. Save it as that or PLY."
-            )
-        return _decode(meta, lambda name: _picture(load(name), webp, path))
-    except LGMError:
-        raise
-    except (*_ZIP_ERRORS, KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError) as error:
-        raise LGMError(f"{path} is damaged: its pictures and its meta.json don't fit each other ({error}).") from None
+    meta = json.loads(meta)
+    if meta.get("version") != 2:
+        raise LGMError(f"{path} is SOG of version {meta.get('version', 1)}, and 2 is known. Save it as that or PLY.")
+    return _decode(meta, lambda name: _picture(load(name), webp, path))
 
 
 def _zip_loader(data: bytes, path: Path) -> tuple[bytes, Callable[[str], bytes]]:
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-        names = {entry.filename.rpartition("/")[2]: entry for entry in archive.infolist()}
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    entries = {entry.filename.rpartition("/")[2]: entry for entry in archive.infolist()}
+    if "meta.json" not in entries:
+        raise LGMError(f"{path} is a zip without a meta.json, so it is not SOG.")
 
-        def load(name: str) -> bytes:
-            entry = names[name.rpartition("/")[2]]
-            if entry.file_size > unpack_limit(len(data)):
-                raise too_large(path)
-            return archive.read(entry)
+    def load(name: str) -> bytes:
+        entry = entries[name.rpartition("/")[2]]
+        if entry.file_size > unpack_limit(len(data)):
+            raise too_large(path)
+        return archive.read(entry)
 
-        return load("meta.json"), load
-    except KeyError:
-        raise LGMError(f"{path} is a zip without a meta.json, so it is not SOG.") from None
-    except _ZIP_ERRORS as error:
-        raise LGMError(f"{path} is damaged or cut short: it can't be unpacked ({error}).") from None
+    return load("meta.json"), load
 
 
 def _picture(data: bytes, webp: WebP, path: Path) -> np.ndarray:

@@ -6,6 +6,9 @@ What the panel, the batch, the command line and docs/formats.md say about format
 from __future__ import annotations
 
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -77,6 +80,9 @@ WRITTEN = tuple(each.name for each in FORMATS.values() if each.writes)
 SUFFIXES = tuple(
     dict.fromkeys(f".{suffix.rpartition('.')[2]}" for each in FORMATS.values() for suffix in each.suffixes)
 )
+# What damaged data may raise in the readers here, and in zipfile, json, Pillow and Blender that they call.
+_DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError)
+_DAMAGED += (TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
 META = "meta.json"  # of SOG in a folder
 
 
@@ -104,16 +110,18 @@ def read_splat_file(
         with path.open("rb") as file:
             head = file.read(1 << 10)
         decode = _decoder(head, path, webp)
-        gaussians = decode and decode(path.read_bytes(), path, on_warning)
+        data = decode and path.read_bytes()
     except FileNotFoundError:
         raise LGMError(f"There is no file {path}.") from None
     except OSError as error:
         raise LGMError(f"{path} could not be read ({error.strerror or error}).") from error
-    if gaussians is None:
-        return ply.read_ply(path, on_warning)
+    try:
+        gaussians = decode(data, path, on_warning) if decode else ply.read_ply(path, on_warning)
+    except _DAMAGED as error:
+        raise LGMError(f"{path} is damaged: it can't be read ({type(error).__name__}: {error}).") from None
     if not len(gaussians):
         raise LGMError(f"{path} holds no Gaussians.")
-    return usable(gaussians, path, on_warning)
+    return usable(gaussians, path, on_warning) if decode else gaussians
 
 
 def stem_of(path: str | os.PathLike) -> str:

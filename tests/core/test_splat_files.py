@@ -9,6 +9,7 @@ import json
 import struct
 import time
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -608,6 +609,13 @@ def test_any_damage_is_answered_or_read(tmp_path, name, seed):
             assert 0 < len(read) <= 150
             assert np.isfinite(read.to_array()).all()
     assert time.perf_counter() - began < 10
+
+
+def test_what_is_random_is_read_without_a_warning_of_numpys(tmp_path):
+    (tmp_path / "vessel.splat").write_bytes(np.random.default_rng(0).integers(0, 255, 32 * 20, np.uint8).tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 < len(read_splat_file(tmp_path / "vessel.splat")) <= 20
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def usable(gaussians: Gaussians, path: Path, on_warning: OnWarning | None) -> Ga
     center, extent = robust_extent(gaussians)
     with np.errstate(over="ignore"):
         distances = np.abs(gaussians.positions - center).max(axis=1)
-    sensible = (gaussians.scales.max(axis=1) <= HUGE * extent) & (distances <= FAR * extent)
+        sensible = (gaussians.scales.max(axis=1) <= HUGE * extent) & (distances <= FAR * extent)
     if not sensible.all():
         left_out = len(gaussians) - int(sensible.sum())
         gaussians = gaussians.select(sensible)

@@ -46,8 +46,8 @@ def _classes() -> tuple[type, ...]:
 
 
 def _draw_import(self, context) -> None:
-    self.layout.operator("lgm.import_ply", text="Gaussian Splats (.ply)")
+    self.layout.operator("lgm.import_splats", text="Gaussian Splats (.ply/.spz/.sog/.glb/.splat)")
 
 
 def _draw_export(self, context) -> None:
-    self.layout.operator("lgm.export_ply", text="Gaussian Splats (.ply)")
+    self.layout.operator("lgm.export_splats", text="Gaussian Splats (.ply/.spz/.sog/.glb/.splat)")

@@ -3,10 +3,11 @@
     blender --background --python …/lgm_blender/blender/batch.py -- --input FILES-OR-FOLDER --output DIR
     python …/lgm_blender/blender/batch.py -- …          with a Python that has bpy
 
-For each image: NAME.ply (the splats), NAME.glb (the mesh), NAME.blend (a scene with them), NAME.png (a render),
-NAME_views.png (the four views) and NAME.json (every setting, the seed, the versions, the time of each stage). One line
-of progress per image goes to stderr, one JSON object per image to stdout. The exit code is 0 if all went well, 1 if any
-image failed, 2 if the command makes no sense. `run` is the same for a script that runs inside Blender.
+For each image: NAME.ply (the splats; --splat-formats: others too), NAME.glb (the mesh), NAME.blend (a scene with them),
+NAME.png (a render), NAME_views.png (the four views) and NAME.json (every setting, the seed, the versions, the time of
+each stage). Files of splats are taken as well, in place of an image. One line of progress per input goes to stderr, one
+JSON object per input to stdout. The exit code is 0 if all went well, 1 if any failed, 2 if the command makes no sense.
+`run` is the same for a script that runs inside Blender.
 """
 
 if __name__ == "__main__":  # run as a script, this file belongs to no package; it goes on as a module of its own
@@ -30,12 +31,15 @@ from typing import Any, get_args
 
 import bpy
 
+from ..core.affine import UPRIGHT
 from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error, replacing
+from ..core.formats.splat_files import META, SUFFIXES, WRITTEN, stem_of
 from ..core.messages import (
     FACES,
     TEXTURE_SIZE,
+    ConvertRequest,
     GenerateRequest,
     GenerateResult,
     MeshRequest,
@@ -51,19 +55,29 @@ from .scene import document, images, render, results
 
 # What is taken of a folder; a file that is named may be of any kind that Blender or the worker can read.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".exr", ".hdr", ".dpx")
+# Splats that are taken of a folder; .glb and .gltf mostly hold meshes, and .json is SOG's only by its name.
+SPLAT_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in (".glb", ".gltf"))
 _WORKER_FILES = {"ply": ".ply", "glb": ".glb", "json": ".json", "views": "_views.png", "input": "_input.png"}
 _KIND_FILES = {"splats": ["ply"], "mesh": ["glb"], "both": ["ply", "glb"]}  # of them, which an output kind needs
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to make: its image, or None for a prompt alone, and the stem of its files' names."""
+    """One thing to make: its image or file of splats, or None for a prompt alone, and the stem of its files' names."""
 
     image: Path | None
     name: str
 
     def __str__(self) -> str:
         return self.image.name if self.image else self.name
+
+    @property
+    def has_splats(self) -> bool:
+        """Whether there are splats in place of an image."""
+        source = self.image
+        return source is not None and (
+            source.suffix.lower() in SUFFIXES or source.name == META or (source / META).is_file()
+        )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="batch.py", description="Makes splats or meshes from images, in Blender, without a window."
     )
     add = parser.add_argument
-    add("--input", nargs="+", default=[], metavar="PATH", help="images, or folders of images")
+    add("--input", nargs="+", default=[], metavar="PATH", help="images, files of splats, or folders of them")
     add("--prompt", default="", metavar="TEXT", help="what it shows; without --input, what to make")
     add("--negative-prompt", default=None, metavar="TEXT", help="what the views should not show")
     add("--output", required=True, metavar="DIR", help="folder for the results; made if missing")
@@ -83,6 +97,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--view-samples", type=integer(1, 16), default=None, help="average so many samples of the views; 1 is crispest")
     add("--elevation", type=float, default=0.0, help="degrees that the image's camera is above the object")
     add("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, NAME.glb or both")
+    about = "of the splats; PLY is always written (default: ply)"
+    add("--splat-formats", nargs="+", choices=WRITTEN, default=["ply"], help=about)
+    about = "the axis that points up in files of splats; of most captures it is -y: --up=-y (default: %(default)s)"
+    add("--up", choices=tuple(UPRIGHT), default="y", help=about)
     add("--faces", type=integer(100, 1_000_000), default=FACES, help="triangles at most (default: %(default)s)")
     add("--quads", action="store_true", help="join triangles to quads; for --faces each is two")
     sizes = (512, 1024, 2048, 4096)
@@ -162,10 +180,12 @@ def find_items(inputs: Sequence[str], prompt: str, output: Path) -> list[Item]:
     if not inputs:
         return [Item(None, images.file_stem("_".join(prompt.split()[:8])))]
     paths = [path for name in inputs for path in _expand(name, output)]
-    stems = Counter(path.stem.casefold() for path in paths)
+    stems = Counter(stem_of(path).casefold() for path in paths)
     items, taken = [], set()
     for path in paths:
-        name = path.stem if stems[path.stem.casefold()] == 1 else f"{path.stem}_{path.suffix[1:].lower()}"
+        name = stem_of(path)
+        if stems[name.casefold()] > 1:
+            name = f"{name}_{path.suffix[1:].lower()}"
         if path.parent == output:
             name += "_splats"  # the render of apple.png must not become apple.png
         unique, number = name, 1
@@ -181,14 +201,22 @@ def _expand(name: str, output: Path) -> list[Path]:
     path = Path(name).expanduser().absolute()
     if not path.exists() and glob.has_magic(name):  # Windows' shell leaves that to the program
         return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) or [path]
-    if not path.is_dir():
+    if not path.is_dir() or (path / META).is_file():
         return [path]
-    found = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    taken = (*IMAGE_SUFFIXES, *SPLAT_SUFFIXES)
+    found = [file for file in path.iterdir() if file.suffix.lower() in taken and not file.name.startswith(".")]
+    found = [file for file in found if not (file.suffix.lower() in SPLAT_SUFFIXES and _is_made(file))]
     if path == output:
         found = [file for file in found if not _is_result(file)]
     if not found:
-        raise LGMError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}). Choose another folder.")
+        raise LGMError(f"{path} holds no images or splats ({', '.join(taken)}). Choose another folder.")
     return sorted(found, key=lambda file: file.name.casefold())
+
+
+def _is_made(splats: Path) -> bool:
+    """Whether a file of splats, or a mesh in a PLY, lies beside the JSON file of the job that made it."""
+    stem = stem_of(splats)
+    return splats.with_name(f"{stem}.json").exists() or stem.endswith("_mesh")
 
 
 def _is_result(picture: Path) -> bool:
@@ -245,10 +273,13 @@ class _Maker:
             result = self.add_mesh(result) if result["ply"] else None
             skipped = False
         if result is None:
-            result = self.generate()
+            result = self.take() if self.item.has_splats else self.generate()
+        elif not {*self.options.splat_formats} <= self.formats(result):
+            result = self.add_formats(result)
         if not skipped and self.suffixes:
             result = self.finish(result)
-        files = {kind: result[kind] for kind in (*self.kinds, "views", "json")}
+        files = {kind: result[kind] for kind in (*self.kinds, "views", "json") if result[kind]}
+        files |= {"splat_files": result["splat_files"]} if result["splat_files"] else {}
         stem = Path(result["json"]).stem
         files |= {suffix[1:]: str(self.output / f"{stem}{suffix}") for suffix in self.suffixes}
         facts = {"gaussians": result["gaussians"], "faces": result["faces"] if "glb" in self.kinds else 0}
@@ -266,10 +297,51 @@ class _Maker:
             _write_result(result)
         return result
 
+    def take(self) -> dict[str, Any]:
+        """The splats of a file in place of generated ones: NAME.ply, y up, other formats, a mesh and NAME.json."""
+        formats, source = list(dict.fromkeys(["ply", *self.options.splat_formats])), self.item.image
+        made = self.ask(ConvertRequest, file=str(source), name=self.item.name, formats=formats, size=0.0)
+        path = Path(made["files"][0])
+        result = GenerateResult(
+            job="",
+            ply=str(path),
+            views="",
+            input=None,
+            json=str(path.with_suffix(".json")),
+            gaussians=made["gaussians"],
+            settings=made["settings"] | {"output_kind": "splats", "splat_formats": formats},
+            versions={},
+            timings=made["timings"] | {"total": round(sum(made["timings"].values()), 3)},
+            device=made["device"],
+            warnings=made["warnings"],
+            splat_files=made["files"][1:],
+        )
+        _write_result(to_params(result))
+        return to_params(result) if "glb" not in self.kinds else self.add_mesh(to_params(result))
+
+    def formats(self, result: dict[str, Any]) -> set[str]:
+        """The formats that a result's splats are there in."""
+        there = {name for name in result["settings"].get("splat_formats", []) if name != "ply"}
+        whole = all(Path(file).is_file() for file in result["splat_files"])
+        return {"ply", *(there if whole else ())} if result["ply"] else {*self.options.splat_formats}
+
+    def add_formats(self, result: dict[str, Any]) -> dict[str, Any]:
+        """A result of splats with those formats that are missing; NAME.json is brought up to date."""
+        formats = list(dict.fromkeys([*sorted(self.formats(result) - {"ply"}), *self.options.splat_formats]))
+        formats = [name for name in formats if name != "ply"]
+        stem = Path(result["ply"]).stem
+        made = self.ask(
+            ConvertRequest, file=result["ply"], name=stem, formats=formats, up="y", size=0.0, overwrite=True
+        )
+        settings = result["settings"] | {"splat_formats": ["ply", *formats]}
+        result = result | {"splat_files": made["files"], "settings": settings}
+        _write_result(result)
+        return result
+
     def add_mesh(self, result: dict[str, Any]) -> dict[str, Any]:
         """A result of splats with their mesh; NAME.json is brought up to date."""
         ply = Path(result["ply"])
-        made = self.ask(MeshRequest, ply=str(ply), name=ply.stem, overwrite=True)  # there is none yet
+        made = self.ask(MeshRequest, ply=str(ply), name=ply.stem, up="y", overwrite=True)  # there is none yet
         chosen = {name: getattr(self.options, name) for name in ("faces", "texture_size", "quads")}
         times = result["timings"] | made["timings"]
         result = {
@@ -318,7 +390,7 @@ class _Maker:
 
 def _write_result(result: dict[str, Any]) -> None:
     with replacing(result["json"]) as file:
-        file.write(json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(result, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
 
 def _finished(output: Path, name: str) -> dict[str, Any] | None:
@@ -327,6 +399,8 @@ def _finished(output: Path, name: str) -> dict[str, Any] | None:
         result = json.loads((output / f"{name}.json").read_text(encoding="utf-8"))
         result |= {kind: str(output / f"{name}{end}") for kind, end in _WORKER_FILES.items()}
         result |= {kind: None for kind in ("ply", "glb") if not Path(result[kind]).is_file()}
+        result |= {"views": ""} if not Path(result["views"]).is_file() else {}
+        result["splat_files"] = [str(output / Path(file).name) for file in result.get("splat_files", [])]
         result = to_params(from_params(GenerateResult, result))
     except (OSError, ValueError, TypeError, LGMError):
         return None

@@ -9,6 +9,16 @@ import numpy as np
 from .gaussians import Gaussians, multiply_quaternions, rotation_matrices
 from .harmonics import rotated
 
+_HALF = 0.5**0.5
+# Turns that bring one of a file's axes to LGM's y, which is up, as quaternions (w, x, y, z).
+UPRIGHT: dict[str, tuple[float, float, float, float]] = {
+    "y": (1, 0, 0, 0),
+    "-y": (0, 1, 0, 0),
+    "z": (_HALF, -_HALF, 0, 0),
+    "-z": (_HALF, _HALF, 0, 0),
+    "x": (_HALF, 0, 0, _HALF),
+    "-x": (_HALF, 0, 0, -_HALF),
+}
 _CHUNK = 1 << 18  # Gaussians taken apart at once, to bound memory
 
 
@@ -56,6 +66,20 @@ def turned(gaussians: Gaussians, matrix: np.ndarray) -> Gaussians:
     whole = np.eye(4)
     whole[:3, :3] = matrix
     return transformed(gaussians, whole)
+
+
+def upright(gaussians: Gaussians, up: str) -> Gaussians:
+    """Gaussians whose axis `up`, one of UPRIGHT, points up, turned so that y does, which is LGM's frame."""
+    return turned(gaussians, _turn(up))
+
+
+def from_upright(gaussians: Gaussians, up: str) -> Gaussians:
+    """Gaussians in LGM's frame, turned so that their axis `up` points up: undoes `upright`."""
+    return turned(gaussians, _turn(up).T)
+
+
+def _turn(up: str) -> np.ndarray:
+    return np.rint(rotation_matrices(np.array(UPRIGHT[up])))
 
 
 def matrix_quaternions(matrices: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -79,8 +80,11 @@ class Gaussians:
         """[N] bool: whether every value of a Gaussian is a finite number."""
         finite = np.ones(len(self), bool)
         for field in fields(self):
-            values = np.isfinite(getattr(self, field.name))
-            finite &= values.reshape(len(self), -1).all(axis=1) if values.size else True
+            values = getattr(self, field.name)
+            with np.errstate(over="ignore", invalid="ignore"):
+                if np.isfinite(values.sum()):  # of one that isn't, the sum isn't: the usual case is found out at once
+                    continue
+            finite &= np.isfinite(values).reshape(len(self), -1).all(axis=1)
         return finite
 
     def only_finite(self, warnings: list[str]) -> Gaussians:
@@ -95,6 +99,24 @@ class Gaussians:
     def f_dc(self) -> np.ndarray:
         """[N, 3], the zeroth spherical harmonics coefficients, as 3DGS files store colour."""
         return (self.colors - 0.5) / SH_C0
+
+
+def joined(parts: Sequence[Gaussians]) -> Gaussians:
+    """All Gaussians of some sets, one after the other; harmonics of a lower degree than others have get zeros."""
+    if len(parts) == 1:
+        return parts[0]
+    most = max(part.harmonics.shape[1] for part in parts)
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Gaussians)
+        if field.name != "harmonics"
+    }
+    harmonics = np.zeros((len(columns["positions"]), most, 3), np.float32)
+    first = 0
+    for part in parts:
+        harmonics[first : first + len(part), : part.harmonics.shape[1]] = part.harmonics
+        first += len(part)
+    return Gaussians(**columns, harmonics=harmonics)
 
 
 def rotation_matrices(quaternions: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Blender asks (each request has an `id`; each answer carries it back):
     initialize {}                     -> Initialized: versions, device, presets and what each can do
     generate   {job, image | prompt}  -> the result of the job (see GenerateRequest, GenerateResult)
     mesh       {job, ply}             -> the result of the job (see MeshRequest, MeshResult)
+    convert    {job, file, formats}   -> the result of the job (see ConvertRequest, ConvertResult)
     cancel     {job}                  -> {"job": ..., "cancelled": bool}; the job itself then ends in a cancelled error
     shutdown   {}                     -> {}; the worker leaves
 
@@ -41,7 +42,9 @@ FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
 # its stages come before 'save'.
 STAGES = ("matting", "load", "views", "gaussians", "floaters", "save")
 MESH_STAGES = ("render", "fuse", "simplify", "refine", "unwrap", "bake")
+CONVERT_STAGES = ("read", "save")
 STAGE_LABELS = {
+    "read": "Reading the splats",
     "load": "Loading the models",
     "matting": "Cutting out the object",
     "views": "Sampling the views",
@@ -80,6 +83,7 @@ class GenerateRequest:
         output_kind: 'splats' (NAME.ply), 'mesh' (NAME.glb) or 'both'.
         faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
         quads: Whether the mesh's triangles are joined to quads where they can be.
+        splat_formats: In which formats the splats are written, of splat_files.WRITTEN; PLY always.
     """
 
     job: str
@@ -101,6 +105,7 @@ class GenerateRequest:
     faces: int = FACES
     texture_size: int = TEXTURE_SIZE
     quads: bool = False
+    splat_formats: list[str] = field(default_factory=lambda: ["ply"])
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ class GenerateResult:
         warnings: Sentences for the user.
         glb: The textured mesh, in LGM's frame (which is glTF's); None if only splats were asked for.
         faces: How many triangles and quads it has.
+        splat_files: The Gaussians in other formats than PLY, if they were asked for.
     """
 
     job: str
@@ -135,6 +141,7 @@ class GenerateResult:
     warnings: list[str] = field(default_factory=list)
     glb: str | None = None
     faces: int = 0
+    splat_files: list[str] = field(default_factory=list)
 
     @property
     def file(self) -> str:
@@ -147,7 +154,7 @@ class MeshRequest:
     """Splats in a file to a mesh in a file. Paths are absolute.
 
     Attributes:
-        ply: A 3DGS PLY.
+        ply: A 3DGS PLY, or any other file of splats.
         output: Folder that receives NAME.glb; made if missing.
         up: Which of the file's axes points up: 'y', '-y', 'z', '-z', 'x' or '-x'.
         name: Stem of the file's name; '' takes the PLY's.
@@ -191,11 +198,62 @@ class MeshResult:
         return self.glb
 
 
-Request = GenerateRequest | MeshRequest
-Result = GenerateResult | MeshResult
+@dataclass(frozen=True)
+class ConvertRequest:
+    """A file of splats to files of other formats. Paths are absolute.
+
+    Attributes:
+        file: Splats of any format that splat_files.FORMATS names.
+        output: Folder that receives the files; made if missing.
+        formats: Some of splat_files.WRITTEN.
+        up: Which of the file's axes points up; what is written is y up, LGM's frame. See MeshRequest.
+        size: Longest side of what is written, stray Gaussians aside; 0 keeps the file's units.
+        pad: Whether a PLY gets normals and spherical harmonics of degree 3, zeros where there are none.
+        name: Stem of the files' names; '' takes the file's.
+        overwrite: See GenerateRequest.
+    """
+
+    job: str
+    file: str
+    output: str
+    formats: list[str] = field(default_factory=lambda: ["ply"])
+    up: str = "y"
+    size: float = 0.0
+    pad: bool = False
+    name: str = ""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """The files that a job left behind.
+
+    Attributes:
+        files: Their paths, in the order of the formats asked for.
+        gaussians: How many there are.
+        settings, timings, device, warnings: See GenerateResult.
+    """
+
+    job: str
+    files: list[str]
+    gaussians: int
+    settings: dict[str, Any]
+    timings: dict[str, float]
+    device: str = "cpu"
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """The first one."""
+        return self.files[0]
+
+
+Request = GenerateRequest | MeshRequest | ConvertRequest
+Result = GenerateResult | MeshResult | ConvertResult
 JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked, what is answered
     "generate": (GenerateRequest, GenerateResult),
     "mesh": (MeshRequest, MeshResult),
+    "convert": (ConvertRequest, ConvertResult),
 }
 
 

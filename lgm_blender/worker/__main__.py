@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | mesh | models."""
+"""The worker: python -m lgm_blender.worker serve | generate | mesh | convert | models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 try:
-    from ..core.messages import FACES, TEXTURE_SIZE, GenerateRequest, OutputKind, to_params
+    from ..core.errors import LGMError
+    from ..core.formats.splat_files import WRITTEN
+    from ..core.messages import FACES, TEXTURE_SIZE, ConvertRequest, GenerateRequest, OutputKind, to_params
     from .meshing.settings import MeshSettings, Method, Up
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_serve, _add_generate, _add_mesh, _add_models):
+    for add in (_add_serve, _add_generate, _add_mesh, _add_convert, _add_models):
         add(commands)
     return run(parser, arguments)
 
@@ -69,6 +71,8 @@ def _add_generate(commands) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to show (default: the preset's)")
     parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the camera above the object")
     parser.add_argument("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, .glb or both")
+    about = "of the splats; PLY is always written"
+    parser.add_argument("--splat-formats", nargs="+", choices=WRITTEN, default=["ply"], help=about)
     _add_mesh_settings(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
@@ -88,25 +92,23 @@ def _generate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(to_params(result)))
     else:
-        print(*filter(None, (result.ply, result.glb, result.views, result.input, result.json)), sep="\n")
+        files = (result.ply, *result.splat_files, result.glb, result.views, result.input, result.json)
+        print(*filter(None, files), sep="\n")
     return 0
 
 
 def _add_mesh(commands) -> None:
     about = "Make a textured mesh of Gaussians. Prints the paths of the files it made."
     parser = commands.add_parser("mesh", help=about, description=about)
-    parser.add_argument("file", metavar="FILE.ply", help="3D Gaussians, of LGM or any other program")
+    parser.add_argument(
+        "file", metavar="FILE", help="3D Gaussians: PLY, compressed PLY, SPZ, SOG, glTF, .splat, .ksplat"
+    )
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
     parser.add_argument("--name", default="", help="of the results; by default the file's")
     parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
     parser.add_argument("--formats", nargs="+", choices=("glb", "obj", "ply"), default=["glb", "obj", "ply"])
     _add_mesh_settings(parser)
-    parser.add_argument(
-        "--up",
-        choices=get_args(Up),
-        default="y",
-        help="the axis that points up in the file; of most programs' files it is -y: --up=-y (default: y, as LGM's)",
-    )
+    _add_up(parser)
     parser.add_argument(
         "--method",
         choices=get_args(Method),
@@ -118,6 +120,15 @@ def _add_mesh(commands) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
     parser.set_defaults(run=_mesh)
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--up",
+        choices=get_args(Up),
+        default="y",
+        help="the file's axis that points up; of most captures it is -y: --up=-y (default: y, as of LGM, SPZ, glTF)",
+    )
 
 
 def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +157,41 @@ def _mesh(options: argparse.Namespace) -> int:
         print(f"Warning: {warning}", file=sys.stderr)
     print(json.dumps(asdict(result)) if options.json else "\n".join(result.files))
     return 0
+
+
+def _add_convert(commands) -> None:
+    about = "Write files of splats in other formats, y up. Prints the paths of the files it made."
+    parser = commands.add_parser("convert", help=about, description=about)
+    about = "3D Gaussians: PLY, compressed PLY, SPZ, SOG (also as a folder), glTF, .splat, .ksplat"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=about)
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
+    parser.add_argument("--format", nargs="+", dest="formats", choices=WRITTEN, required=True, help="what to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
+    _add_up(parser)
+    parser.add_argument("--size", type=float, default=0.0, help="longest side of what is written (default: as it is)")
+    parser.add_argument("--pad", action="store_true", help="PLY with normals and harmonics, for programs that insist")
+    parser.add_argument("--json", action="store_true", help="print each result as one line of JSON")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .convert import convert
+
+    names = {field.name for field in fields(ConvertRequest)} & vars(options).keys() - {"output"}
+    asked = {name: getattr(options, name) for name in names}
+    failed = 0
+    for file in options.files:  # one that can't be read must not stop the others
+        source, output = (str(Path(path).absolute()) for path in (file, options.output))
+        try:
+            result = convert(ConvertRequest(job="convert", file=source, output=output, **asked))
+        except LGMError as error:
+            print(f"Error: {error.message}", file=sys.stderr)
+            failed += 1
+            continue
+        for warning in result.warnings:
+            print(f"Warning: {warning}", file=sys.stderr)
+        print(json.dumps(to_params(result)) if options.json else "\n".join(result.files))
+    return 1 if failed else 0
 
 
 def _add_models(commands) -> None:

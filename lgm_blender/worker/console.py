@@ -28,6 +28,9 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, remedy: st
         0 if all went well, 1 after an error (a sentence on stderr), 130 after Ctrl-C.
     """
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # no console's code page may make an error of a path, with the work done
+            stream.reconfigure(errors="backslashreplace")
     try:
         return options.run(options)
     except LGMError as error:

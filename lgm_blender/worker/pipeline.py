@@ -15,9 +15,19 @@ from typing import Any, get_args
 import numpy as np
 
 from ..core.errors import Cancelled, LGMError
-from ..core.formats.ply import encode_ply, read_ply
-from ..core.messages import MESH_STAGES, STAGES, GenerateRequest, GenerateResult, MeshRequest, MeshResult, OutputKind
-from . import outputs, reconstruct
+from ..core.formats.splat_files import read_splat_file, stem_of
+from ..core.messages import (
+    MESH_STAGES,
+    STAGES,
+    ConvertRequest,
+    ConvertResult,
+    GenerateRequest,
+    GenerateResult,
+    MeshRequest,
+    MeshResult,
+    OutputKind,
+)
+from . import convert, outputs, reconstruct, webp
 from .devices import device_name, explain_out_of_memory, resolve_device
 from .jobs import IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
@@ -35,7 +45,7 @@ MAX_SAMPLES = 16  # they are sampled at once, so they need so many times the mem
 WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 
 # What `generate` writes, and what a batch in Blender adds.
-SUFFIXES = (".ply", ".glb", "_views.png", "_input.png", ".json", ".png", "_mesh.png", ".blend")
+SUFFIXES = (*convert.SUFFIXES.values(), ".glb", "_views.png", "_input.png", ".json", ".png", "_mesh.png", ".blend")
 
 
 class Pipeline:
@@ -108,6 +118,15 @@ class Pipeline:
         asked = asdict(request) | {"name": Path(glb).stem}
         del asked["job"]
         return MeshResult(request.job, glb, made.gaussians, made.faces, asked, made.timings, made.device, made.warnings)
+
+    def convert(
+        self,
+        request: ConvertRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> ConvertResult:
+        """Splats that are in a file in other formats; the arguments and errors are `generate`'s."""
+        return self._with_memory(lambda: convert.convert(request, progress, cancelled))
 
     def _with_memory(self, work: Callable[[], Any]) -> Any:
         """What `work` returns; where it runs out of memory, the models are freed and a sentence says so."""
@@ -259,10 +278,13 @@ def save(
         job: Its warnings and timings.
     """
     result = None
+    splats = {}
+    if request.output_kind != "mesh":
+        splats = convert.encode_formats(gaussians, ("ply", *request.splat_formats), job)
 
     def contents(name: str) -> dict[str, bytes]:
         nonlocal result
-        data = {} if request.output_kind == "mesh" else {".ply": encode_ply(gaussians)}
+        data = {} if request.output_kind == "mesh" else dict(splats)
         if mesh is not None:
             data |= mesh_files.encode_files(mesh, name, ("glb",))
         data["_views.png"] = outputs.encode_png(outputs.side_by_side(views))
@@ -287,8 +309,11 @@ def save(
             warnings=job.warnings,
             glb=paths.get(".glb"),
             faces=0 if mesh is None else mesh.polygons,
+            splat_files=[paths[suffix] for suffix in splats if suffix != ".ply"],
         )
-        data[".json"] = json.dumps(asdict(result), indent=2, ensure_ascii=False).encode() + b"\n"
+        data[".json"] = (
+            json.dumps(asdict(result), indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        )
         return data
 
     stem = outputs.file_stem(request.name, request.image, request.prompt)
@@ -332,10 +357,10 @@ def mesh_file(
     """Reads Gaussians, makes a textured mesh of them and writes it.
 
     Args:
-        file: A 3DGS PLY.
+        file: Splats of any format that splat_files.FORMATS names.
         output: Folder for the results, made if missing.
         settings: By default MeshSettings().
-        name: Stem of the files' names; '' takes the PLY's.
+        name: Stem of the files' names; '' takes the file's.
         overwrite: Whether files of that name may be replaced; otherwise a number is appended.
         formats: Some of 'glb', 'obj' and 'ply'.
         progress, cancelled: See Pipeline.generate.
@@ -351,10 +376,10 @@ def mesh_file(
     folder = outputs.check_output(str(output))
     device = resolve_device(settings.device)
     work = Job(job, (*MESH_STAGES, "save"), progress, cancelled)
-    gaussians = read_ply(file, work.warnings.append)
+    gaussians = read_splat_file(file, work.warnings.append, webp=webp)
     mesh = mesh_from_gaussians(gaussians, settings, work)
     with work.stage("save"):
-        stem = outputs.file_stem(name, file)
+        stem = outputs.file_stem(name or stem_of(file), None)
         paths = outputs.save_together(
             folder,
             stem,
@@ -395,6 +420,7 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
     if request.output_kind not in get_args(OutputKind):
         kinds = ", ".join(get_args(OutputKind))
         raise LGMError(f"There is no output kind '{request.output_kind}'. Choose one of {kinds}.")
+    convert.check_formats(request.splat_formats or ["ply"])
     if request.output_kind != "splats":
         MeshSettings.of(request).check()
     return preset.mode(request.image is not None)

@@ -298,3 +298,67 @@ def test_program_leaves_no_folder_behind(tmp_path):
     (tmp_path / "tmp").mkdir()
     subprocess.run([sys.executable, batch.__file__, "--", "--output", "x"], env=variables, timeout=120, check=False)
     assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.fixture
+def scans(tmp_path, golden):
+    """A folder with splats in three files, one of them bad, and with what a job made of an image."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a.spz", "bad.splat", "Käfer.compressed.ply", "made.ply", "made_mesh.ply", "mesh.glb"):
+        (folder / name).write_bytes((golden / "lgm.ply").read_bytes())
+    (folder / "made.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "endings"), [("splats", [".ply"]), ("mesh", [".ply", ".glb"])])
+def test_files_of_splats(worker, scans, tmp_path, kind, endings):
+    out = tmp_path / "out"
+    code, records = run("--input", scans, "--output", out, "--output-kind", kind, "--up=-y", *QUICK)
+    assert code == 1
+    assert [(Path(record["input"]).name, record["ok"]) for record in records] == [
+        ("a.spz", True), ("bad.splat", False), ("Käfer.compressed.ply", True)
+    ]  # fmt: skip
+    made = {path.name for path in out.iterdir() if not path.stem.endswith("_input")}
+    assert made == {f"{name}{end}" for name in ("a", "Käfer") for end in (*endings, ".json")}
+    assert records[0]["warnings"] == ["odd"]
+    assert "views" not in records[0]
+    told = json.loads((out / "Käfer.json").read_text(encoding="utf-8"))
+    assert told["settings"]["up"] == "-y"
+    assert told["ply"] == str(out / "Käfer.ply")
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    run("--input", scans, "--output", out, "--output-kind", kind, "--up=-y", "--skip-existing", *QUICK)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_a_file_of_splats_becomes_a_scene(worker, scans, tmp_path):
+    options = ("--size", 32, "--samples", 1, "--object-size", 2)
+    code, (record,) = run("--input", scans / "a.spz", "--output", tmp_path / "out", *options)
+    assert code == 0
+    bpy.ops.wm.open_mainfile(filepath=record["blend"])
+    (made,) = [thing for thing in bpy.data.objects if thing.type != "CAMERA"]
+    assert made.name == "a"
+    assert Path(record["png"]).is_file()
+
+
+def test_splat_formats(worker, pictures, scans, tmp_path):
+    """Of images the worker is asked for them; what is missing of results that are there is added."""
+    command = ("--output", tmp_path / "out", "--skip-existing", *QUICK)
+    _, (record,) = run("--input", scans / "a.spz", "--splat-formats", "sog", "glb", *command)
+    assert [Path(file).name for file in record["splat_files"]] == ["a.sog", "a_splats.glb"]
+    assert not record["skipped"]
+    _, (record,) = run("--input", scans / "a.spz", "--splat-formats", "spz", "sog", *command)
+    assert {Path(file).name for file in record["splat_files"]} == {"a.sog", "a_splats.glb", "a.spz"}
+    _, (record,) = run("--input", pictures / "cup.PNG", *command)
+    told = json.loads(Path(record["json"]).read_text(encoding="utf-8"))
+    assert told["settings"]["splat_formats"] == ["ply"]
+    _, (record,) = run("--input", pictures / "cup.PNG", "--splat-formats", "ply", "spz", *command)
+    assert [Path(file).name for file in record["splat_files"]] == ["cup.spz"]
+    assert json.loads(Path(record["json"]).read_text(encoding="utf-8"))["splat_files"] == record["splat_files"]
+
+
+def test_sog_in_a_folder_is_one_input(worker, scans, tmp_path):
+    (scans / "pot").mkdir()
+    (scans / "pot" / "meta.json").write_text("{}")
+    code, (record,) = run("--input", scans / "pot", "--output", tmp_path / "out", *QUICK)
+    assert (code, record["name"]) == (0, "pot")

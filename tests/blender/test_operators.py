@@ -258,32 +258,6 @@ def test_a_preset_in_a_folder(worker, tmp_path):
     assert settings.preset == "folder"  # also among what the worker tells of
 
 
-def test_import_and_export(worker, tmp_path, golden):
-    assert bpy.ops.lgm.import_ply(filepath=str(golden / "lgm.ply"), up="-Y") == {"FINISHED"}
-    made = bpy.context.object
-    assert made.name == "lgm"
-    assert made.rotation_euler.x == pytest.approx(np.pi)
-    made.rotation_euler.x = 0.0
-    path = tmp_path / "wieder öffnen.ply"
-    assert bpy.ops.lgm.export_ply(filepath=str(path)) == {"FINISHED"}
-    before, after = read_ply(golden / "lgm.ply").to_array(), read_ply(path).to_array()
-    turned = (before[:, 7:11] * after[:, 7:11]).sum(1) < 0
-    after[turned, 7:11] *= -1  # the same rotation
-    np.testing.assert_allclose(after, before, atol=2e-6)
-
-
-def test_export_needs_splats(worker):
-    bpy.ops.mesh.primitive_cube_add()
-    assert not bpy.ops.lgm.export_ply.poll()
-
-
-def test_import_of_another_ply_is_a_sentence(worker, tmp_path):
-    path = tmp_path / "mesh.ply"
-    path.write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n0\n")
-    with pytest.raises(RuntimeError, match=r"mesh\.ply"):
-        bpy.ops.lgm.import_ply(filepath=str(path))
-
-
 def test_install_asks_before_it_goes_online(worker):
     assert not bpy.app.online_access
     assert not bpy.ops.lgm.install_worker.poll()

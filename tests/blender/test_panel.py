@@ -116,7 +116,15 @@ def test_nothing_chosen_yet(worker):
     told = drawn()
     assert "Choose an image or write a prompt." in sentences(told)
     assert "elevation" not in told
-    for name in ("seed", "output_kind", "faces", "guidance", "lgm.convert_to_mesh", "lgm.import_ply", "idle_minutes"):
+    for name in (
+        "seed",
+        "output_kind",
+        "faces",
+        "guidance",
+        "lgm.convert_to_mesh",
+        "lgm.import_splats",
+        "idle_minutes",
+    ):
         assert name in told.splitlines()
 
 

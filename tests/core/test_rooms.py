@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 BLENDER = {"addon_utils", "bl_ui", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "imbuf", "mathutils"}
 TORCH = {"PIL", "diffusers", "huggingface_hub", "safetensors", "scipy", "skimage", "torch", "transformers", "uvunwrap"}
 OPTIONAL = {"gsplat", "pymeshlab", "rembg"}  # used where they are installed
+BESIDE_NUMPY = {"zstandard"}  # Blender brings it along, the worker installs it; only SPZ of version 4 asks for it
 TRAINING = {"accelerate", "matplotlib", "moderngl", "tokenizers", "trimesh"}
 
 # room: which other packages it may import, and which rooms.
 MAY_IMPORT = {
-    "core": ({"numpy"}, {"core"}),
+    "core": ({"numpy"} | BESIDE_NUMPY, {"core"}),
     "blender": ({"numpy"} | BLENDER, {"core", "blender"}),
     "worker": ({"numpy"} | TORCH | OPTIONAL, {"core", "worker"}),
     "training": ({"numpy"} | TORCH | OPTIONAL | TRAINING, {"core", "worker", "training"}),

@@ -20,9 +20,10 @@ from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.core.files import output_error
 from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply, write_ply
+from lgm_blender.core.formats.splat_files import read_splat_file
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import MESH_STAGES, STAGES, GenerateRequest, MeshRequest
-from lgm_blender.worker import devices, meshing, outputs
+from lgm_blender.worker import devices, meshing, outputs, webp
 from lgm_blender.worker.floaters import without_floaters
 from lgm_blender.worker.pipeline import Pipeline
 from lgm_blender.worker.weights import CheckedFiles
@@ -546,3 +547,26 @@ def test_full_memory_while_a_mesh_is_made(worker, of_a_ball, tmp_path, monkeypat
         worker.generate(replace(of_a_ball, output_kind="mesh"))
     assert any("memory is full" in w for w in worker.generate(replace(of_a_ball, output_kind="both")).warnings)
     assert not worker.loaded
+
+
+def test_splats_in_several_formats(worker, of_a_ball):
+    wanted = ["spz", "glb", "ply", "sog", "spz"]
+    result = worker.generate(replace(of_a_ball, output_kind="both", splat_formats=wanted))
+    output = Path(of_a_ball.output)
+    assert [Path(file).name for file in result.splat_files] == ["ball.spz", "ball_splats.glb", "ball.sog"]
+    endings = (".ply", ".spz", ".sog", "_splats.glb", ".glb", ".json", "_input.png", "_views.png")
+    assert files(output) == sorted(f"ball{end}" for end in endings)
+    for file in (result.ply, *result.splat_files):
+        assert len(read_splat_file(file, webp=webp)) == result.gaussians
+    assert json.loads(Path(result.json).read_text(encoding="utf-8"))["splat_files"] == result.splat_files
+    # None of these names is taken by another result.
+    again = worker.generate(replace(of_a_ball, splat_formats=["spz"]))
+    assert [Path(file).name for file in again.splat_files] == ["ball_001.spz"]
+    with pytest.raises(LGMError, match="no format 'obj'"):
+        worker.generate(replace(of_a_ball, splat_formats=["obj"]))
+
+
+def test_no_splats_where_only_a_mesh_is_wanted(worker, of_a_ball):
+    result = worker.generate(replace(of_a_ball, output_kind="mesh", splat_formats=["spz"]))
+    assert (result.ply, result.splat_files) == (None, [])
+    assert not list(Path(of_a_ball.output).glob("*.spz"))

@@ -2,8 +2,8 @@
 
 One vertex per Gaussian: x y z; f_dc_0..2, the zeroth spherical harmonics coefficients, (colour - 0.5) / 0.282...;
 opacity as its logit; scale_0..2 as natural logarithms; rot_0..3, a quaternion w x y z. Optional in files: normals
-(always zero) and f_rest_*, the higher spherical harmonics. LGM has neither, but some importers insist on them
-(KIRI 3DGS Render up to 4.x), so `write_ply` can pad both with zeros.
+(always zero) and f_rest_*, the higher spherical harmonics, all of red, then green, then blue. LGM has neither, but some
+importers insist on them (KIRI 3DGS Render up to 4.x), so `write_ply` can pad both with zeros.
 
 Positions are written as they are: a PLY has no axes of its own.
 """
@@ -11,8 +11,7 @@ Positions are written as they are: a PLY has no axes of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +20,9 @@ import numpy as np
 from ..errors import LGMError
 from ..files import replacing
 from ..gaussians import SH_C0, Gaussians
+from . import compressed_ply
+from .checks import OnWarning, unit_quaternions, usable
+from .ply_table import ROWS, Element, Header, read_header, rows
 
 PROPERTIES = (
     *("x", "y", "z"),
@@ -37,14 +39,7 @@ SCALE_EPSILON = 1e-8
 MIN_OPACITY = float(np.finfo(np.float32).tiny)
 MAX_OPACITY = float(np.nextafter(np.float32(1), np.float32(0)))
 
-_TYPES = {
-    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
-    **{"float": "f4", "double": "f8"},
-    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
-    **{"float32": "f4", "float64": "f8"},
-}
-_BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
-_HEADER_LIMIT = 1 << 20  # bytes; a 3DGS header has about 1,500
+_MANY = 16  # Gaussians; fewer may well all look activated by chance
 
 
 def write_ply(
@@ -60,9 +55,10 @@ def write_ply(
         LGMError: (kind 'output') if the file can't be written.
         ValueError: If a value is not finite, or there are no Gaussians.
     """
-    data = encode_ply(gaussians, sh_degree=sh_degree, normals=normals)
+    parts = ply_parts(gaussians, sh_degree=sh_degree, normals=normals)
     with replacing(path) as file:
-        file.write(data)
+        for part in parts:
+            file.write(part)
 
 
 def encode_ply(gaussians: Gaussians, *, sh_degree: Literal[0, 3] = 0, normals: bool = False) -> bytes:
@@ -73,54 +69,64 @@ def encode_ply(gaussians: Gaussians, *, sh_degree: Literal[0, 3] = 0, normals: b
 
     Args:
         gaussians: What to write, in any frame, every value finite; prune it first.
-        sh_degree: 3 adds the 45 properties f_rest_*, all zero.
+        sh_degree: 3 pads the spherical harmonics with zeros to that degree; else they have the degree they have.
         normals: Adds nx, ny, nz, all zero.
 
     Raises:
         ValueError: If a value is not finite, or there are no Gaussians.
     """
+    return b"".join(ply_parts(gaussians, sh_degree=sh_degree, normals=normals))
+
+
+def ply_parts(gaussians: Gaussians, *, sh_degree: Literal[0, 3] = 0, normals: bool = False) -> Iterator[bytes]:
+    """What `encode_ply` gives, part by part: it is checked at once, and made as it is asked for."""
     if not len(gaussians):
         raise ValueError("a PLY needs at least one Gaussian")
     if not gaussians.finite().all():
         raise ValueError("a PLY can't hold values that are not finite; select gaussians.finite() first")
 
+    coefficients = max(gaussians.harmonics.shape[1], (sh_degree + 1) ** 2 - 1)
     names = list(PROPERTIES)
-    if sh_degree:
-        names[6:6] = [f"f_rest_{i}" for i in range(3 * ((sh_degree + 1) ** 2 - 1))]
+    names[6:6] = [f"f_rest_{i}" for i in range(3 * coefficients)]
     if normals:
         names[3:3] = ["nx", "ny", "nz"]
-
-    # The arguments are rounded to float32 as in the published code, the logarithms only at the end.
-    opacities = np.clip(gaussians.opacities, MIN_OPACITY, MAX_OPACITY)
-    logits = np.log(opacities / (1 - opacities), dtype=np.float64)
-    log_scales = np.log(np.maximum(gaussians.scales, 0) + SCALE_EPSILON, dtype=np.float64)
-    values = {
-        **dict(zip(PROPERTIES[0:3], gaussians.positions.T, strict=True)),
-        **dict(zip(PROPERTIES[3:6], gaussians.f_dc.T, strict=True)),
-        "opacity": logits,
-        **dict(zip(PROPERTIES[7:10], log_scales.T, strict=True)),
-        **dict(zip(PROPERTIES[10:14], gaussians.rotations.T, strict=True)),
-    }
-    rows = np.zeros((len(gaussians), len(names)), dtype="<f4")
-    for column, name in enumerate(names):
-        if name in values:
-            rows[:, column] = values[name]
-
     properties = "".join(f"property float {name}\n" for name in names)
     header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(gaussians)}\n{properties}end_header\n"
-    return header.encode("ascii") + rows.tobytes()
+    return _parts(header.encode("ascii"), gaussians, names, coefficients)
 
 
-def read_ply(path: str | os.PathLike, on_warning: Callable[[str], None] | None = None) -> Gaussians:
-    """Read Gaussians from a 3DGS PLY: binary of either byte order or ascii, properties in any order and of any type.
+def _parts(header: bytes, gaussians: Gaussians, names: list[str], coefficients: int) -> Iterator[bytes]:
+    yield header
+    columns = {name: column for column, name in enumerate(names)}
+    rest = slice(columns["f_dc_2"] + 1, columns["opacity"])
+    for first in range(0, len(gaussians), ROWS):
+        part = slice(first, first + ROWS)
+        # The arguments are rounded to float32 as in the published code, the logarithms only at the end.
+        opacities = np.clip(gaussians.opacities[part], MIN_OPACITY, MAX_OPACITY)
+        table = np.zeros((len(opacities), len(names)), dtype="<f4")
+        table[:, :3] = gaussians.positions[part]
+        table[:, rest.start - 3 : rest.start] = (gaussians.colors[part] - 0.5) / SH_C0
+        harmonics = table[:, rest].reshape(len(table), 3, coefficients)
+        harmonics[:, :, : gaussians.harmonics.shape[1]] = gaussians.harmonics[part].transpose(0, 2, 1)
+        table[:, rest] = harmonics.reshape(len(table), -1)
+        table[:, rest.stop] = np.log(opacities / (1 - opacities), dtype=np.float64)
+        scales = np.maximum(gaussians.scales[part], 0) + SCALE_EPSILON
+        table[:, rest.stop + 1 : rest.stop + 4] = np.log(scales, dtype=np.float64)
+        table[:, rest.stop + 4 :] = gaussians.rotations[part]
+        yield table.tobytes()
 
-    Properties and elements that are not part of a Gaussian are passed over, higher spherical harmonics among them:
-    the colour is the one all directions share, clipped to 0..1. Quaternions are normalised; one of length zero
-    becomes the identity. Gaussians with a value that is not a finite number are left out.
+
+def read_ply(path: str | os.PathLike, on_warning: OnWarning | None = None) -> Gaussians:
+    """Read Gaussians from a 3DGS PLY: binary of either byte order or ascii, properties in any order and of any type;
+    or from a compressed one of SuperSplat.
+
+    Properties and elements that are not part of a Gaussian are passed over. Spherical harmonics of a degree above 3 are
+    left out, and those that are all zero. Quaternions are normalised; one of length zero becomes the identity.
+    Gaussians with a value that is not a finite number are left out, and those of absurd sizes (`checks.usable`).
 
     Args:
         path: The file.
-        on_warning: Called with a sentence for the user if Gaussians were left out.
+        on_warning: Called with a sentence for the user if something was left out or looks wrong.
 
     Raises:
         LGMError: If there is no such file, it is not a PLY of Gaussians, or its header promises what it doesn't hold.
@@ -130,199 +136,99 @@ def read_ply(path: str | os.PathLike, on_warning: Callable[[str], None] | None =
         raise LGMError(f"{path} is a folder. Choose a PLY file.")
     try:
         with path.open("rb") as file:
-            header = _read_header(file, path)
-            size = os.fstat(file.fileno()).st_size - header.length
-            vertices = header.vertices
-            if header.format == "ascii":
-                file.seek(header.length)
-                table = _read_ascii(file.read(), header, path)
+            header = read_header(file, path)
+            vertices = header.find("vertex")
+            if vertices is None or not vertices.count:
+                raise LGMError(f"{path} holds no Gaussians: it has no vertices.")
+            if compressed_ply.is_compressed(header):
+                gaussians = compressed_ply.read(file, header, path)
             else:
-                offset = _vertices_offset(file, header, path)
-                if offset + vertices.count * vertices.dtype.itemsize > size:
-                    raise _cut_short(path, vertices.count)
-                file.seek(header.length + offset)
-                table = np.fromfile(file, dtype=vertices.dtype, count=vertices.count)
+                _check(vertices, path)
+                gaussians = _read(file, header, path, on_warning)
     except FileNotFoundError:
         raise LGMError(f"There is no file {path}.") from None
     except OSError as error:
         raise LGMError(f"{path} could not be read ({error.strerror or error}).") from error
-
-    gaussians = _activate(table)
-    finite = gaussians.finite()
-    if not finite.any():
-        raise LGMError(f"{path} holds no Gaussian whose values are all finite numbers.")
-    if not finite.all():
-        if on_warning:
-            on_warning(
-                f"{len(finite) - finite.sum():,} of {len(finite):,} Gaussians in {path} were left out: not finite."
-            )
-        gaussians = gaussians.select(finite)
-    return gaussians
+    return usable(gaussians, path, on_warning)
 
 
-def _activate(table: np.ndarray) -> Gaussians:
-    """Gaussians from the structured array of a file's vertices, values not finite kept as they come."""
-
-    def columns(*names: str) -> np.ndarray:
-        return np.stack([table[name].astype(np.float64) for name in names], axis=-1)
-
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and left out by the caller
-        rotations = columns(*PROPERTIES[10:14])
-        lengths = np.linalg.norm(rotations, axis=1, keepdims=True)
-        rotations = np.where(lengths == 0, [1.0, 0.0, 0.0, 0.0], rotations / np.where(lengths == 0, 1, lengths))
-        # A scale of exactly zero would divide by zero in any renderer.
-        scales = np.maximum(np.exp(columns(*PROPERTIES[7:10])), np.finfo(np.float32).tiny)
-        return Gaussians(
-            positions=columns(*PROPERTIES[0:3]),
-            opacities=1 / (1 + np.exp(-table["opacity"].astype(np.float64))),
-            scales=scales,
-            rotations=rotations,
-            colors=np.clip(0.5 + SH_C0 * columns(*PROPERTIES[3:6]), 0, 1),
-        )
-
-
-@dataclass
-class _Element:
-    """One element of a PLY: how many rows, and (name, type, type of a list's length or None) of each property."""
-
-    name: str
-    count: int
-    properties: list[tuple[str, str, str | None]] = field(default_factory=list)
-
-    @property
-    def has_lists(self) -> bool:
-        return any(length is not None for _, _, length in self.properties)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype([(name, type) for name, type, _ in self.properties])
-
-
-@dataclass(frozen=True)
-class _Header:
-    format: str
-    elements: list[_Element]
-    length: int  # bytes, the newline of end_header included
-
-    @property
-    def vertices(self) -> _Element:
-        return next(element for element in self.elements if element.name == "vertex")
-
-    @property
-    def before(self) -> list[_Element]:
-        """The elements whose rows come before the vertices."""
-        return self.elements[: self.elements.index(self.vertices)]
-
-
-def _read_header(file, path: Path) -> _Header:
-    start = file.read(_HEADER_LIMIT)
-    if not start:
-        raise LGMError(f"{path} is an empty file.")
-    if start[:3] != b"ply" or start[3:4] not in (b"\n", b"\r"):
-        raise LGMError(f"{path} is not a PLY file.")
-    format = order = ""
-    elements: list[_Element] = []
-    position = 0
-    while True:
-        end = start.find(b"\n", position)
-        if end < 0:
-            raise LGMError(f"{path} is not a whole PLY file: its header has no end.")
-        line = start[position:end].decode("latin-1").strip()
-        position = end + 1
-        words = line.split()
-        try:
-            match words:
-                case ["end_header"]:
-                    break
-                case ["format", format, _]:
-                    order = _BYTE_ORDERS[format]
-                case ["element", name, count]:
-                    elements.append(_Element(name, _count(count)))
-                case ["property", "list", length, type, name] if order and _TYPES[length][0] in "iu":
-                    elements[-1].properties.append((name, order + _TYPES[type], order + _TYPES[length]))
-                case ["property", type, name] if order:
-                    elements[-1].properties.append((name, order + _TYPES[type], None))
-                case [] | ["ply"] | ["comment" | "obj_info", *_]:
-                    pass
-                case _:
-                    raise ValueError(line)
-        except (KeyError, IndexError, ValueError):
-            raise LGMError(f"{path} has a header that can't be understood: '{line[:80]}'.") from None
-    if not order:
-        raise LGMError(f"{path} has a header that can't be understood: it names no format.")
-
-    header = _Header(format, elements, position)
-    _check(header, path)
-    return header
-
-
-def _count(word: str) -> int:
-    if not (word.isascii() and word.isdigit()):
-        raise ValueError(word)
-    return int(word)
-
-
-def _check(header: _Header, path: Path) -> None:
-    """That the header is one of Gaussians."""
-    found = [element for element in header.elements if element.name == "vertex"]
-    if not found or not found[0].count:
-        raise LGMError(f"{path} holds no Gaussians: it has no vertices.")
-    names = [name for name, _, _ in found[0].properties]
+def _check(vertices: Element, path: Path) -> None:
+    """That the vertices are 3D Gaussians."""
+    names = {*vertices.names}
     missing = [name for name in PROPERTIES if name not in names]
-    if missing:
-        hint = " It is a compressed PLY: save it as an uncompressed one." if "packed_position" in names else ""
-        raise LGMError(f"{path} is a PLY file, but not of 3D Gaussians: it lacks {', '.join(missing)}.{hint}")
-    if found[0].has_lists:
-        raise LGMError(f"{path} is a PLY file, but not of 3D Gaussians: its vertices hold lists.")
-    for names in (
-        [element.name for element in header.elements],
-        *([name for name, _, _ in element.properties] for element in header.elements),
-    ):
-        if len(set(names)) < len(names):
-            raise LGMError(f"{path} has a header that can't be understood: a name appears in it twice.")
+    if not missing and not vertices.has_lists:
+        return
+    colored = {"red", "green", "blue"} <= names
+    if missing == ["scale_2"]:
+        kind = "It is one of 2D Gaussians (2DGS), flat discs: train or export it as 3D Gaussians (3DGS)."
+    elif colored and {*missing} <= {"f_dc_0", "f_dc_1", "f_dc_2"}:
+        kind = "Its colours are plain red, green and blue: export it with spherical harmonics (f_dc), as 3DGS does."
+    elif not {"opacity", "scale_0", "rot_0"} & names and {"x", "y", "z"} <= names:
+        kind = "It is a point cloud or a mesh: import it with Blender's own File > Import > Stanford PLY."
+    else:
+        kind = ""
+    why = f"it lacks {', '.join(missing)}" if missing else "its vertices hold lists"
+    raise LGMError(f"{path} is a PLY file, but not of 3D Gaussians: {why}. {kind}".strip())
 
 
-def _cut_short(path: Path, count: int) -> LGMError:
-    return LGMError(f"{path} is cut short or its header is wrong: it promises {count:,} Gaussians and holds fewer.")
+def _read(file, header: Header, path: Path, on_warning: OnWarning | None) -> Gaussians:
+    """The Gaussians of a file, values not finite kept as they come."""
+    vertices = header.find("vertex")
+    count, rest = vertices.count, _harmonics_names(vertices)
+    parts, activated = rows(file, header, "vertex", path), count >= _MANY
+    for part, table in parts:  # the first one shows that the file holds them all
+        if not part.start:
+            arrays = [np.empty((count, width), np.float32) for width in (3, 1, 3, 4, 3, len(rest))]
+        positions, opacities, scales, rotations, colors, harmonics = arrays
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and left out by the caller
+            positions[part] = _columns(table, PROPERTIES[0:3])
+            logits = _columns(table, ("opacity",))
+            logarithms = _columns(table, PROPERTIES[7:10])
+            activated = activated and bool((logits >= 0).all() and (logits <= 1).all() and (logarithms > 0).all())
+            opacities[part] = 1 / (1 + np.exp(-logits))
+            # A scale of exactly zero would divide by zero in any renderer.
+            scales[part] = np.maximum(np.exp(logarithms), np.finfo(np.float32).tiny)
+            rotations[part] = unit_quaternions(_columns(table, PROPERTIES[10:14]))
+            colors[part] = 0.5 + SH_C0 * _columns(table, PROPERTIES[3:6])
+        for column, name in enumerate(rest):
+            harmonics[part, column] = table[name]
+    if not rest and on_warning and any(name.startswith("f_rest_") for name in vertices.names):
+        on_warning(f"The spherical harmonics in {path} were left out: their number is that of no degree.")
+    if activated and on_warning:
+        on_warning(
+            f"The values in {path} look activated already: all opacities lie between 0 and 1 and all scales above 0, "
+            "where this format has logits and logarithms. If it looks like fog, export it without activation."
+        )
+    if not any(harmonics[first : first + ROWS].any() for first in range(0, count, ROWS)):
+        rest, harmonics = [], harmonics[:, :0]
+    elif on_warning and len(rest) < sum(name.startswith("f_rest_") for name in vertices.names):
+        on_warning(f"The spherical harmonics above degree 3 in {path} were left out.")
+    by_channel = harmonics.reshape(count, 3, len(rest) // 3)
+    return Gaussians(positions, opacities[:, 0], scales, rotations, colors, _channels_last(by_channel))
 
 
-def _vertices_offset(file, header: _Header, path: Path) -> int:
-    """How many bytes after the header a binary file's vertices begin."""
-    if not any(element.has_lists for element in header.before):
-        return sum(element.count * element.dtype.itemsize for element in header.before)
-    # Rows with lists differ in length, so they must be walked one by one. Each takes at least a byte, so the walk ends
-    # with the file whatever the header promises.
-    file.seek(header.length)
-    data = memoryview(file.read())
-    offset = 0
-    for element in header.before:
-        if not element.has_lists:
-            offset += element.count * element.dtype.itemsize
-            continue
-        for _ in range(element.count):
-            for _, type, length in element.properties:
-                items = 1
-                if length is not None:
-                    end = offset + np.dtype(length).itemsize
-                    if end > len(data):
-                        raise _cut_short(path, header.vertices.count)
-                    items = max(0, int(np.frombuffer(data[offset:end], dtype=length)[0]))
-                    offset = end
-                offset += items * np.dtype(type).itemsize
-    return offset
+def _channels_last(harmonics: np.ndarray) -> np.ndarray:
+    """[N, 3, K] -> [N, K, 3], within the memory it has."""
+    count, _, coefficients = harmonics.shape
+    result = harmonics.reshape(count, coefficients, 3)
+    for first in range(0, count, ROWS):
+        result[first : first + ROWS] = harmonics[first : first + ROWS].transpose(0, 2, 1).copy()
+    return result
 
 
-def _read_ascii(data: bytes, header: _Header, path: Path) -> np.ndarray:
-    """The vertices of an ascii file, one line each."""
-    vertices = header.vertices
-    lines = [line for line in data.splitlines() if line.strip()]
-    first = sum(element.count for element in header.before)
-    lines = lines[first : first + vertices.count]
-    words = b" ".join(lines).split()
-    if len(lines) < vertices.count:
-        raise _cut_short(path, vertices.count)
-    try:
-        rows = np.array(words, dtype=np.float64).reshape(vertices.count, len(vertices.properties))
-    except ValueError:
-        raise LGMError(f"{path} is damaged: a line is not {len(vertices.properties)} numbers.") from None
-    return rows.view([(name, np.float64) for name, _, _ in vertices.properties])[:, 0]
+def _harmonics_names(vertices: Element) -> list[str]:
+    """The properties of a file's harmonics of degree 1 to 3, all of red first; none if their number is no degree's."""
+    present = {name for name in vertices.names if name.startswith("f_rest_")}
+    each, more = divmod(len(present), 3)
+    kept = min(each, 15)
+    if more or each not in (3, 8, 15, 24) or present != {f"f_rest_{i}" for i in range(3 * each)}:
+        return []
+    return [f"f_rest_{channel * each + i}" for channel in range(3) for i in range(kept)]
+
+
+def _columns(table: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """[N, len(names)] float64 of a structured array."""
+    result = np.empty((len(table), len(names)))
+    for column, name in enumerate(names):
+        result[:, column] = table[name]
+    return result

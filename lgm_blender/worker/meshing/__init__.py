@@ -15,6 +15,7 @@ __all__ = ["EFFORT", "MeshSettings", "TexturedMesh", "mesh_from_gaussians"]
 
 # How many views, their size in pixels, and the field's resolution.
 EFFORT = {"cpu": (32, 320, 192), "cuda": (64, 512, 256)}
+PARTS, MAIN = 5, 0.6  # so many parts, none of them with that share of the surface, are no object
 HIDDEN = 0.5  # more than this share of the Gaussians deep inside, and the scene is a room
 
 
@@ -73,7 +74,7 @@ def mesh_from_gaussians(
     from .quads import join_normals, make_quads, pair_triangles
     from .refine import fit_outlines
     from .texture import bake
-    from .topology import corner_normals, decimate
+    from .topology import corner_normals, decimate, part_areas
     from .views import render_all_round
 
     settings = settings or MeshSettings()
@@ -98,6 +99,13 @@ def mesh_from_gaussians(
         if buried(views, tensor) > HIDDEN:
             warnings.append(
                 "Most Gaussians lie where they can't be seen from outside, as in a room: the mesh is of what can be."
+            )
+        areas, _ = part_areas(vertices, faces)
+        if len(areas) >= PARTS and areas.max() < MAIN * areas.sum():
+            warnings.append(
+                f"The mesh came out in {len(areas)} separate parts, the largest with "
+                f"{areas.max() / areas.sum():.0%} of the surface: this looks like a scene, not an object. Crop the "
+                "splats to one object first."
             )
     with job.stage("simplify"):
         if len(faces) < settings.faces:

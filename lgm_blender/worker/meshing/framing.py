@@ -6,26 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...core.affine import turned
+from ...core.affine import upright
 from ...core.errors import LGMError
-from ...core.gaussians import Gaussians, rotation_matrices
+from ...core.gaussians import Gaussians
 from .settings import Up
 from .views import FRAME_RADIUS
 
 FEWEST_GAUSSIANS = 16
 FAINT = 0.05  # less does not count for where the object is
 OUTLIERS = 5e-4  # of the Gaussians' area on each side of each axis does not count either
-
-# Rows: LGM's x, y and z (y up) in terms of the file's axes, and the same turn as a quaternion (w, x, y, z).
-_HALF = 0.5**0.5
-_TURNS: dict[str, tuple[float, float, float, float]] = {
-    "y": (1, 0, 0, 0),
-    "-y": (0, 1, 0, 0),
-    "z": (_HALF, -_HALF, 0, 0),
-    "-z": (_HALF, _HALF, 0, 0),
-    "x": (_HALF, 0, 0, _HALF),
-    "-x": (_HALF, 0, 0, -_HALF),
-}
 
 
 def framed(gaussians: Gaussians, up: Up, warnings: list[str]) -> tuple[Gaussians, np.ndarray, float]:
@@ -36,7 +25,7 @@ def framed(gaussians: Gaussians, up: Up, warnings: list[str]) -> tuple[Gaussians
     Raises:
         LGMError: If there are too few, or their size is nothing to compute with.
     """
-    return _normalized(_upright(_usable(gaussians, warnings), up), warnings)
+    return _normalized(upright(_usable(gaussians, warnings), up), warnings)
 
 
 def _usable(gaussians: Gaussians, warnings: list[str]) -> Gaussians:
@@ -49,12 +38,6 @@ def _usable(gaussians: Gaussians, warnings: list[str]) -> Gaussians:
         number = "only one Gaussian is" if len(gaussians) == 1 else f"only {len(gaussians)} Gaussians are"
         raise LGMError(f"There is too little to make a mesh of: {number} visible, and {FEWEST_GAUSSIANS} are needed.")
     return gaussians
-
-
-def _upright(gaussians: Gaussians, up: Up) -> Gaussians:
-    """Turned so that the axis `up` becomes y."""
-    turn = np.array(_TURNS[up], np.float32)
-    return turned(gaussians, rotation_matrices(turn))
 
 
 def _normalized(gaussians: Gaussians, warnings: list[str]) -> tuple[Gaussians, np.ndarray, float]:

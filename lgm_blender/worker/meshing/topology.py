@@ -65,11 +65,17 @@ def components(faces: Tensor, count: int) -> tuple[int, Tensor]:
     return number, torch.from_numpy(labels.astype(np.int64)).to(faces.device)
 
 
-def without_islands(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """The mesh without parts that have less than ISLAND of the largest one's area."""
+def part_areas(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Twice the area [P] of each connected part, and of which part each face is [F]."""
     number, label = components(faces, len(vertices))
     label = label[faces[:, 0]]
-    area = torch.zeros(number, device=faces.device).index_add_(0, label, face_normals(vertices, faces).norm(dim=1))
+    area = torch.zeros(number, device=faces.device)
+    return area.index_add_(0, label, face_normals(vertices, faces).norm(dim=1)), label
+
+
+def without_islands(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """The mesh without parts that have less than ISLAND of the largest one's area."""
+    area, label = part_areas(vertices, faces)
     faces = faces[(area >= ISLAND * area.max())[label]]
     used = torch.zeros(len(vertices), dtype=torch.bool, device=faces.device)
     used[faces.flatten()] = True

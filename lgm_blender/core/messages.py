@@ -27,7 +27,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import LGMError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600

@@ -216,7 +216,7 @@ def run():
                 {"name": "lgm", "label": "LGM", "modes": ["image", "text"], "ready": False, "problem": "Not fetched."},
             ]
             presets[1]["terms"] = "a/b: 1 GB, licence MIT\nThey go into the cache"
-            info = {"protocol": 99 if BEHAVIOUR == "old" else 3, "version": "0", "python": "3", "torch": "0"}
+            info = {"protocol": 99 if BEHAVIOUR == "old" else 4, "version": "0", "python": "3", "torch": "0"}
             info |= {"device": "cpu", "device_name": "a CPU", "presets": presets, "log": os.environ.get("FAKE_LOG", "")}
             send({"id": m["id"], "result": info})
             if BEHAVIOUR == "mute":

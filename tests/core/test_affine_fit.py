@@ -83,7 +83,8 @@ def test_no_map_is_found_where_none_is():
 def test_groups_in_space():
     x = points(20_000)
     belongs = np.digitize(x[:, 0], [-0.4, 0.3])
-    maps = [affine(MAPS[name], offset) for name, offset in (("turn", (0, 0, 0)), ("mirror", (1, 2, 3)), ("stretch", (0, 1, 0)))]
+    offsets = {"turn": (0, 0, 0), "mirror": (1, 2, 3), "stretch": (0, 1, 0)}
+    maps = [affine(MAPS[name], offset) for name, offset in offsets.items()]
     y = np.empty_like(x)
     for i, matrix in enumerate(maps):
         y[belongs == i] = moved(matrix, x[belongs == i])

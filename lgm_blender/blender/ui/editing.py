@@ -1,0 +1,9 @@
+CLASSES = ()
+
+
+def add_menus():
+    pass
+
+
+def remove_menus():
+    pass

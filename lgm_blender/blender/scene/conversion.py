@@ -76,8 +76,8 @@ def convert(source: bpy.types.Object, *, native: bool, data: dict[bpy.types.ID, 
             if active:
                 layer.objects.active = made
     if not old.users:
+        del data[old]
         bpy.data.batch_remove([old])
-        data[old] = data.pop(old)
         made.data.name = data_name
     return made
 

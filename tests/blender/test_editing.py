@@ -5,15 +5,7 @@ from __future__ import annotations
 import bpy
 import numpy as np
 import pytest
-
-import lgm_blender
-from lgm_blender.blender import compat
-from lgm_blender.blender.scene import conversion, editing, repair, splat_data, splats
-from lgm_blender.blender.ui import editing as ui
-from lgm_blender.core.cameras import to_blender
-from lgm_blender.core.gaussians import Gaussians
-
-from .splat_scenes import (
+from splat_scenes import (
     COUNT,
     about,
     add,
@@ -28,6 +20,13 @@ from .splat_scenes import (
     select_points,
     turn_z,
 )
+
+import lgm_blender
+from lgm_blender.blender import compat
+from lgm_blender.blender.scene import conversion, editing, repair, splat_data, splats
+from lgm_blender.blender.ui import editing as ui
+from lgm_blender.core.cameras import to_blender
+from lgm_blender.core.gaussians import Gaussians
 
 native = pytest.mark.skipif(not compat.has_native_splats(), reason="there are no native splats")
 
@@ -351,6 +350,10 @@ def test_conversion_there_and_back_loses_nothing(tmp_path):
     made.constraints.new("COPY_SCALE").target = target
     made.keyframe_insert("location", index=0, frame=3)
     made.driver_add("location", 2).driver.expression = "1.5"
+    other = splats.splat_geometry().copy()
+    mine = made.modifiers.new("Mine", "NODES")
+    mine.node_group = other
+    compat.set_modifier_input(mine, "Saturation", 0.25)
     splats.set_display(made, scale=1.25, saturation=0.5, crop_box=parent)
     made.hide_render, made.pass_index, made.rotation_mode = True, 7, "XZY"
     cycles = bpy.context.scene.cycles
@@ -379,6 +382,8 @@ def test_conversion_there_and_back_loses_nothing(tmp_path):
         modifier = made.modifiers[0]
         assert compat.get_modifier_input(modifier, "Display") == {"POINTS": "Exact", "NATIVE": "Native"}[kind]
         assert compat.get_modifier_input(modifier, "Scale") == 1.25
+        assert [m.name for m in made.modifiers] == ["LGM Splats", "Mine"]
+        assert compat.get_modifier_input(made.modifiers["Mine"], "Saturation") == 0.25
         assert compat.get_modifier_input(modifier, "Crop Box") == parent
         assert (made.hide_render, made.pass_index, made.rotation_mode) == (True, 7, "XZY")
         assert made.select_get()

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import radians
+from types import SimpleNamespace
 
 import bpy
 import numpy as np
 import pytest
-
-from lgm_blender.blender import compat, handlers
-from lgm_blender.blender.scene import repair, splat_data, splats
-from lgm_blender.core.cameras import from_blender, to_blender
-from lgm_blender.core.gaussians import Gaussians
-
-from .splat_scenes import (
+from splat_scenes import (
     COUNT,
     about,
     add,
@@ -29,6 +24,11 @@ from .splat_scenes import (
     select_points,
     turn_z,
 )
+
+from lgm_blender.blender import compat, handlers
+from lgm_blender.blender.scene import repair, splat_data, splats
+from lgm_blender.core.cameras import from_blender, to_blender
+from lgm_blender.core.gaussians import Gaussians
 
 
 @pytest.fixture(autouse=True)
@@ -333,15 +333,36 @@ def test_writing_gaussians_is_not_taken_for_a_move():
     np.testing.assert_array_equal(found.positions, wanted.positions)
 
 
-def test_a_look_that_finds_nothing_new_reads_no_positions(monkeypatch):
+def test_large_ones_wait_while_updates_come_in_rows_and_are_caught_up_with(monkeypatch):
+    made = add()
+    place(made)
+    before = seen(made)
+    watch, ticks = handlers.Watch(), []
+    monkeypatch.setattr(handlers, "LARGE", COUNT)
+    timers = SimpleNamespace(register=lambda function, first_interval: ticks.append(function))
+    fake = SimpleNamespace(background=False, timers=timers)
+    monkeypatch.setattr(handlers, "bpy", SimpleNamespace(app=fake, data=bpy.data, types=bpy.types))
+    assert not watch.may_wait(made.data)
+    watch.look(made.data)
+    assert watch.may_wait(made.data)
+    monkeypatch.setattr(handlers, "_watch", watch)
+    choose(made)
+    bpy.ops.object.transform_apply()
+    assert len(ticks) == 1
+    with pytest.raises(AssertionError):
+        assert_seen(seen(made), before)
+    monkeypatch.undo()
+    monkeypatch.setattr(handlers, "_watch", watch)
+    ticks[0]()
+    assert_seen(seen(made), before)
+    watch.forget()
+    assert not watch.may_wait(made.data)
+
+
+def test_updates_that_move_no_point_are_not_looked_at(monkeypatch):
     made = add()
     monkeypatch.setattr(repair, "mend", lambda data: pytest.fail("it looked at all points"))
-    splats.set_display(made, scale=1.5)
     made.location.x += 1
+    made.select_set(not made.select_get())
+    bpy.context.scene.frame_set(5)
     bpy.context.view_layer.update()
-    position = splat_data.get(made.data, "position")
-    position[3] += 1
-    splat_data.put(made.data, "position", "FLOAT_VECTOR", position)
-    made.data.update_tag()
-    with pytest.raises(pytest.fail.Exception):
-        handlers._watch.look(made.data)

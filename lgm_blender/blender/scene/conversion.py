@@ -109,9 +109,7 @@ def _copy_modifier(modifier: bpy.types.Modifier, target: bpy.types.Object) -> No
         return
     _copy_properties(modifier, made, {"name"})
     if modifier.type == "NODES" and modifier.node_group:
-        for item in modifier.node_group.interface.items_tree:
-            if item.item_type == "SOCKET" and item.in_out == "INPUT" and item.socket_type != "NodeSocketGeometry":
-                compat.set_modifier_input(made, item.name, compat.get_modifier_input(modifier, item.name))
+        compat.copy_modifier_inputs(modifier, made)
 
 
 def _copy_animation(source: bpy.types.Object, target: bpy.types.Object) -> None:

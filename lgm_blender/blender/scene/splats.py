@@ -231,7 +231,11 @@ def shown_native(thing: bpy.types.Object) -> bool:
     if not splat_data.is_native(thing.data):
         return False
     modifier = display_modifier(thing)
-    return modifier is None or compat.get_modifier_input(modifier, "Display") == "Native"
+    if modifier is None:
+        return True
+    if "Display" not in compat.modifier_inputs(modifier.node_group):  # a group that an older Blender made
+        return False
+    return compat.get_modifier_input(modifier, "Display") == "Native"
 
 
 def _too_low(scene: bpy.types.Scene) -> list[tuple[str, int | bool, str]]:

@@ -141,11 +141,12 @@ def copy_modifier_inputs(source: bpy.types.NodesModifier, target: bpy.types.Node
         for key in source.keys():  # noqa: SIM118 - a modifier is no dictionary
             target[key] = source[key]
         return
-    for item in source.node_group.interface.items_tree:
-        there = getattr(source.properties.inputs, getattr(item, "identifier", ""), None)
-        if there is None:
+    items = source.node_group.interface.items_tree
+    for socket in (item for item in items if item.item_type == "SOCKET" and item.in_out == "INPUT"):
+        there = getattr(source.properties.inputs, socket.identifier, None)
+        if there is None:  # geometry is no value
             continue
-        here = getattr(target.properties.inputs, item.identifier)
+        here = getattr(target.properties.inputs, socket.identifier)
         for prop in there.bl_rna.properties:
             if not prop.is_readonly:
                 setattr(here, prop.identifier, getattr(there, prop.identifier))

@@ -63,7 +63,7 @@ class Watch:
                 if update.is_updated_geometry and splat_data.is_splat_data(block.original):
                     changed.append(block.original)
             elif isinstance(block, bpy.types.Object) and not shown:
-                shown = splats.is_splats(block) or block.instance_collection is not None
+                shown = splats.is_splats(block.original) or block.instance_collection is not None
         if shown or changed:
             raise_what_nobody_chose([depsgraph.scene.original])
         if not changed:

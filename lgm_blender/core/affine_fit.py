@@ -12,7 +12,7 @@ GROWTH = 4  # so many times as many points are tried each time that a local map 
 LOOSE = 8.0  # how much farther off the points beyond those may be that a map was fitted to
 FAILURES = 24  # places in a row where no map is found before the rest is given up
 SMALLEST = 12  # points that a group has at least
-_CHECKED = 4096  # points that a map is tried on before all are
+_CHECKED = 4096  # points that tell a map as well as all do
 
 
 class Group(NamedTuple):
@@ -35,11 +35,13 @@ def moved_as_one(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
     """
     tolerance = _tolerance(before, after)
     count = len(before)
-    if count > 2 * _CHECKED:  # most that don't fit are seen at once
-        few = np.linspace(0, count - 1, _CHECKED).astype(int)
-        if _fit(before[few], after[few], tolerance) is None:
-            return None
-    return _fit(before, after, tolerance)
+    if count <= 2 * _CHECKED:
+        return _fit(before, after, tolerance)
+    few = np.linspace(0, count - 1, _CHECKED).astype(int)
+    matrix = _fit(before[few], after[few], tolerance)
+    if matrix is None or (_errors(matrix.astype(np.float32), before, after) > tolerance).any():
+        return None
+    return matrix
 
 
 def moved_in_groups(before: np.ndarray, after: np.ndarray, seed: int = 0) -> tuple[list[Group], np.ndarray]:

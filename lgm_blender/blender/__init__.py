@@ -2,15 +2,18 @@
 
 import importlib
 
-_MODULES = ("ui.preferences", "ui.properties", "ui.operators", "ui.panel", "ui.splats", "ui.files", "ui.training")
+_MODULES = (
+    *("ui.preferences", "ui.properties", "ui.operators", "ui.panel", "ui.splats", "ui.editing", "ui.files"),
+    "ui.training",
+)
 
 
 def register() -> None:
     """Registers the classes and opens the session. Once registered, it does nothing."""
     import bpy
 
-    from . import session, settings
-    from .ui import properties, timer
+    from . import handlers, session, settings
+    from .ui import editing, properties, timer
 
     if hasattr(bpy.types.Scene, "lgm"):
         return
@@ -20,20 +23,24 @@ def register() -> None:
     bpy.types.Scene.lgm = bpy.props.PointerProperty(type=properties.LGM_Settings)
     bpy.types.TOPBAR_MT_file_import.append(_draw_import)
     bpy.types.TOPBAR_MT_file_export.append(_draw_export)
+    editing.add_menus()
+    handlers.register()
 
 
 def unregister() -> None:
     """Gives back all of it: the worker, timers, handlers, previews and classes. Does nothing if nothing is there."""
     import bpy
 
-    from . import session
-    from .ui import icons, timer
+    from . import handlers, session
+    from .ui import editing, icons, timer
 
+    handlers.unregister()
     timer.stop()
     session.close_session()
     icons.clear()
     if not hasattr(bpy.types.Scene, "lgm"):
         return
+    editing.remove_menus()
     bpy.types.TOPBAR_MT_file_import.remove(_draw_import)
     bpy.types.TOPBAR_MT_file_export.remove(_draw_export)
     del bpy.types.Scene.lgm

@@ -133,3 +133,20 @@ def import_fbx(path: str) -> None:
         bpy.ops.import_scene.fbx(filepath=path)
     else:
         bpy.ops.wm.fbx_import(filepath=path)
+
+
+def copy_modifier_inputs(source: bpy.types.NodesModifier, target: bpy.types.NodesModifier) -> None:
+    """Gives a geometry nodes modifier the inputs of another of the same group, attributes that they name included."""
+    if not hasattr(source, "properties"):  # before 5.2
+        for key in source.keys():  # noqa: SIM118 - a modifier is no dictionary
+            target[key] = source[key]
+        return
+    items = source.node_group.interface.items_tree
+    for socket in (item for item in items if item.item_type == "SOCKET" and item.in_out == "INPUT"):
+        there = getattr(source.properties.inputs, socket.identifier, None)
+        if there is None:  # geometry is no value
+            continue
+        here = getattr(target.properties.inputs, socket.identifier)
+        for prop in there.bl_rna.properties:
+            if not prop.is_readonly:
+                setattr(here, prop.identifier, getattr(there, prop.identifier))

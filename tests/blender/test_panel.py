@@ -15,7 +15,7 @@ from PIL import Image
 from lgm_blender.blender import compat, session, tasks
 from lgm_blender.blender.scene import splats
 from lgm_blender.blender.scene.nodes.splat_inputs import inputs
-from lgm_blender.blender.ui import files, operators, panel, preferences, training
+from lgm_blender.blender.ui import editing, files, operators, panel, preferences, training
 from lgm_blender.blender.ui import splats as splats_panel
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import GenerateRequest
@@ -231,3 +231,24 @@ def test_how_splats_are_shown_can_be_set(worker):
     assert splats.display_modifier(made) is not None
     bpy.context.view_layer.objects.active = None
     assert not splats_panel.LGM_PT_splats.poll(bpy.context)
+
+
+def test_editing_is_offered_for_splats_and_low_settings_are_told(worker):
+    gaussians = Gaussians([[0, 0, 0]], [0.9], [[0.1, 0.1, 0.1]], [[1, 0, 0, 0]], [[0.5, 0.5, 0.5]])
+    made = splats.add_splats(gaussians, "one")
+    bpy.context.view_layer.objects.active = made
+    assert not editing.LGM_PT_prepare.poll(bpy.context)
+    bpy.context.scene.cycles.transparent_max_bounces = 9
+    assert editing.LGM_PT_prepare.poll(bpy.context)
+    assert "is 9, and should" in " ".join(drawn(editing.LGM_PT_prepare).split())
+    assert "lgm.prepare_scene" in drawn(editing.LGM_PT_prepare)
+    assert editing.LGM_PT_edit.poll(bpy.context)
+    made.data["lgm_unmended"] = 12
+    seen = drawn(editing.LGM_PT_edit)
+    assert "1 Gaussians" in seen
+    assert "12 Gaussians moved" in seen
+    offered = {f"lgm.{name[7:]}" for name in dir(editing) if name.startswith("LGM_OT_splats")}
+    offered -= set() if compat.has_native_splats() else {"lgm.splats_convert"}
+    assert offered <= set(seen.splitlines())
+    bpy.context.view_layer.objects.active = None
+    assert not editing.LGM_PT_edit.poll(bpy.context)

@@ -12,7 +12,7 @@ import pytest
 
 import lgm_blender
 from lgm_blender.blender import session
-from lgm_blender.blender.ui import timer
+from lgm_blender.blender.ui import editing, timer
 
 
 def traces() -> dict[str, object]:
@@ -26,7 +26,11 @@ def traces() -> dict[str, object]:
             if isinstance(functions := getattr(bpy.app.handlers, name), list)
         },
         "timer": bpy.app.timers.is_registered(timer._tick),
-        "menus": [len(menu._dyn_ui_initialize()) for menu in (bpy.types.TOPBAR_MT_file_import,)],
+        "menus": {
+            name: len(getattr(bpy.types, name)._dyn_ui_initialize())
+            for name in ("TOPBAR_MT_file_import", "TOPBAR_MT_file_export", *editing._MENUS)
+            if hasattr(bpy.types, name)
+        },
         "threads": threading.active_count(),
     }  # fmt: skip
 

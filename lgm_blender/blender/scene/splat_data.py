@@ -7,10 +7,16 @@ Both carry the point attributes of Blender 5.3's own splats, in Blender's axes a
     rotation       QUATERNION    (w, x, y, z)
     radiance:base  FLOAT4        f_dc red, green, blue as raw coefficients, and opacity 0 to 1 (FLOAT_COLOR before 5.2)
     radiance:sh_0  FLOAT_VECTOR  red, green, blue of the first harmonic; up to sh_14 of degree 3; may be missing
+
+Blender's own tools move points and leave all else as it was. For repair.py, which mends that, there are two more:
+
+    splat:rest     FLOAT_VECTOR  the position that scale, rotation and harmonics are right for
+    splat:part     INT           a number of the data-block that the point was made in; never 0
 """
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import bpy
@@ -22,7 +28,12 @@ from .. import compat
 
 ATTRIBUTES = ("position", "scale", "rotation", "radiance:base")
 HARMONIC = "radiance:sh_{}"
-_WIDTHS = {"FLOAT": 1, "INT": 1, "BOOLEAN": 1, "FLOAT_VECTOR": 3, "QUATERNION": 4, "FLOAT_COLOR": 4, "FLOAT4": 4}
+REST, PART = "splat:rest", "splat:part"
+_WIDTHS = {
+    **{"FLOAT": 1, "INT": 1, "BOOLEAN": 1, "INT8": 1, "FLOAT2": 2, "INT32_2D": 2, "FLOAT_VECTOR": 3},
+    **{"QUATERNION": 4, "FLOAT_COLOR": 4, "BYTE_COLOR": 4, "FLOAT4": 4, "FLOAT4X4": 16},
+}
+_DTYPES = {"INT": np.int32, "INT8": np.int32, "INT32_2D": np.int32, "BOOLEAN": bool}
 
 
 def new_data(name: str, gaussians: Gaussians, *, native: bool) -> bpy.types.Mesh | bpy.types.PointCloud:
@@ -41,12 +52,19 @@ def new_data(name: str, gaussians: Gaussians, *, native: bool) -> bpy.types.Mesh
         data = bpy.data.meshes.new(name)
         data.vertices.add(len(gaussians))
     write_data(data, gaussians)
+    put(data, PART, "INT", np.full(len(gaussians), new_part()))
     return data
+
+
+def new_part() -> int:
+    """A number for `splat:part`, that no other data-block is likely to have, of this file or of one joined later."""
+    return random.SystemRandom().randrange(1, 1 << 31)
 
 
 def write_data(data: bpy.types.ID, gaussians: Gaussians) -> None:
     """Puts Gaussians into a data-block that has as many points; what other attributes it has stay."""
     put(data, "position", "FLOAT_VECTOR", gaussians.positions)
+    put(data, REST, "FLOAT_VECTOR", gaussians.positions)
     put(data, "scale", "FLOAT_VECTOR", gaussians.scales)
     put(data, "rotation", "QUATERNION", gaussians.rotations)
     put(data, "radiance:base", compat.radiance_type(), np.column_stack([gaussians.f_dc, gaussians.opacities]))
@@ -85,6 +103,16 @@ def is_native(data: bpy.types.ID) -> bool:
     return isinstance(data, bpy.types.PointCloud) and getattr(data, "type", "") == "GAUSSIAN_SPLAT"
 
 
+def point_count(data: bpy.types.ID) -> int:
+    """How many Gaussians a data-block has."""
+    return len(data.points if isinstance(data, bpy.types.PointCloud) else data.vertices)
+
+
+def is_kept(attribute: bpy.types.Attribute) -> bool:
+    """Whether an attribute goes along when points are copied: all that points have but Blender's own notes on them."""
+    return attribute.domain == "POINT" and attribute.data_type in _WIDTHS and not attribute.name.startswith(".")
+
+
 def harmonic_count(data: bpy.types.ID) -> int:
     """How many harmonics a data-block has: 0, 3, 8 or 15, those of whole degrees."""
     present = next((i for i in range(COUNTS[-1]) if HARMONIC.format(i) not in data.attributes), COUNTS[-1])
@@ -93,7 +121,7 @@ def harmonic_count(data: bpy.types.ID) -> int:
 
 def converted(data: bpy.types.ID, *, native: bool) -> bpy.types.ID:
     """A data-block of the other kind with all that this one has: its attributes, materials and custom properties."""
-    count = len(data.points if isinstance(data, bpy.types.PointCloud) else data.vertices)
+    count = point_count(data)
     if native:
         made = bpy.data.pointclouds.new(data.name)
         made.resize(count)
@@ -102,7 +130,7 @@ def converted(data: bpy.types.ID, *, native: bool) -> bpy.types.ID:
         made = bpy.data.meshes.new(data.name)
         made.vertices.add(count)
     for attribute in list(data.attributes):
-        if attribute.domain == "POINT" and attribute.data_type in _WIDTHS and not attribute.name.startswith("."):
+        if is_kept(attribute):
             put(made, attribute.name, attribute.data_type, get(data, attribute.name))
     for material in data.materials:
         made.materials.append(material)
@@ -115,7 +143,7 @@ def converted(data: bpy.types.ID, *, native: bool) -> bpy.types.ID:
 def put(data: bpy.types.ID, name: str, kind: str, values: np.ndarray) -> None:
     """Gives a point attribute its values [N] or [N, width], made if it isn't there."""
     attribute = data.attributes.get(name) or data.attributes.new(name, kind, "POINT")
-    dtype = {"INT": np.int32, "BOOLEAN": bool}.get(attribute.data_type, np.float32)
+    dtype = _DTYPES.get(attribute.data_type, np.float32)
     values = np.ascontiguousarray(values, dtype=dtype).ravel()
     attribute.data.foreach_set(compat.attribute_property(attribute), values)
 
@@ -124,7 +152,7 @@ def get(data: bpy.types.ID, name: str) -> Any:
     """The values of a point attribute, [N] or [N, width]."""
     attribute = data.attributes[name]
     width = _WIDTHS[attribute.data_type]
-    dtype = {"INT": np.int32, "BOOLEAN": bool}.get(attribute.data_type, np.float32)
+    dtype = _DTYPES.get(attribute.data_type, np.float32)
     values = np.empty(len(attribute.data) * width, dtype=dtype)
     attribute.data.foreach_get(compat.attribute_property(attribute), values)
     return values.reshape(-1, width) if width > 1 else values

@@ -8,7 +8,7 @@ light, or the exact picture, blended as they were trained to be, in display spac
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ FRAME = "lgm_frame"  # custom property: [scale, x, y, z] that took the Gaussians
 MAX_TRANSPARENT_BOUNCES = 512
 MIN_TRANSPARENT_BOUNCES = 256
 MOST_IN_VIEWPORT = {"Native": 2_000_000, "Exact": 500_000}  # Gaussians of an object, or the viewport becomes slow
+NATIVE_SAMPLES = 16  # a ray meets native splats by lot: with denoising so many look clean
 
 
 def add_splats(
@@ -177,25 +178,84 @@ def read_settings(made: bpy.types.Object) -> dict[str, Any]:
     return json.loads(made.get(SETTINGS_JSON, "{}"))
 
 
-def prepare_scene_for_splats(scene: bpy.types.Scene) -> list[str]:
+def prepare_scene_for_splats(scene: bpy.types.Scene, *, chosen: bool = True) -> list[str]:
     """Raises those render settings of a scene that are too low for splats; lowers none.
+
+    Args:
+        chosen: Whether also those that somebody has set; else only what is as Blender sets it, or lower still.
 
     Returns:
         A sentence for each one that was raised.
     """
     changes = []
-    cycles = getattr(scene, "cycles", None)  # an add-on that can be turned off
-    limits = {
-        "transparent_max_bounces": (MAX_TRANSPARENT_BOUNCES, "or rays end before they are through the splats"),
-        "min_transparent_bounces": (MIN_TRANSPARENT_BOUNCES, "or splats are full of noise"),
-    }
-    for setting, (least, reason) in limits.items():
-        before = getattr(cycles, setting, least)
-        if before < least:
-            setattr(cycles, setting, least)
-            label = cycles.bl_rna.properties[setting].name
-            changes.append(f"Cycles' {label!r} in {scene.name} went from {before} to {least}, {reason}.")
+    for setting, least, reason in _too_low(scene):
+        rna, before = scene.cycles.bl_rna.properties[setting], getattr(scene.cycles, setting)
+        if chosen or before <= rna.default:
+            setattr(scene.cycles, setting, least)
+            changes.append(
+                f"Cycles' {rna.name!r} in {scene.name} went from {_told(before)} to {_told(least)}, {reason}."
+            )
     return changes
+
+
+def settings_too_low(scene: bpy.types.Scene) -> list[str]:
+    """A sentence for each render setting of a scene that is too low for the splats that it holds; changes nothing."""
+    low = _too_low(scene)
+    if not low or next(shown_splats(scene), None) is None:
+        return []
+    cycles = scene.cycles
+    return [
+        f"Cycles' {cycles.bl_rna.properties[setting].name!r} is {_told(getattr(cycles, setting))}, and should be "
+        f"{_told(least)}, {reason}."
+        for setting, least, reason in low
+    ]
+
+
+def shown_splats(scene: bpy.types.Scene) -> Iterator[bpy.types.Object]:
+    """The objects of a scene that hold splats, linked ones and those of instanced collections among them."""
+    if not len(bpy.data.pointclouds) and all(group.get(VERSION_KEY) is None for group in bpy.data.node_groups):
+        return  # a file without any, as most are: its objects need not be looked at
+    instanced = set()
+    waiting = [scene.objects]
+    while waiting:
+        for thing in waiting.pop():
+            if is_splats(thing):
+                yield thing
+            elif thing.instance_type == "COLLECTION" and thing.instance_collection not in {None, *instanced}:
+                instanced.add(thing.instance_collection)
+                waiting.append(thing.instance_collection.all_objects)
+
+
+def shown_native(thing: bpy.types.Object) -> bool:
+    """Whether an object's splats are rendered as Blender's own."""
+    if not splat_data.is_native(thing.data):
+        return False
+    modifier = display_modifier(thing)
+    if modifier is None:
+        return True
+    if "Display" not in compat.modifier_inputs(modifier.node_group):  # a group that an older Blender made
+        return False
+    return compat.get_modifier_input(modifier, "Display") == "Native"
+
+
+def _too_low(scene: bpy.types.Scene) -> list[tuple[str, int | bool, str]]:
+    """Cycles' settings that are too low, each with what it has to be at least and why."""
+    cycles = getattr(scene, "cycles", None)  # an add-on that can be turned off
+    limits = [
+        ("transparent_max_bounces", MAX_TRANSPARENT_BOUNCES, "or rays end before they are through the splats"),
+        ("min_transparent_bounces", MIN_TRANSPARENT_BOUNCES, "or splats are full of noise"),
+    ]
+    natively = [("samples", NATIVE_SAMPLES, "or native splats are full of noise")]
+    natively += [("use_denoising", True, "or native splats are full of noise")]
+    low = [row for row in limits if getattr(cycles, row[0], row[1]) < row[1]]
+    low_natively = [row for row in natively if getattr(cycles, row[0], row[1]) < row[1]]
+    if low_natively and compat.has_native_splats() and any(map(shown_native, shown_splats(scene))):
+        low += low_natively
+    return low
+
+
+def _told(value: int | bool) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def extent(positions: np.ndarray, opacities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,9 +20,11 @@ def camera(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """The active camera in the object's space: its picture's right and up, the normal back to it, and its eye."""
     active = b.node("GeometryNodeInputActiveCamera").outputs["Active Camera"]
     info = b.node("GeometryNodeObjectInfo", {"Object": active}, transform_space="RELATIVE").outputs
-    axes = ({"Direction": axis, "Transform": info["Transform"]} for axis in ((1, 0, 0), (0, 1, 0)))
-    right, up = (b.node("FunctionNodeTransformDirection", axis).outputs["Direction"] for axis in axes)
-    back = b.vector("NORMALIZE", b.vector("CROSS_PRODUCT", right, up))
+    axes = ({"Direction": axis, "Transform": info["Transform"]} for axis in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    right, up, behind = (b.node("FunctionNodeTransformDirection", axis).outputs["Direction"] for axis in axes)
+    normal = b.vector("CROSS_PRODUCT", right, up)
+    side = b.math("SIGN", b.vector("DOT_PRODUCT", normal, behind))  # in the space of a mirrored object it points ahead
+    back = b.vector("NORMALIZE", b.vector("SCALE", normal, side))
     eye = info["Location"]
     if compat.has_node("GeometryNodeCameraInfo"):
         orthographic = b.node("GeometryNodeCameraInfo", {"Camera": active}).outputs["Is Orthographic"]

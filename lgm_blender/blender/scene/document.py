@@ -13,6 +13,7 @@ from .. import compat
 from . import render, results, splats
 
 LIT_SAMPLES = 64  # where light falls on a mesh, which has noise
+SPLAT_SAMPLES = 3  # exact splats have none; native ones are given what they need
 
 
 def new_document(result: GenerateResult, object_size: float, size: int, samples: int | None) -> list[bpy.types.Object]:
@@ -41,7 +42,8 @@ def new_document(result: GenerateResult, object_size: float, size: int, samples:
     scene.render.engine = "CYCLES"
     scene.render.resolution_x = scene.render.resolution_y = size
     lit = not all(map(splats.is_splats, made))
-    scene.cycles.samples = samples or (LIT_SAMPLES if lit else render.SAMPLES["CYCLES"])
+    scene.cycles.samples = samples or (LIT_SAMPLES if lit else SPLAT_SAMPLES)
+    splats.prepare_scene_for_splats(scene)
     scene.view_settings.view_transform = "Standard"  # AgX would mute colours that are meant for the display as they are
     _look_through_the_camera()
     return made

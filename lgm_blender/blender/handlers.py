@@ -126,6 +126,7 @@ def _after_update(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> Non
 
 @bpy.app.handlers.persistent
 def _after_load(*_) -> None:
+    splats.renew_displays()
     _watch.forget()
     _watch.look_at_all()
     raise_what_nobody_chose(bpy.data.scenes)

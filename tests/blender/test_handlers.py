@@ -8,6 +8,7 @@ import pytest
 
 from lgm_blender.blender import compat, handlers
 from lgm_blender.blender.scene import render, splats
+from lgm_blender.blender.scene.nodes.build import VARIANT_KEY
 from lgm_blender.core.gaussians import Gaussians
 
 
@@ -154,3 +155,17 @@ def test_native_splats_need_samples_and_denoising():
     assert len(splats.prepare_scene_for_splats(scene)) == 2
     assert scene.cycles.samples == splats.NATIVE_SAMPLES
     assert scene.cycles.use_denoising
+
+
+def test_the_node_group_of_another_blender_is_made_anew_when_its_file_is_opened(tmp_path):
+    made = splats.add_splats(stack(), "stack")
+    splats.set_display(made, display="Exact", scale=2.0)
+    group = splats.display_modifier(made).node_group
+    group.nodes.clear()
+    group[VARIANT_KEY] = "another Blender's"
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
+    modifier = splats.display_modifier(bpy.data.objects["stack"])
+    assert len(modifier.node_group.nodes) > 10
+    assert compat.get_modifier_input(modifier, "Scale") == 2.0

@@ -116,6 +116,12 @@ def display_modifier(made: bpy.types.Object) -> bpy.types.NodesModifier | None:
     return next((m for m in groups if m.node_group.get(VERSION_KEY) is not None), None)
 
 
+def renew_displays() -> None:
+    """Makes the node group of this file anew if an older version or another Blender has made it, whose nodes differ."""
+    if any(group.get(VERSION_KEY) is not None and not group.library for group in bpy.data.node_groups):
+        splat_geometry()
+
+
 def set_display(made: bpy.types.Object, **values: Any) -> bpy.types.NodesModifier:
     """Sets how an object's splats are shown; inputs that this Blender hasn't (`display` before 5.3) are passed over.
 

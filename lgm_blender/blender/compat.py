@@ -27,9 +27,9 @@ def has_native_splats() -> bool:
     return "GAUSSIAN_SPLAT" in _enum_items(bpy.types.PointCloud, "type")
 
 
-def splat_variant() -> str:
-    """What node groups are built for, if not for all versions alike; of another, those in a file are built anew."""
-    return "native" if has_native_splats() else ""
+def node_variant() -> str:
+    """Names what this Blender's nodes can do: node groups in a file that were built for another are built anew."""
+    return " ".join(["splats"] * has_native_splats() + ["camera"] * has_node("GeometryNodeCameraInfo"))
 
 
 NATIVE_SPLATS = "3D Gaussian Splat"  # what the node Set Point Cloud Type calls them

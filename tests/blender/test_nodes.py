@@ -13,7 +13,7 @@ from lgm_blender.blender.scene import render, splat_data, splats
 from lgm_blender.blender.scene.nodes import splat_geometry as geometry
 from lgm_blender.blender.scene.nodes import splat_material as material
 from lgm_blender.blender.scene.nodes import splat_points as points_
-from lgm_blender.blender.scene.nodes.build import VARIANT_KEY, VERSION_KEY
+from lgm_blender.blender.scene.nodes.build import VARIANT_KEY, VERSION, VERSION_KEY
 from lgm_blender.blender.scene.nodes.splat_inputs import inputs
 from lgm_blender.core.cameras import orbit_camera, to_blender
 from lgm_blender.core.color import srgb_to_linear
@@ -84,10 +84,10 @@ def test_an_older_one_is_rebuilt_in_place_and_modifiers_keep_their_values(shown)
     group = modifier.node_group
     compat.set_modifier_input(modifier, "Scale", 2.5)
     compat.set_modifier_input(modifier, "Viewport", "Points")
-    group[VERSION_KEY] = geometry.VERSION - 1
+    group[VERSION_KEY] = VERSION - 1
     group.nodes.clear()
     assert geometry.splat_geometry() == group
-    assert group[VERSION_KEY] == geometry.VERSION
+    assert group[VERSION_KEY] == VERSION
     assert compat.get_modifier_input(modifier, "Scale") == 2.5
     assert compat.get_modifier_input(modifier, "Viewport") == "Points"
     assert evaluated(made, "POINTCLOUD") is not None
@@ -95,7 +95,7 @@ def test_an_older_one_is_rebuilt_in_place_and_modifiers_keep_their_values(shown)
 
 def test_a_newer_one_is_left_alone():
     group = geometry.splat_geometry()
-    group[VERSION_KEY] = geometry.VERSION + 1
+    group[VERSION_KEY] = VERSION + 1
     group.nodes.clear()
     assert geometry.splat_geometry() == group
     assert len(group.nodes) == 0

@@ -8,6 +8,9 @@ from typing import Any
 
 import bpy
 
+from ... import compat
+
+VERSION = 2  # of all that is built here: raised with every change, so that files get what fits together
 VERSION_KEY = "lgm_version"  # custom property of what was built here
 VARIANT_KEY = "lgm_variant"
 
@@ -155,31 +158,27 @@ def enabled(sockets: Any, name: str) -> bpy.types.NodeSocket:
 def reuse_or_build(
     blocks: Any,
     name: str,
-    version: int,
     new: Callable[[], bpy.types.ID],
     build: Callable[[bpy.types.ID], None],
-    variant: str = "",
 ) -> bpy.types.ID:
-    """The data-block `name` built here before; built anew, in place, if it is missing or of an older version.
+    """The data-block `name` built here before; built anew, in place, if it is missing, older or for another Blender.
 
     A data-block of that name from somewhere else, a linked one or one that a newer version built is left alone.
-
-    Args:
-        variant: Names what of Blender it was built for, where that makes a difference; of another, it is built anew.
     """
+    variant = compat.node_variant()
     ours = (block for block in blocks if block.get(VERSION_KEY) is not None and not block.library)
     block = next((block for block in ours if re.sub(r"\.\d{3,}$", "", block.name) == name), None)
     if block is None:
         block = new()
-    elif block[VERSION_KEY] > version or (block[VERSION_KEY], block.get(VARIANT_KEY, "")) == (version, variant):
+    elif block[VERSION_KEY] > VERSION or (block[VERSION_KEY], block.get(VARIANT_KEY, "")) == (VERSION, variant):
         return block
     build(block)
-    block[VERSION_KEY], block[VARIANT_KEY] = version, variant
+    block[VERSION_KEY], block[VARIANT_KEY] = VERSION, variant
     return block
 
 
 def node_group(
-    name: str, version: int, inputs: dict[str, str], outputs: dict[str, str], variant: Callable[[], str] = str
+    name: str, inputs: dict[str, str], outputs: dict[str, str]
 ) -> Callable[[Callable], Callable[[Builder, dict[str, Any]], Any]]:
     """Makes a function that builds nodes a node group of its own; calling it adds that to a tree, its inputs plugged.
 
@@ -188,7 +187,6 @@ def node_group(
 
     Args:
         name: Of the group; a dot at its front keeps it out of Blender's menus.
-        version, variant: See `reuse_or_build`.
         inputs, outputs: Name to kind, as in NodeSocketFloat.
 
     The function gets a `Builder` and the group's inputs by name, and returns the outputs by name.
@@ -207,7 +205,7 @@ def node_group(
 
         def add(b: Builder, plugs: dict[str, Any]):
             new = lambda: bpy.data.node_groups.new(name, "GeometryNodeTree")  # noqa: E731
-            group = reuse_or_build(bpy.data.node_groups, name, version, new, build, variant())
+            group = reuse_or_build(bpy.data.node_groups, name, new, build)
             return b.node("GeometryNodeGroup", plugs, node_tree=group).outputs
 
         add.__doc__ = function.__doc__

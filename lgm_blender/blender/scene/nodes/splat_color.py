@@ -11,12 +11,11 @@ from ....core.gaussians import SH_C0
 from ....core.harmonics import basis_terms
 from .build import Builder, node_group
 
-VERSION = 1
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of display values, as grading tools take it
 GRADE = {"Brightness": "Float", "Saturation": "Float", "Tint": "Color"}
 
 
-@node_group(".LGM Grade", VERSION, {"RGB": "Vector", **GRADE}, {"RGB": "Vector", "Changed": "Bool"})
+@node_group(".LGM Grade", {"RGB": "Vector", **GRADE}, {"RGB": "Vector", "Changed": "Bool"})
 def grade(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """Brightness, saturation and tint: a linear map of display colours, so base colour and harmonics take it alike."""
     luminance = b.vector("DOT_PRODUCT", given["RGB"], LUMINANCE)
@@ -30,7 +29,7 @@ def grade(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     return {"RGB": graded, "Changed": b.math("GREATER_THAN", change, 1e-5)}
 
 
-@node_group(".LGM Color", VERSION, {"RGB": "Vector", "Opacity": "Float", "Exact": "Bool", **GRADE}, {"Color": "Color"})
+@node_group(".LGM Color", {"RGB": "Vector", "Opacity": "Float", "Exact": "Bool", **GRADE}, {"Color": "Color"})
 def color(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """Display values as the material takes them: graded, linear unless they are to be exact, with the opacity."""
     graded = grade(b, {name: given[name] for name in ("RGB", *GRADE)})["RGB"]
@@ -39,7 +38,7 @@ def color(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     return {"Color": b.color(shown, given["Opacity"])}
 
 
-@node_group(".LGM Side Color", VERSION, {"Direction": "Vector"}, {"RGB": "Vector"})
+@node_group(".LGM Side Color", {"Direction": "Vector"}, {"RGB": "Vector"})
 def side_color(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """What the harmonics add to the display colour, seen along a unit vector of the object's space.
 

@@ -17,7 +17,6 @@ from .splat_points import FACTORS, gaussian
 from .splat_quads import camera, quads, tiles
 
 NAME = "LGM Splats"
-VERSION = 2
 OTHER_REACH = 2.0  # standard deviations that soft shadows see: the rest is faint, and over half of the cost
 
 
@@ -41,7 +40,7 @@ def splat_geometry() -> bpy.types.GeometryNodeTree:
     camera's meet tiles: where a hundred soft splats lie behind each other, they would have to go through all of them.
     """
     new = lambda: bpy.data.node_groups.new(NAME, "GeometryNodeTree")  # noqa: E731
-    return reuse_or_build(bpy.data.node_groups, NAME, VERSION, new, _build, compat.splat_variant())
+    return reuse_or_build(bpy.data.node_groups, NAME, new, _build)
 
 
 def _build(group: bpy.types.GeometryNodeTree) -> None:
@@ -95,7 +94,7 @@ def _build(group: bpy.types.GeometryNodeTree) -> None:
 
 
 @node_group(
-    ".LGM Chosen", VERSION,
+    ".LGM Chosen",
     {"Geometry": "Geometry", "Amount": "Float", "Min Opacity": "Float", "Number": "Int", "Crop": "Bool",
      "Crop Box": "Object", **FACTORS},
     {"Points": "Geometry", "Growth": "Float"},
@@ -145,7 +144,7 @@ def _inside(b: Builder, box: bpy.types.NodeSocket) -> bpy.types.NodeSocket:
 
 
 @node_group(
-    ".LGM Rendered", VERSION,
+    ".LGM Rendered",
     {"Points": "Geometry", "Exact": "Bool", "View-Dependent": "Bool", "Shadows": "Int", **FACTORS, **GRADE},
     {"Geometry": "Geometry"},
 )  # fmt: skip

@@ -14,7 +14,6 @@ NAME = "LGM Splat"
 RELIT = "LGM Splat Relit"
 NATIVE_EXACT = "LGM Native Exact"
 NATIVE_RELIT = "LGM Native Relit"
-VERSION = 2
 CUTOFF = 1 / 255  # opacity below which gsplat, like 3DGS, draws nothing
 MAX_ALPHA = 0.999  # gsplat's cap
 MIN_FACING = 0.3  # cosine between a ray and the camera's axis under which quads are too oblique (panoramas)
@@ -70,7 +69,7 @@ def _material(name: str, surface: Callable[[Builder], bpy.types.NodeSocket]) -> 
             material.cycles.emission_sampling = "NONE"  # or Cycles makes a lamp of every splat
         material.diffuse_color = (0.8, 0.8, 0.8, 1.0)
 
-    return reuse_or_build(bpy.data.materials, name, VERSION, lambda: bpy.data.materials.new(name), build)
+    return reuse_or_build(bpy.data.materials, name, lambda: bpy.data.materials.new(name), build)
 
 
 def _attribute(b: Builder, name: str) -> bpy.types.Node:

@@ -15,7 +15,6 @@ from .build import Builder, node_group
 from .splat_color import GRADE, base_color, color, grade
 from .splat_material import CUTOFF
 
-VERSION = 1
 MIN_SCALE = 1e-6  # a standard deviation of 0 could not be inverted
 MAX_REACH = 3.0  # standard deviations, 3DGS's
 SOLID_ALPHA = 0.25  # solids end where their Gaussian is that opaque
@@ -33,7 +32,7 @@ GAUSSIAN = {
 FACTORS = {"Scale": "Float", "Opacity": "Float"}
 
 
-@node_group(".LGM Gaussian", VERSION, FACTORS, GAUSSIAN)
+@node_group(".LGM Gaussian", FACTORS, GAUSSIAN)
 def gaussian(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """What is computed of a Gaussian's attributes and two factors, as fields on points and on vertices.
 
@@ -79,8 +78,7 @@ def is_shortest(b: Builder, length, shortest) -> bpy.types.NodeSocket:
 
 
 @node_group(
-    ".LGM Soft Splats", VERSION, {"Points": "Geometry", "Exact": "Bool", **FACTORS, **GRADE}, {"Points": "Geometry"},
-    compat.splat_variant,
+    ".LGM Soft Splats", {"Points": "Geometry", "Exact": "Bool", **FACTORS, **GRADE}, {"Points": "Geometry"},
 )  # fmt: skip
 def soft(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """Points of a point cloud with what the material integrates, as large as what can be seen of them."""
@@ -100,7 +98,7 @@ def soft(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     return {"Points": points}
 
 
-@node_group(".LGM Solids", VERSION, {"Points": "Geometry", "Flat": "Float", **FACTORS}, {"Points": "Geometry"})
+@node_group(".LGM Solids", {"Points": "Geometry", "Flat": "Float", **FACTORS}, {"Points": "Geometry"})
 def solids(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """Opaque ellipsoids of soft splats, `Flat` times thinner than these, that end where alpha is SOLID_ALPHA."""
     own = gaussian(b, {name: given[name] for name in FACTORS})
@@ -117,7 +115,7 @@ def solids(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     return {"Points": opaque(b, points)}
 
 
-@node_group(".LGM Dots", VERSION, {"Points": "Geometry", **FACTORS}, {"Points": "Geometry"})
+@node_group(".LGM Dots", {"Points": "Geometry", **FACTORS}, {"Points": "Geometry"})
 def dots(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """Opaque balls at the centres of soft splats, between which one sees how these lie."""
     own = gaussian(b, {name: given[name] for name in FACTORS})
@@ -140,7 +138,7 @@ def opaque(b: Builder, geometry) -> bpy.types.NodeSocket:
 NATIVE = {"Points": "Geometry", "Exact": "Bool", "View-Dependent": "Bool", "Relight": "Bool", **FACTORS, **GRADE}
 
 
-@node_group(".LGM Native Splats", VERSION, NATIVE, {"Splats": "Geometry"})
+@node_group(".LGM Native Splats", NATIVE, {"Splats": "Geometry"})
 def native(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """Blender 5.3's own splats, with what the inputs change about them."""
     own = gaussian(b, {name: given[name] for name in FACTORS})

@@ -11,11 +11,10 @@ from ... import compat
 from .build import Builder, node_group
 from .splat_points import AXES, FACTORS, SOLID_ALPHA, gaussian, is_shortest, opaque
 
-VERSION = 1
 FAR_AWAY = 1e3  # where an orthographic camera's eye is taken to be
 
 
-@node_group(".LGM Camera", VERSION, {}, dict.fromkeys(("Right", "Up", "Back", "Eye"), "Vector"))
+@node_group(".LGM Camera", {}, dict.fromkeys(("Right", "Up", "Back", "Eye"), "Vector"))
 def camera(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """The active camera in the object's space: its picture's right and up, the normal back to it, and its eye."""
     active = b.node("GeometryNodeInputActiveCamera").outputs["Active Camera"]
@@ -35,7 +34,7 @@ def camera(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
 INPUTS = {"Points": "Geometry", "Scale": "Vector", "Rotation": "Rotation", "Reach": "Float"}
 
 
-@node_group(".LGM Quads", VERSION, INPUTS, {"Quads": "Geometry"})
+@node_group(".LGM Quads", INPUTS, {"Quads": "Geometry"})
 def quads(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """A quad for each point that the active camera can see, parallel to its picture.
 
@@ -59,7 +58,7 @@ def quads(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     return {"Quads": b.store(made, "splat:quad", "FLOAT", 1.0)}
 
 
-@node_group(".LGM Tiles", VERSION, {"Points": "Geometry", **FACTORS}, {"Tiles": "Geometry"})
+@node_group(".LGM Tiles", {"Points": "Geometry", **FACTORS}, {"Tiles": "Geometry"})
 def tiles(b: Builder, given: Any) -> dict[str, bpy.types.NodeSocket]:
     """A small opaque square across the shortest axis of each point that is not faint: a ray ends at the first one."""
     own = gaussian(b, {name: given[name] for name in FACTORS})

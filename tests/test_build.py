@@ -229,6 +229,14 @@ def test_missing_libraries_are_named(elsewhere, monkeypatch):
         environments.blender_environment("4.2", Path(sys.executable))
 
 
+def test_the_newest_blender_is_taken_whose_python_is_here(monkeypatch):
+    monkeypatch.setattr(environments, "this_python", lambda: ((3, 11), Path("python")))
+    monkeypatch.setattr(environments, "find_pythons", lambda: {(3, 11): Path("python"), (3, 13): Path("new")})
+    assert environments.blender_python() == ((3, 13), Path("new"))
+    monkeypatch.setattr(environments, "find_pythons", lambda: {(3, 11): Path("python"), (3, 14): Path("newer")})
+    assert environments.blender_python() == ((3, 11), Path("python"))
+
+
 def test_a_python_without_blender_is_told(monkeypatch):
     monkeypatch.setattr(environments, "this_python", lambda: ((3, 12), Path("python")))
     monkeypatch.setattr(environments, "find_pythons", lambda: {(3, 12): Path("python"), (3, 10): Path("old")})

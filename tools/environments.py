@@ -74,18 +74,17 @@ def find_pythons() -> dict[tuple[int, int], Path]:
 
 
 def blender_python() -> tuple[tuple[int, int], Path]:
-    """The version and path of the interpreter that bpy is installed for: the running one, or one that is found.
+    """The version and path of the interpreter that bpy is installed for: that of the newest Blender, if it is here.
 
     Raises:
-        Failure: If there is none.
+        Failure: If there is none that a Blender comes for.
     """
-    if this_python()[0] in BLENDERS:
-        return this_python()
     this = "Python {}.{}".format(*this_python()[0])
-    for version in BLENDERS:
-        if path := find_pythons().get(version):
-            print(f"There is no Blender for {this}, so {path} is used.")
-            return version, path
+    found = find_pythons()
+    if version := max(found.keys() & BLENDERS.keys(), default=None):
+        if version != this_python()[0]:
+            print(f"Blender {BLENDERS[version][-1]} is for Python {version[0]}.{version[1]}: {found[version]} is used.")
+        return version, found[version]
     wanted = " or ".join("{}.{}".format(*version) for version in BLENDERS)
     raise Failure(
         f"Blender comes for Python {wanted}; this is {this}. Install one of them (python.org, your system's packages, "
@@ -130,7 +129,7 @@ def blender_environment(blender: str, python: Path, more: Sequence[str] = ()) ->
 
 
 def main_blender() -> Environment:
-    """That of the newest Blender for the Python that runs build.py."""
+    """That of the newest Blender whose Python is here."""
     version, python = blender_python()
     return blender_environment(BLENDERS[version][-1], python)
 

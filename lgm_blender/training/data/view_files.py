@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -91,10 +91,15 @@ def render_files(job: Job, ids: list[str], size: int, files: Sequence[File], pro
         return [object_id for part in parts for object_id in part.result()]
 
 
+@cache
+def _renderer(size: int, distance_size: int) -> ViewRenderer:
+    """A process's own."""
+    return ViewRenderer(size, distance_size=distance_size)
+
+
 def _render_rows(job: Job, ids: list[str], first: int, size: int, paths: list[Path]) -> list[str]:
     arrays = [np.lib.format.open_memmap(path, mode="r+") for path in paths]
-    renderer = ViewRenderer(size, distance_size=size // 2 if len(arrays) > 1 else 0)
-    empty = []
+    renderer, empty = _renderer(size, size // 2 if len(arrays) > 1 else 0), []
     for row, object_id in enumerate(ids, first):
         values = job(renderer, object_id)
         for array, value in zip(arrays, values, strict=True):

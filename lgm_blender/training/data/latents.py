@@ -22,7 +22,8 @@ from ...worker.tensors import constant
 from .captions import color_prefixes
 
 IMAGE_SIZE = 128  # pixels a side that the image encoder sees
-AT_ONCE = 96  # orbits that are encoded at once
+AT_ONCE = 96  # orbits that are read at once
+ENCODED = 240  # pictures that are encoded at once
 
 
 @dataclass
@@ -142,9 +143,14 @@ def _read_ahead(pictures: np.ndarray, at_once: int, readers: int = 4) -> Iterato
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Scaled latents [N, C, h, w] bf16 of pictures [N, 3, H, W] in 0 to 1: the posterior's mean."""
-    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
-        mean = vae.encode(pictures * 2 - 1).latent_dist.mean
-    return (mean.float() * vae.config.scaling_factor).bfloat16()
+    parts = []
+    for part in pictures.split(ENCODED):
+        # On a GPU always as many: for each new number cuDNN would try all its algorithms again.
+        missing = (ENCODED - len(part)) * pictures.is_cuda
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
+            mean = vae.encode(F.pad(part, (0,) * 7 + (missing,)) * 2 - 1).latent_dist.mean
+        parts.append(mean[: len(part)])
+    return (torch.cat(parts).float() * vae.config.scaling_factor).bfloat16()
 
 
 def clip_pixels(pixels: Tensor) -> Tensor:

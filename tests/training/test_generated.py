@@ -24,6 +24,7 @@ from lgm_blender.training.data.views import TrainingViews
 from lgm_blender.training.loops import lgm as training
 from lgm_blender.training.loops import trainer as schedule
 from lgm_blender.training.loops.lgm import evaluate_lgm, mirrored, train_lgm
+from lgm_blender.training.loops.lpips import LPIPS
 from lgm_blender.training.settings import LGMSettings
 from lgm_blender.worker.lgm import LGM
 from lgm_blender.worker.lgm.rays import pixel_rays
@@ -160,6 +161,35 @@ def test_lgm_trains_on_them(made, views, tmp_path, monkeypatch, share):
     log = [json.loads(line) for line in (tmp_path / "lgm" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
     assert all(np.isfinite(line["off"]) for line in log)
+
+
+def test_lgm_is_told_of_a_share_of_them(made, views):
+    told = []
+    for step in range(40):
+        settings = LGMSettings(batch=2, generated_share=1.0, told_share=0.5)
+        generators = torch.Generator().manual_seed(step), torch.Generator().manual_seed(step)
+        batch = training.next_batch(views, made, settings, 64, *generators)
+        assert batch.averaged[:, 0].max() == 0
+        assert batch.averaged[:, 1:].min() == batch.averaged.max()
+        assert batch.generated
+        told.append(batch.averaged.max().item())
+    assert 8 < sum(told) < 32
+
+
+@pytest.mark.parametrize(("share", "weight"), [(1.0, 5.0), (0.0, 1.0)])
+def test_lpips_has_a_weight_of_its_own_on_them(made, views, tmp_path, monkeypatch, share, weight):
+    monkeypatch.setattr(schedule, "LOG_EVERY", 1)
+    lpips = LPIPS()
+    for lin in lpips.lins:
+        lin.fill_(1.0)
+    found = {}
+    some = {"lpips_weight": 1.0, "generated_lpips_weight": 5.0}
+    for name, given in {"none": {"lpips_weight": 0.0}, "some": some}.items():
+        settings = LGMSettings(steps=12, batch=1, compile=False, lpips_from=0.0, generated_share=share, **given)
+        train_lgm(views, tmp_path / name, TOY, replace(settings, learning_rate=0.0), lpips=lpips, generated=made)
+        found[name] = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()][-1]
+    without, line = found["none"], found["some"]  # nothing has been learnt: but for LPIPS their loss is the same
+    assert line["loss"] - without["loss"] == pytest.approx(weight * line["lpips"], rel=1e-3)
 
 
 def test_ground_truth_is_of_both_sets(made, views, tmp_path, monkeypatch):

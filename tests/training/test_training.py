@@ -349,7 +349,7 @@ class Net(torch.nn.Module):
 
     def loss(self, trainer, factor=1.0):
         """With noise of the trainer's own."""
-        x = torch.randn(8, 16, 3, generator=trainer.generator)
+        x = torch.randn(8, 16, 3, generator=trainer.generator, device=trainer.device)
         return factor * ((self(x) - torch.stack([x.prod(-1), x.sum(-1).sin()], -1)) ** 2).mean()
 
 

@@ -713,3 +713,11 @@ def test_training_renders_by_gsplat_where_it_works_and_by_torch_elsewhere(views,
     assert asked == [True]
     for cached in (rendering._backend_for, rendering._gsplat):
         cached.cache_clear()
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(7, 3), (10, 3), (9, 9), (1, 4), (10, 1)])
+def test_files_are_read_ahead_in_order(tmp_path, count, at_once):
+    np.save(tmp_path / "a.npy", np.arange(30).reshape(10, 3))
+    parts = list(view_files.read_ahead(np.load(tmp_path / "a.npy", mmap_mode="r"), count, at_once))
+    assert all(len(part) == at_once for part in parts[:-1])
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(30).reshape(10, 3)[:count])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from ...core.cameras import multiview_cameras
 from ...worker.quantization import load_file
 from ...worker.tensors import constant
 from .captions import color_prefixes
+from .view_files import read_ahead
 
 IMAGE_SIZE = 128  # pixels a side that the image encoder sees
 AT_ONCE = 96  # orbits that are read at once
@@ -71,8 +69,8 @@ class EncodedOrbits:
             both: False: by turns as it is or mirrored.
         """
         parts, orbits, first = [], pictures.shape[1], 0
-        for read in _read_ahead(pictures, max(1, AT_ONCE // orbits)):
-            whole = read.to(device).flatten(0, 1).float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
+        for read in read_ahead(pictures, len(pictures), max(1, AT_ONCE // orbits)):
+            whole = torch.from_numpy(read).to(device).flatten(0, 1).float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
             angles = torch.from_numpy(starts[first : first + len(read)]).to(device).flatten(0, 1)
             objects = torch.arange(first, first + len(read), device=device)
             turn = ((objects[:, None] + torch.arange(orbits, device=device)) % 2).flatten()
@@ -122,22 +120,6 @@ class EncodedOrbits:
 
     def __len__(self) -> int:
         return len(self.latents)
-
-
-def _read_ahead(pictures: np.ndarray, at_once: int, readers: int = 4) -> Iterator[Tensor]:
-    """`pictures` from a file, some at once; the next are read meanwhile."""
-
-    def read(i: int) -> Tensor:
-        return torch.from_numpy(np.array(pictures[i : i + at_once]))
-
-    with ThreadPoolExecutor(readers) as pool:
-        waiting: deque = deque()
-        for i in range(0, len(pictures), at_once):
-            waiting.append(pool.submit(read, i))
-            if len(waiting) > readers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @torch.no_grad()

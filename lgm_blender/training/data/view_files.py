@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +28,22 @@ def photos_path(path: str | Path) -> Path:
 def distance_path(path: str | Path) -> Path:
     """Where the distances of the views at `path` lie."""
     return Path(path).with_suffix(".distances.npy")
+
+
+def read_ahead(array: np.ndarray, count: int, at_once: int, readers: int = 4) -> Iterator[np.ndarray]:
+    """The first `count` rows of a memory-mapped file, some at once; the next are read meanwhile."""
+
+    def read(i: int) -> np.ndarray:
+        return np.array(array[i : min(i + at_once, count)])
+
+    with ThreadPoolExecutor(readers) as pool:
+        waiting: deque = deque()
+        for i in range(0, count, at_once):
+            waiting.append(pool.submit(read, i))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def render_objects(

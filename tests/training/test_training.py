@@ -328,8 +328,10 @@ def test_recorded_steps_learn_what_others_do(tmp_path, optimizer):
         for _ in trainer:
             trainer.step(trainer.bare.loss(trainer))
         weights[graphs] = [trainer.bare.between.weight, trainer.average.model.between.weight]
+    # Muon multiplies in bf16, and two runs that are not recorded differ by 9e-4; the weights move by up to 0.026.
+    tolerance = {"adamw": {"atol": 1e-5, "rtol": 1e-3}, "muon": {"atol": 2e-3, "rtol": 0}}[optimizer]
     for a, b in zip(weights[False], weights[True], strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(a, b, **tolerance)
 
 
 class Net(torch.nn.Module):

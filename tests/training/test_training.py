@@ -20,7 +20,7 @@ from tiny_preset import LGM_CONFIG
 from lgm_blender.core import cameras
 from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_matrices
 from lgm_blender.core.errors import LGMError
-from lgm_blender.training.data import augment, objects, orbits, view_files
+from lgm_blender.training.data import augment, latents, objects, orbits, view_files
 from lgm_blender.training.data.captions import make_tokenizer
 from lgm_blender.training.data.latents import EncodedOrbits
 from lgm_blender.training.data.variants import varied
@@ -606,6 +606,14 @@ class Colours:
     def encode(self, pictures):
         middle = pictures[:, :, 14:18, 14:18].mean((2, 3), keepdim=True)
         return type("Output", (), {"latent_dist": type("Latents", (), {"mean": middle})()})()
+
+
+def test_pictures_are_encoded_some_at_once(monkeypatch):
+    pictures = torch.rand(7, 3, 16, 16)
+    whole = latents.encode(Colours(), pictures)
+    monkeypatch.setattr(latents, "ENCODED", 3)
+    assert len(whole) == 7
+    assert torch.equal(latents.encode(Colours(), pictures), whole)
 
 
 def test_samples_put_the_front_where_the_pipeline_expects_it(orbits_of_cubes):

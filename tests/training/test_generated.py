@@ -118,11 +118,26 @@ def test_several_files_are_of_one_set_after_the_other(made, views, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("samples", "keep", "averaged"),
-    [(1, True, [0, 0, 0, 0]), (4, True, [0, 1, 1, 1]), (4, False, [1, 1, 1, 1]), (1, False, [0, 0, 0, 0])],
+    ("samples", "keep", "tell", "averaged"),
+    [
+        (1, True, False, [0, 0, 0, 0]),
+        (4, True, False, [0, 1, 1, 1]),
+        (4, False, False, [1, 1, 1, 1]),
+        (1, False, False, [0, 0, 0, 0]),
+        (1, True, True, [0, 1, 1, 1]),
+        (4, True, True, [0, 1, 1, 1]),
+    ],
 )
-def test_means_of_samples_are_averaged_views_and_the_image_is_none(samples, keep, averaged):
-    assert Settings(samples=samples, keep_image=keep).averaged_views == [bool(x) for x in averaged]
+def test_lgm_is_told_of_means_or_of_all_that_is_generated_and_never_of_the_image(samples, keep, tell, averaged):
+    settings = Settings(samples=samples, keep_image=keep, tell_generated=tell)
+    assert settings.averaged_views == [bool(x) for x in averaged]
+
+
+def test_mini_is_told_of_an_images_views_alone():
+    mini = find_preset("mini")
+    assert preset_settings(mini, "image").averaged_views == [False, True, True, True]
+    assert not any(preset_settings(mini, "text").averaged_views)  # such as LGM has not learnt from
+    assert not any(preset_settings(find_preset("lgm"), "image").averaged_views)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -185,7 +200,7 @@ def test_lpips_has_a_weight_of_its_own_on_them(made, views, tmp_path, monkeypatc
     found = {}
     some = {"lpips_weight": 1.0, "generated_lpips_weight": 5.0}
     for name, given in {"none": {"lpips_weight": 0.0}, "some": some}.items():
-        settings = LGMSettings(steps=12, batch=1, compile=False, lpips_from=0.0, generated_share=share, **given)
+        settings = LGMSettings(steps=2, batch=1, compile=False, lpips_from=0.0, generated_share=share, **given)
         train_lgm(views, tmp_path / name, TOY, replace(settings, learning_rate=0.0), lpips=lpips, generated=made)
         found[name] = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()][-1]
     without, line = found["none"], found["some"]  # nothing has been learnt: but for LPIPS their loss is the same

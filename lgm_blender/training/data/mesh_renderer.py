@@ -104,6 +104,10 @@ class ViewRenderer:
             Views [V, size, size, 4] uint8, colour premultiplied with alpha; and the distances from the eye to what the
             pixels' centres see [V, distance_size, distance_size] int16, in DISTANCE_UNIT, 0 where there is nothing.
         """
+        with self.gl:  # another renderer's context may be the current one
+            return self._render(mesh, poses)
+
+    def _render(self, mesh: ObjectMesh, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._upload(mesh)
         views = np.empty((len(poses), self.size, self.size, 4), np.uint8)
         distances = np.empty((len(poses), self.distance_size, self.distance_size), np.int16)

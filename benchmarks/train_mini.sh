@@ -4,13 +4,15 @@
 # usage: train_mini.sh OBJECTS.zip LPIPS.safetensors WORK [VAE_SECONDS MULTIVIEW_SECONDS LGM_SECONDS LAST_SECONDS [PRESET]]
 # With a PRESET (lgm_blender/weights/mini) LGM and the multi-view model start from it, its VAE is kept, and LGM sees views
 # that the preset's multi-view model makes of variant 13; in its LAST_SECONDS those of the new one, of 11 and 12. That model
-# has not seen these variants. With two GPUs LGM trains on the first while the VAE and the multi-view model train on the
-# second, and at last on both.
+# has not seen these variants. Version 10 had no such last part (LAST_SECONDS of 0), and other variants than the preset had
+# learnt from (VARIANTS="4 5 6 7 8" in the environment). With two GPUs LGM trains on the first while the VAE and the
+# multi-view model train on the second, and at last on both.
 # The seconds do not count rendering (20 to 35 s a set with 30 processes), compiling (1 to 2 minutes each), encoding (40 s a
 # set) and generating (50 s a set).
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n 's/^# usage/usage/p' "$0"; exit 2; }
 objects=$(realpath "$1") lpips=$(realpath "$2") work=$3
+variants=${VARIANTS:-1 2 3}
 vae=${4:-200} multiview=${5:-950} lgm=${6:-1050} last=${7:-450} preset=${8:+$(realpath "$8")}
 mkdir -p "$work"
 work=$(realpath "$work")
@@ -28,19 +30,19 @@ once() { [ -e "$work/$1.done" ] || { "${@:2}"; touch "$work/$1.done"; }; }  # a 
 (cd / && python3 -c 'from gsplat.cuda._backend import _C; print("gsplat:", _C is not None)' >"$work/gsplat.log" 2>&1) &
 once views render --views 18
 once orbits render --kind orbits
-for variant in 1 2 3; do once "orbits-$variant" render --kind orbits --split train --variant $variant; done
-once shapes render --kind orbits --procedural 1500
+for variant in $variants; do once "orbits-$variant" render --kind orbits --split train --variant $variant; done
+once shapes render --kind orbits --procedural 3000
 once placed-val render --kind placed --split val
 for variant in 11 12 13; do once "placed-$variant" render --kind placed --split train --variant $variant; done
 wait
 cat "$work/gsplat.log"
 
 lgm_options=(--views 18 --optimizer muon --batch 16 --supervised-inputs 2 --supervised-others 6 --lpips "$lpips"
-    --lpips-from 0.1 --translucency-weight 0.6)
+    --lpips-from 0.1 --lpips-weight 0.3 --generated-lpips-weight 0.8 --translucency-weight 1.5)
 train_multiview() {
     [ -n "$preset" ] || [ -e "$work/vae/config.json" ] ||
         train vae --resume --seconds "$vae" --lpips "$lpips" --views 18 --optimizer muon
-    once multiview train multiview --resume --seconds "$multiview" --sets train train-1 train-2 train-3 procedural \
+    once multiview train multiview --resume --seconds "$multiview" --sets train $(printf 'train-%s ' $variants) procedural \
         --optimizer muon --batch 192 ${preset:+--init "$preset/multiview"}
 }
 train_lgm() {
@@ -57,12 +59,14 @@ else
     train_lgm
 fi
 # The last part with the views of the model that LGM will be used with.
-[ -e "$work/new/preset.json" ] || stage bundle --output "$work/new"
-once generated generate --preset "$work/new" --sets train-11-placed train-12-placed val-placed
-[ -e "$work/lgm-first" ] || mv "$work/lgm" "$work/lgm-first"
-on_all() { accelerate launch --num_processes "$((gpus > 1 ? gpus : 1))" -m lgm_blender.training "$@"; }
-once last on_all lgm --objects "$objects" --work "$work" --resume --seconds "$last" --learning-rate 3e-4 --surface-weight 0.1 \
-    "${lgm_options[@]}" --lpips-from 0 --init "$work/lgm-first/model.safetensors" --generated train-11-placed train-12-placed
+if [ "$last" -gt 0 ]; then
+    [ -e "$work/new/preset.json" ] || stage bundle --output "$work/new"
+    once generated generate --preset "$work/new" --sets train-11-placed train-12-placed val-placed
+    [ -e "$work/lgm-first" ] || mv "$work/lgm" "$work/lgm-first"
+    on_all() { accelerate launch --num_processes "$((gpus > 1 ? gpus : 1))" -m lgm_blender.training "$@"; }
+    once last on_all lgm --objects "$objects" --work "$work" --resume --seconds "$last" --learning-rate 3e-4 --surface-weight 0.1 \
+        "${lgm_options[@]}" --lpips-from 0 --init "$work/lgm-first/model.safetensors" --generated train-11-placed train-12-placed
+fi
 stage bundle --output "$work/preset"
 python3 -m lgm_blender.training evaluate --data "$objects" --preset "$work/preset" --lpips "$lpips" \
     --output "$work/evaluation" --overwrite

@@ -39,6 +39,7 @@ class LGMSettings(RunSettings):
     """Of LGM's."""
 
     lpips_weight: float = setting(0.2, "of the LPIPS loss")
+    generated_lpips_weight: float | None = setting(None, "the same on generated views, if it is another one there")
     lpips_from: float = setting(0.4, "part of the run before LPIPS comes in; from the start the training can collapse")
     lpips_views: int = setting(4, "of each object, how many of the other views LPIPS sees")
     supervised_inputs: int = setting(4, "how many of the four input views are supervised (the paper: 4)")
@@ -52,6 +53,8 @@ class LGMSettings(RunSettings):
     augmentation: bool = setting(True, "distort and jitter the input views (augment.py)")
     # In half of the other steps the ground truth of the same objects goes in, which may be of another size.
     generated_share: float = setting(0.5, "of the steps, those on generated views, where there are some")
+    # Told so LGM makes the mean of what may be there; single samples are not averaged, and in use it is not told.
+    told_share: float = setting(1.0, "of the steps on generated views, those where LGM is told that they are averaged")
 
 
 @dataclass(frozen=True, kw_only=True)

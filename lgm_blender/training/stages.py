@@ -47,7 +47,7 @@ from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings
 PRESET = {
     "name": "mini",
     "label": "Mini (bundled)",
-    "version": "9",
+    "version": "10",
     "modes": ["image", "text"],
     "steps": {"image": 10, "text": 20},
     "guidance": {"image": 2.5, "text": 4.0},
@@ -57,6 +57,7 @@ PRESET = {
     "keep_image": True,
     "samples": {"image": 1},
     "refine": True,
+    "tell_generated": True,
     "remove_floaters": True,
 }
 

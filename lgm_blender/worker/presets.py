@@ -42,7 +42,7 @@ NEGATIVE_PROMPT = (
 SCHEDULERS = {"ddim": "DDIMScheduler", "unipc": "UniPCMultistepScheduler", "dpm": "DPMSolverMultistepScheduler"}
 
 # Switches of preset.json, false where they are missing; presets that were trained before have two by their old names.
-FLAGS = ("match_colors", "keep_image", "refine", "remove_floaters")
+FLAGS = ("match_colors", "keep_image", "refine", "tell_generated", "remove_floaters")
 OLD_FLAGS = {"refine": "redraw", "remove_floaters": "clear_haze"}
 
 
@@ -64,6 +64,8 @@ class Preset:
             it; for models that were trained with the image as that view, recentred as here.
         samples: In each mode, how many samples of the views are averaged (MultiViewPipeline); 1 where none is given.
         refine: Whether such a mean is made sharp again by SDEdit (MultiViewPipeline).
+        tell_generated: Whether LGM is told which views of an image are generated, even if each is a single sample; for
+            one that has learnt what to make of such views.
         remove_floaters: Whether faint Gaussians around the object are left out (floaters.py); for models that are
             unsure.
     """
@@ -81,6 +83,7 @@ class Preset:
     keep_image: bool = False
     samples: dict[Mode, int] = field(default_factory=dict)
     refine: bool = False
+    tell_generated: bool = False
     remove_floaters: bool = False
 
     def mode(self, image: bool) -> Mode:
@@ -249,7 +252,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
         {"name": "mini", "label": "Mini (bundled)", "version": "1", "modes": ["image"],
          "steps": {"image": 20}, "guidance": {"image": 4.0}, "scheduler": "unipc", "negative_prompt": "",
          "match_colors": true, "keep_image": true, "samples": {"image": 4}, "refine": true,
-         "remove_floaters": true,
+         "tell_generated": true, "remove_floaters": true,
          "files": {"lgm/model.safetensors": {"size": 123, "sha256": "..."}, ...}}
 
     and in place of a folder multiview may name the preset whose multi-view model it shares: "multiview": "lgm".

@@ -34,6 +34,7 @@ class Settings:
         refine: Whether their mean is made sharp again by SDEdit.
         keep_image: Whether the view from the image's side is the image itself.
         match_colors: Whether the views get the image's colours (multiview/colors.py).
+        tell_generated: Whether LGM is told which views are generated where they are single samples, too.
         remove_floaters: Whether what is faint around the object is left out (floaters.py).
     """
 
@@ -44,12 +45,15 @@ class Settings:
     refine: bool = False
     keep_image: bool = False
     match_colors: bool = False
+    tell_generated: bool = False
     remove_floaters: bool = False
 
     @property
     def averaged_views(self) -> list[bool]:
-        """Which of the four views, in LGM's order, are means of several samples; the image, where kept, is not."""
-        return [self.samples > 1 and not (self.keep_image and i == 0) for i in range(len(FRAMES_TO_LGM))]
+        """Which of the four views, in LGM's order, it is told to be unsure: those of several samples, or all that are
+        generated; never the image, where that is kept."""
+        told = self.samples > 1 or self.tell_generated
+        return [told and not (self.keep_image and i == 0) for i in range(len(FRAMES_TO_LGM))]
 
 
 GIVEN_VIEWS = Settings()  # of views that no model made: ground truth, photographs
@@ -73,6 +77,7 @@ def preset_settings(
         refine=preset.refine,
         keep_image=preset.keep_image and mode == "image",
         match_colors=preset.match_colors and mode == "image",
+        tell_generated=preset.tell_generated and mode == "image",
         remove_floaters=preset.remove_floaters,
     )
 

@@ -505,6 +505,7 @@ def test_results_are_whole(judged, preset):
         "keep_image": False,
         "samples": 1,
         "refine": False,
+        "tell_generated": False,
         "remove_floaters": False,
     }
     for mode in ("reconstruct", "image"):

@@ -24,6 +24,7 @@ from lgm_blender.training.data.views import TrainingViews
 from lgm_blender.training.loops import lgm as training
 from lgm_blender.training.loops import trainer as schedule
 from lgm_blender.training.loops.lgm import evaluate_lgm, mirrored, train_lgm
+from lgm_blender.training.loops.lpips import LPIPS
 from lgm_blender.training.settings import LGMSettings
 from lgm_blender.worker.lgm import LGM
 from lgm_blender.worker.lgm.rays import pixel_rays
@@ -117,11 +118,26 @@ def test_several_files_are_of_one_set_after_the_other(made, views, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("samples", "keep", "averaged"),
-    [(1, True, [0, 0, 0, 0]), (4, True, [0, 1, 1, 1]), (4, False, [1, 1, 1, 1]), (1, False, [0, 0, 0, 0])],
+    ("samples", "keep", "tell", "averaged"),
+    [
+        (1, True, False, [0, 0, 0, 0]),
+        (4, True, False, [0, 1, 1, 1]),
+        (4, False, False, [1, 1, 1, 1]),
+        (1, False, False, [0, 0, 0, 0]),
+        (1, True, True, [0, 1, 1, 1]),
+        (4, True, True, [0, 1, 1, 1]),
+    ],
 )
-def test_means_of_samples_are_averaged_views_and_the_image_is_none(samples, keep, averaged):
-    assert Settings(samples=samples, keep_image=keep).averaged_views == [bool(x) for x in averaged]
+def test_lgm_is_told_of_means_or_of_all_that_is_generated_and_never_of_the_image(samples, keep, tell, averaged):
+    settings = Settings(samples=samples, keep_image=keep, tell_generated=tell)
+    assert settings.averaged_views == [bool(x) for x in averaged]
+
+
+def test_mini_is_told_of_an_images_views_alone():
+    mini = find_preset("mini")
+    assert preset_settings(mini, "image").averaged_views == [False, True, True, True]
+    assert not any(preset_settings(mini, "text").averaged_views)  # such as LGM has not learnt from
+    assert not any(preset_settings(find_preset("lgm"), "image").averaged_views)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -160,6 +176,35 @@ def test_lgm_trains_on_them(made, views, tmp_path, monkeypatch, share):
     log = [json.loads(line) for line in (tmp_path / "lgm" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
     assert all(np.isfinite(line["off"]) for line in log)
+
+
+def test_lgm_is_told_of_a_share_of_them(made, views):
+    told = []
+    for step in range(40):
+        settings = LGMSettings(batch=2, generated_share=1.0, told_share=0.5)
+        generators = torch.Generator().manual_seed(step), torch.Generator().manual_seed(step)
+        batch = training.next_batch(views, made, settings, 64, *generators)
+        assert batch.averaged[:, 0].max() == 0
+        assert batch.averaged[:, 1:].min() == batch.averaged.max()
+        assert batch.generated
+        told.append(batch.averaged.max().item())
+    assert 8 < sum(told) < 32
+
+
+@pytest.mark.parametrize(("share", "weight"), [(1.0, 5.0), (0.0, 1.0)])
+def test_lpips_has_a_weight_of_its_own_on_them(made, views, tmp_path, monkeypatch, share, weight):
+    monkeypatch.setattr(schedule, "LOG_EVERY", 1)
+    lpips = LPIPS()
+    for lin in lpips.lins:
+        lin.fill_(1.0)
+    found = {}
+    some = {"lpips_weight": 1.0, "generated_lpips_weight": 5.0}
+    for name, given in {"none": {"lpips_weight": 0.0}, "some": some}.items():
+        settings = LGMSettings(steps=2, batch=1, compile=False, lpips_from=0.0, generated_share=share, **given)
+        train_lgm(views, tmp_path / name, TOY, replace(settings, learning_rate=0.0), lpips=lpips, generated=made)
+        found[name] = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()][-1]
+    without, line = found["none"], found["some"]  # nothing has been learnt: but for LPIPS their loss is the same
+    assert line["loss"] - without["loss"] == pytest.approx(weight * line["lpips"], rel=1e-3)
 
 
 def test_ground_truth_is_of_both_sets(made, views, tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def hue(view: np.ndarray) -> list[bool]:
 @pytest.mark.parametrize(("elevation", "azimuth"), [(0, 0), (0, 130), (25, 250)])
 def test_objects_are_as_large_as_in_use(renderer, name, elevation, azimuth):
     """The image fills 80% of the frame, and so does the front unless a side would then leave the frame."""
-    rendered = orbits.render_orbit(renderer, box(name), elevation, azimuth)
+    rendered = orbits.orbit_pictures(renderer, box(name), [(elevation, azimuth)])[0]
     assert rendered.shape == (5, SIZE, SIZE, 4)
     assert abs(extent(rendered[4]) - 0.8 * SIZE) <= 1.5
     farthest = max(map(reach, rendered[:4]))
@@ -74,16 +74,16 @@ def test_objects_are_as_large_as_in_use(renderer, name, elevation, azimuth):
 
 
 def test_a_long_thing_is_smaller_in_its_front_view_than_in_its_image(renderer):
-    rendered = orbits.render_orbit(renderer, box("long"), 0, 0)
+    rendered = orbits.orbit_pictures(renderer, box("long"), [(0, 0)])[0]
     assert extent(rendered[0]) < 0.6 * extent(rendered[4])
-    tall = orbits.render_orbit(renderer, box("tall"), 0, 0)
+    tall = orbits.orbit_pictures(renderer, box("tall"), [(0, 0)])[0]
     np.testing.assert_array_equal(tall[0], tall[4])
 
 
 @pytest.mark.parametrize("azimuth", [0, 90, 180, 270])
 def test_an_orbit_starts_where_its_image_is_taken(renderer, azimuth):
     """Right is seen from azimuth 90, back from 180; and the views go round from there."""
-    rendered = orbits.render_orbit(renderer, box("tall"), 0, azimuth)
+    rendered = orbits.orbit_pictures(renderer, box("tall"), [(0, azimuth)])[0]
     hues = {"front": [False, False, True], "right": [False, True, False], "back": [True, True, False]}
     hues["left"] = [True, False, False]
     round_about = ["front", "right", "back", "left"]
@@ -93,7 +93,7 @@ def test_an_orbit_starts_where_its_image_is_taken(renderer, azimuth):
 
 def test_what_is_not_there_gives_empty_pictures(renderer):
     mesh = ObjectMesh(np.full((3, 9), 5, np.float32), [Submesh(0, 3)])
-    assert not orbits.render_orbit(renderer, mesh, 0, 0).any()
+    assert not orbits.orbit_pictures(renderer, mesh, [(0, 0)])[0].any()
 
 
 def test_orbits_of_an_object_differ_and_are_the_same_every_time():
@@ -105,6 +105,22 @@ def test_orbits_of_an_object_differ_and_are_the_same_every_time():
     assert not np.array_equal(starts, orbits.orbit_starts("train-1/a"))
 
 
+def test_pictures_that_are_read_together_are_those_of_one_after_the_other(renderer, monkeypatch):
+    """Few together, many, and of two meshes by turns; within what rasterising elsewhere in a framebuffer changes."""
+    poses = orbits.placed_poses("a")[0][:7]
+    meshes = [box("tall"), box("long")]
+    single = ViewRenderer(SIZE, distance_size=SIZE // 2)
+    single.at_once = 1
+    several = ViewRenderer(SIZE, distance_size=SIZE // 2)
+    for at_once in (3, 20):
+        several.at_once = at_once
+        for mesh in (*meshes, *meshes):
+            pairs = zip(several.render(mesh, poses), single.render(mesh, poses), strict=True)
+            for found, wanted in pairs:
+                assert found.shape == wanted.shape
+                assert (np.abs(found.astype(int) - wanted) > 2).mean() < 0.002
+
+
 def test_rendered_orbits_are_those_of_each_object(renderer, tmp_path):
     path = tmp_path / "a.orbits.npy"
     assert orbits.render_orbits(box, ["tall", "long"], SIZE, path, processes=1, name="set") == []
@@ -112,7 +128,7 @@ def test_rendered_orbits_are_those_of_each_object(renderer, tmp_path):
     assert rendered.shape == (2, orbits.ORBITS, 5, SIZE, SIZE, 4)
     for row, name in zip(rendered, ("tall", "long"), strict=True):
         for pictures, start in zip(row, orbits.orbit_starts(f"set/{name}"), strict=True):
-            np.testing.assert_array_equal(pictures, orbits.render_orbit(renderer, box(name), *start))
+            np.testing.assert_array_equal(pictures, orbits.orbit_pictures(renderer, box(name), [start])[0])
 
 
 @pytest.mark.parametrize("cameras", [orbits.placed_poses, evaluation_poses])

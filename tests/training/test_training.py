@@ -20,7 +20,7 @@ from tiny_preset import LGM_CONFIG
 from lgm_blender.core import cameras
 from lgm_blender.core.cameras import orbit_camera, orbit_cameras, view_matrices
 from lgm_blender.core.errors import LGMError
-from lgm_blender.training.data import augment, objects, orbits, view_files
+from lgm_blender.training.data import augment, latents, objects, orbits, view_files
 from lgm_blender.training.data.captions import make_tokenizer
 from lgm_blender.training.data.latents import EncodedOrbits
 from lgm_blender.training.data.variants import varied
@@ -328,8 +328,10 @@ def test_recorded_steps_learn_what_others_do(tmp_path, optimizer):
         for _ in trainer:
             trainer.step(trainer.bare.loss(trainer))
         weights[graphs] = [trainer.bare.between.weight, trainer.average.model.between.weight]
+    # Muon multiplies in bf16, and two runs that are not recorded differ by 9e-4; the weights move by up to 0.026.
+    tolerance = {"adamw": {"atol": 1e-5, "rtol": 1e-3}, "muon": {"atol": 2e-3, "rtol": 0}}[optimizer]
     for a, b in zip(weights[False], weights[True], strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(a, b, **tolerance)
 
 
 class Net(torch.nn.Module):
@@ -349,7 +351,7 @@ class Net(torch.nn.Module):
 
     def loss(self, trainer, factor=1.0):
         """With noise of the trainer's own."""
-        x = torch.randn(8, 16, 3, generator=trainer.generator)
+        x = torch.randn(8, 16, 3, generator=trainer.generator, device=trainer.device)
         return factor * ((self(x) - torch.stack([x.prod(-1), x.sum(-1).sin()], -1)) ** 2).mean()
 
 
@@ -606,6 +608,14 @@ class Colours:
         return type("Output", (), {"latent_dist": type("Latents", (), {"mean": middle})()})()
 
 
+def test_pictures_are_encoded_some_at_once(monkeypatch):
+    pictures = torch.rand(7, 3, 16, 16)
+    whole = latents.encode(Colours(), pictures)
+    monkeypatch.setattr(latents, "ENCODED", 3)
+    assert len(whole) == 7
+    assert torch.equal(latents.encode(Colours(), pictures), whole)
+
+
 def test_samples_put_the_front_where_the_pipeline_expects_it(orbits_of_cubes):
     """The input's own side is frame 1, and the mirrored object's sides are swapped."""
     pictures, starts = orbits_of_cubes
@@ -713,3 +723,11 @@ def test_training_renders_by_gsplat_where_it_works_and_by_torch_elsewhere(views,
     assert asked == [True]
     for cached in (rendering._backend_for, rendering._gsplat):
         cached.cache_clear()
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(7, 3), (10, 3), (9, 9), (1, 4), (10, 1)])
+def test_files_are_read_ahead_in_order(tmp_path, count, at_once):
+    np.save(tmp_path / "a.npy", np.arange(30).reshape(10, 3))
+    parts = list(view_files.read_ahead(np.load(tmp_path / "a.npy", mmap_mode="r"), count, at_once))
+    assert all(len(part) == at_once for part in parts[:-1])
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(30).reshape(10, 3)[:count])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +17,11 @@ from ...core.cameras import multiview_cameras
 from ...worker.quantization import load_file
 from ...worker.tensors import constant
 from .captions import color_prefixes
+from .view_files import read_ahead
 
 IMAGE_SIZE = 128  # pixels a side that the image encoder sees
-AT_ONCE = 96  # orbits that are encoded at once
+AT_ONCE = 96  # orbits that are read at once
+ENCODED = 240  # pictures that are encoded at once
 
 
 @dataclass
@@ -70,8 +69,8 @@ class EncodedOrbits:
             both: False: by turns as it is or mirrored.
         """
         parts, orbits, first = [], pictures.shape[1], 0
-        for read in _read_ahead(pictures, max(1, AT_ONCE // orbits)):
-            whole = read.to(device).flatten(0, 1).float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
+        for read in read_ahead(pictures, len(pictures), max(1, AT_ONCE // orbits)):
+            whole = torch.from_numpy(read).to(device).flatten(0, 1).float().div_(255).movedim(-1, 2)  # [B, 5, 4, S, S]
             angles = torch.from_numpy(starts[first : first + len(read)]).to(device).flatten(0, 1)
             objects = torch.arange(first, first + len(read), device=device)
             turn = ((objects[:, None] + torch.arange(orbits, device=device)) % 2).flatten()
@@ -123,28 +122,17 @@ class EncodedOrbits:
         return len(self.latents)
 
 
-def _read_ahead(pictures: np.ndarray, at_once: int, readers: int = 4) -> Iterator[Tensor]:
-    """`pictures` from a file, some at once; the next are read meanwhile."""
-
-    def read(i: int) -> Tensor:
-        return torch.from_numpy(np.array(pictures[i : i + at_once]))
-
-    with ThreadPoolExecutor(readers) as pool:
-        waiting: deque = deque()
-        for i in range(0, len(pictures), at_once):
-            waiting.append(pool.submit(read, i))
-            if len(waiting) > readers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Scaled latents [N, C, h, w] bf16 of pictures [N, 3, H, W] in 0 to 1: the posterior's mean."""
-    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
-        mean = vae.encode(pictures * 2 - 1).latent_dist.mean
-    return (mean.float() * vae.config.scaling_factor).bfloat16()
+    parts = []
+    for part in pictures.split(ENCODED):
+        # On a GPU always as many: for each new number cuDNN would try all its algorithms again.
+        missing = (ENCODED - len(part)) * pictures.is_cuda
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
+            mean = vae.encode(F.pad(part, (0,) * 7 + (missing,)) * 2 - 1).latent_dist.mean
+        parts.append(mean[: len(part)])
+    return (torch.cat(parts).float() * vae.config.scaling_factor).bfloat16()
 
 
 def clip_pixels(pixels: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ void main() {
 """
 DISTANCE_UNIT = 1e-4  # of the distances that are kept as int16
 VISIBLE = 0.9  # share of an object's pictures in which something must be seen
+AT_ONCE = 20 * 256**2  # pixels: reading one picture after the other, processes wait for the GPU's turns between them
 
 
 class ViewRenderer:
@@ -80,21 +81,16 @@ class ViewRenderer:
         number = (current_process()._identity or (0,))[0] % int(os.environ.get(EGL_DEVICES, 1))
         self.gl = moderngl.create_standalone_context(backend="egl", device_index=number)
         self.gl.enable(moderngl.DEPTH_TEST)
-        samples = min(samples, self.gl.max_samples)
-        self.target = self.gl.framebuffer(
-            [self.gl.renderbuffer((size, size), 4, samples=samples)],
-            self.gl.depth_renderbuffer((size, size), samples=samples),
-        )
-        self.resolved = self.gl.framebuffer([self.gl.renderbuffer((size, size), 4)])
+        self.samples = min(samples, self.gl.max_samples)
+        self.at_once = max(1, min(AT_ONCE // size**2, int(self.gl.info["GL_MAX_RENDERBUFFER_SIZE"]) // size))
+        self._targets: dict[int, tuple] = {}
+        self._mesh: ObjectMesh | None = None  # what the GPU holds
+        self._vertices, self._textures = None, []
         self.program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
         for mode in _COVERAGE:
             self.gl.enable_direct(mode)
         self.gl.blend_func = moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
         if distance_size:
-            distances = (distance_size, distance_size)
-            self.distance_target = self.gl.framebuffer(
-                [self.gl.renderbuffer(distances, 1, dtype="f4")], self.gl.depth_renderbuffer(distances)
-            )
             self.distance_program = self.gl.program(vertex_shader=_VERTEX, fragment_shader=_DISTANCE)
 
     def render(self, mesh: ObjectMesh, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,47 +104,77 @@ class ViewRenderer:
             Views [V, size, size, 4] uint8, colour premultiplied with alpha; and the distances from the eye to what the
             pixels' centres see [V, distance_size, distance_size] int16, in DISTANCE_UNIT, 0 where there is nothing.
         """
-        vertices = self.gl.buffer(np.ascontiguousarray(mesh.corners).tobytes())
-        textures = [None if part.texture is None else self._texture(part.texture) for part in mesh.parts]
+        with self.gl:  # another renderer's context may be the current one
+            return self._render(mesh, poses)
+
+    def _render(self, mesh: ObjectMesh, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self._upload(mesh)
         views = np.empty((len(poses), self.size, self.size, 4), np.uint8)
         distances = np.empty((len(poses), self.distance_size, self.distance_size), np.int16)
-        array = self.gl.vertex_array(self.program, [(vertices, "3f 2f 4f", "position", "uv", "color")])
         self.program["sun"].value = tuple((np.array(mesh.light) / np.linalg.norm(mesh.light)).tolist())
         self.program["shade"].value = mesh.shade
-        for i, pose in enumerate(poses):
-            self.target.use()
-            self._render_parts(mesh, textures, array, pose)
-            self.gl.copy_framebuffer(self.resolved, self.target)
-            flat = np.frombuffer(self.resolved.read(components=4, alignment=1), np.uint8)
-            views[i] = flat.reshape(views.shape[1:])[::-1]
-        array.release()
-        if self.distance_size:
-            array = self.gl.vertex_array(self.distance_program, [(vertices, "3f 2f 4f", "position", "uv", "color")])
-            for i, pose in enumerate(poses):
-                self.distance_target.use()
-                self._render_parts(mesh, textures, array, pose)
-                flat = np.frombuffer(self.distance_target.read(components=1, alignment=1, dtype="f4"), np.float32)
-                distances[i] = np.round(flat.reshape(distances.shape[1:])[::-1] / DISTANCE_UNIT)
-            array.release()
-        for resource in (vertices, *textures):
-            if resource is not None:
-                resource.release()
+        for first in range(0, len(poses), self.at_once):
+            some = slice(first, first + self.at_once)
+            target, resolved, distance_target = self._target(len(poses[some]))
+            self._render_poses(mesh, self.program, target, self.size, poses[some])
+            self.gl.copy_framebuffer(resolved, target)
+            flat = np.frombuffer(resolved.read(components=4, alignment=1), np.uint8)
+            views[some] = flat.reshape(views[some].shape)[:, ::-1]
+            if self.distance_size:
+                self._render_poses(mesh, self.distance_program, distance_target, self.distance_size, poses[some])
+                flat = np.frombuffer(distance_target.read(components=1, alignment=1, dtype="f4"), np.float32)
+                distances[some] = np.round(flat.reshape(distances[some].shape)[:, ::-1] / DISTANCE_UNIT)
         return views, distances
 
-    def _render_parts(self, mesh: ObjectMesh, textures: list, array, pose: np.ndarray) -> None:
+    def _upload(self, mesh: ObjectMesh) -> None:
+        """Its triangles and textures to the GPU, where they stay until another mesh comes."""
+        if self._mesh is mesh:
+            return
+        for resource in (self._vertices, *self._textures):
+            if resource is not None:
+                resource.release()
+        self._mesh, self._vertices = mesh, self.gl.buffer(np.ascontiguousarray(mesh.corners).tobytes())
+        self._textures = [None if part.texture is None else self._texture(part.texture) for part in mesh.parts]
+
+    def _target(self, number: int) -> tuple:
+        """Framebuffers for so many pictures one above the other: with samples, without, and of distances."""
+        if number not in self._targets:
+
+            def framebuffer(size: int, samples: int = 0, depth: bool = True, **kind):
+                size = size, size * number
+                buffers = [self.gl.renderbuffer(size, samples=samples, **kind)]
+                depths = [self.gl.depth_renderbuffer(size, samples=samples)] if depth else []
+                return self.gl.framebuffer(buffers, *depths)
+
+            distances = framebuffer(self.distance_size, components=1, dtype="f4") if self.distance_size else None
+            pictures = framebuffer(self.size, self.samples), framebuffer(self.size, depth=False)
+            self._targets[number] = *pictures, distances
+        return self._targets[number]
+
+    def _render_poses(self, mesh: ObjectMesh, program, target, size: int, poses: np.ndarray) -> None:
+        """Pictures one above the other, the first one lowest."""
+        array = self.gl.vertex_array(program, [(self._vertices, "3f 2f 4f", "position", "uv", "color")])
+        target.viewport = 0, 0, target.width, target.height
+        target.use()
+        self.gl.clear(0, 0, 0, 0)
+        for i, pose in enumerate(poses):
+            target.viewport = 0, i * size, size, size
+            self._render_parts(mesh, target, array, pose)
+        array.release()
+
+    def _render_parts(self, mesh: ObjectMesh, target, array, pose: np.ndarray) -> None:
         """One picture, into the framebuffer in use."""
         program = array.program
-        self.gl.clear(0, 0, 0, 0)
         matrix = projection(0.1, FAR + 1) @ np.linalg.inv(pose.astype(np.float64))
         program["view_projection"].write(np.ascontiguousarray(matrix.T, np.float32).tobytes())
         program["eye"].value = tuple(float(x) for x in pose[:3, 3])
-        for part, texture in zip(mesh.parts, textures, strict=True):
+        for part, texture in zip(mesh.parts, self._textures, strict=True):
             program["cutoff"].value = part.cutoff
             program["textured"].value = texture is not None
             if texture is not None:
                 texture.use(0)
             if part.cutoff < 0 and program is self.program:
-                self._blend(mesh, part, pose)
+                self._blend(mesh, target, part, pose)
             else:
                 array.render(vertices=part.count, first=part.first)
 
@@ -163,7 +189,7 @@ class ViewRenderer:
             texture.anisotropy = 8.0
         return texture
 
-    def _blend(self, mesh: ObjectMesh, part: Submesh, pose: np.ndarray) -> None:
+    def _blend(self, mesh: ObjectMesh, target, part: Submesh, pose: np.ndarray) -> None:
         """Renders half-transparent triangles, the farthest first; they hide nothing behind them."""
         triangles = mesh.corners[part.first : part.first + part.count].reshape(-1, 3, 9)
         order = np.argsort(triangles[..., :3].mean(1) @ pose[:3, 2])
@@ -172,9 +198,9 @@ class ViewRenderer:
         self.gl.enable(self.gl.BLEND)
         for mode in _COVERAGE:
             self.gl.disable_direct(mode)
-        self.target.depth_mask = False
+        target.depth_mask = False
         array.render()
-        self.target.depth_mask = True
+        target.depth_mask = True
         self.gl.disable(self.gl.BLEND)
         for mode in _COVERAGE:
             self.gl.enable_direct(mode)

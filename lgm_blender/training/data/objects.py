@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +111,14 @@ def read_mesh(archive: zipfile.ZipFile, object_id: str) -> ObjectMesh:
 
 def read_object(path: str | Path, object_id: str) -> ObjectMesh:
     """`read_mesh` from the objects.zip at `path`."""
-    with zipfile.ZipFile(path) as archive:
-        return read_mesh(archive, object_id)
+    found = Path(path).stat()
+    return read_mesh(_archive(str(path), found.st_mtime_ns, found.st_size), object_id)
+
+
+@lru_cache(maxsize=1)
+def _archive(path: str, changed: int, size: int) -> zipfile.ZipFile:
+    """An archive that stays open: to open one with thousands of objects takes as long as to read several of them."""
+    return zipfile.ZipFile(path)
 
 
 def centred(positions: np.ndarray, radius: float = OBJECT_RADIUS) -> np.ndarray:

@@ -39,15 +39,21 @@ def close_up(renderer: ViewRenderer, mesh: ObjectMesh, front: np.ndarray, pose: 
     Returns:
         [S, S, 4] uint8, premultiplied; and whether it is another picture than `front`.
     """
+    closer = close_pose(front, pose)
+    return (front, False) if closer is None else (renderer.render(mesh, closer[None])[0][0], True)
+
+
+def close_pose(front: np.ndarray, pose: np.ndarray) -> np.ndarray | None:
+    """`close_up`'s camera, where it takes another picture than `front`."""
     size, box = len(front), alpha_box(front[..., 3])
     if box is None:
-        return front, False
+        return None
     left, top, right, bottom = box
     longest = max(right - left, bottom - top)
     if longest >= FILL * size - 1.5:
-        return front, False
+        return None
     middle = (left + right - size) / size, (size - top - bottom) / size
-    return renderer.render(mesh, zoomed(pose, FILL * size / longest, middle)[None])[0][0], True
+    return zoomed(pose, FILL * size / longest, middle)
 
 
 @dataclass(frozen=True)

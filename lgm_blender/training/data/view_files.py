@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def photos_path(path: str | Path) -> Path:
 def distance_path(path: str | Path) -> Path:
     """Where the distances of the views at `path` lie."""
     return Path(path).with_suffix(".distances.npy")
+
+
+def read_ahead(array: np.ndarray, count: int, at_once: int, readers: int = 4) -> Iterator[np.ndarray]:
+    """The first `count` rows of a memory-mapped file, some at once; the next are read meanwhile."""
+
+    def read(i: int) -> np.ndarray:
+        return np.array(array[i : min(i + at_once, count)])
+
+    with ThreadPoolExecutor(readers) as pool:
+        waiting: deque = deque()
+        for i in range(0, count, at_once):
+            waiting.append(pool.submit(read, i))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def render_objects(
@@ -91,10 +108,15 @@ def render_files(job: Job, ids: list[str], size: int, files: Sequence[File], pro
         return [object_id for part in parts for object_id in part.result()]
 
 
+@cache
+def _renderer(size: int, distance_size: int) -> ViewRenderer:
+    """A process's own."""
+    return ViewRenderer(size, distance_size=distance_size)
+
+
 def _render_rows(job: Job, ids: list[str], first: int, size: int, paths: list[Path]) -> list[str]:
     arrays = [np.lib.format.open_memmap(path, mode="r+") for path in paths]
-    renderer = ViewRenderer(size, distance_size=size // 2 if len(arrays) > 1 else 0)
-    empty = []
+    renderer, empty = _renderer(size, size // 2 if len(arrays) > 1 else 0), []
     for row, object_id in enumerate(ids, first):
         values = job(renderer, object_id)
         for array, value in zip(arrays, values, strict=True):

@@ -17,7 +17,7 @@ from ...core.cameras import view_poses
 from ...worker.lgm.rays import pixel_rays
 from ...worker.tensors import constant
 from .mesh_renderer import DISTANCE_UNIT
-from .view_files import Cameras, distance_path
+from .view_files import Cameras, distance_path, read_ahead
 
 
 @dataclass
@@ -87,9 +87,8 @@ class TrainingViews:
         def loaded(name: Callable[[Path], Path]) -> Tensor:
             target, row = None, 0
             for path, ids in files:
-                array = np.load(name(path), mmap_mode="r")
-                for i in range(0, len(ids), 64):
-                    part = torch.from_numpy(np.array(array[i : min(i + 64, len(ids))])).flatten(0, 1)
+                for read in read_ahead(np.load(name(path), mmap_mode="r"), len(ids), 64):
+                    part = torch.from_numpy(read).flatten(0, 1)
                     if target is None:
                         target = torch.empty((total, *part.shape[1:]), dtype=part.dtype, device=device)
                     target[row : row + len(part)] = part.to(device)

@@ -159,7 +159,9 @@ def train_lgm(
             with trainer.autocast():
                 values["lpips"] = perceived(pair[0][crop], pair[1][crop]).mean()
             ramp = min(1.0, (progress - settings.lpips_from) / 0.1)
-            loss = loss + settings.lpips_weight * ramp * values["lpips"]
+            elsewhere = settings.generated_lpips_weight if batch.generated else None
+            weight = settings.lpips_weight if elsewhere is None else elsewhere
+            loss = loss + weight * ramp * values["lpips"]
         if trainer.step(loss, psnr=-10 * mse.detach().log10(), **values):
             save_pairs(rgb, target, output / "sample.png")
     trainer.finish()
@@ -220,7 +222,8 @@ def next_batch(
     averaged = torch.zeros(inputs.shape, device=inputs.device)
     exact = torch.ones_like(averaged, dtype=torch.bool)
     if made is not None:
-        averaged, exact[:, 1:] = averaged + generated.averaged, False
+        told = settings.told_share >= 1 or happens(settings.told_share)
+        averaged, exact[:, 1:] = averaged + generated.averaged * told, False
     elif settings.augmentation:
         images, image_poses, exact = augment(images, image_poses, generator)
     supervised = others + settings.supervised_inputs  # whichever of the inputs: each comes first at times

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from .harmonics import COUNTS
+
 SH_C0 = 0.28209479177387814  # the zeroth real spherical harmonic: f_dc = (colour - 0.5) / SH_C0
 
 
@@ -36,7 +38,7 @@ class Gaussians:
         if self.harmonics is None:
             object.__setattr__(self, "harmonics", np.zeros((count, 0, 3), np.float32))
         coefficients = np.shape(self.harmonics)[1] if np.ndim(self.harmonics) == 3 else -1
-        if coefficients not in (0, 3, 8, 15):
+        if coefficients not in COUNTS:
             raise ValueError(f"harmonics have shape {np.shape(self.harmonics)}; they need 0, 3, 8 or 15 coefficients")
         for name, shape in (
             ("positions", (count, 3)),

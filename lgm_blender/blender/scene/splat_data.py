@@ -44,15 +44,21 @@ def new_data(name: str, gaussians: Gaussians, *, native: bool) -> bpy.types.Mesh
         gaussians: In Blender's axes and the space of the object that will have them.
         native: Whether it is a point cloud of splats, which only Blender 5.3 has, or a mesh of points.
     """
+    data = _points(name, len(gaussians), native)
+    write_data(data, gaussians)
+    put(data, PART, "INT", np.full(len(gaussians), new_part()))
+    return data
+
+
+def _points(name: str, count: int, native: bool) -> bpy.types.Mesh | bpy.types.PointCloud:
+    """A data-block with so many points and nothing about them."""
     if native:
         data = bpy.data.pointclouds.new(name)
-        data.resize(len(gaussians))
+        data.resize(count)
         data.type = "GAUSSIAN_SPLAT"
     else:
         data = bpy.data.meshes.new(name)
-        data.vertices.add(len(gaussians))
-    write_data(data, gaussians)
-    put(data, PART, "INT", np.full(len(gaussians), new_part()))
+        data.vertices.add(count)
     return data
 
 
@@ -121,14 +127,7 @@ def harmonic_count(data: bpy.types.ID) -> int:
 
 def converted(data: bpy.types.ID, *, native: bool) -> bpy.types.ID:
     """A data-block of the other kind with all that this one has: its attributes, materials and custom properties."""
-    count = point_count(data)
-    if native:
-        made = bpy.data.pointclouds.new(data.name)
-        made.resize(count)
-        made.type = "GAUSSIAN_SPLAT"
-    else:
-        made = bpy.data.meshes.new(data.name)
-        made.vertices.add(count)
+    made = _points(data.name, point_count(data), native)
     for attribute in list(data.attributes):
         if is_kept(attribute):
             put(made, attribute.name, attribute.data_type, get(data, attribute.name))

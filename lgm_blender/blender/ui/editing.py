@@ -10,6 +10,7 @@ from .. import compat
 from ..scene import conversion, editing, repair, splat_data, splats
 from . import preferences
 from .operators import Operator
+from .panel import SubPanel
 
 
 class _Edit(Operator):
@@ -283,18 +284,12 @@ class LGM_OT_prepare_scene(Operator, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class _Panel:
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "LGM"
-    bl_parent_id = "LGM_PT_main"
-
-
-class LGM_PT_prepare(_Panel, bpy.types.Panel):
+class LGM_PT_prepare(SubPanel, bpy.types.Panel):
     """What the scene lacks for its splats, and the button that helps."""
 
     bl_idname = "LGM_PT_prepare"
     bl_label = "Render Settings"
+    bl_options = set()
     bl_order = -1
 
     @classmethod
@@ -307,12 +302,11 @@ class LGM_PT_prepare(_Panel, bpy.types.Panel):
         self.layout.operator("lgm.prepare_scene", icon="CHECKMARK")
 
 
-class LGM_PT_edit(_Panel, bpy.types.Panel):
+class LGM_PT_edit(SubPanel, bpy.types.Panel):
     """What can be done to the splats of the active object."""
 
     bl_idname = "LGM_PT_edit"
     bl_label = "Edit"
-    bl_options = {"DEFAULT_CLOSED"}
 
     @classmethod
     def poll(cls, context):

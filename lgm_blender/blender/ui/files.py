@@ -25,6 +25,7 @@ from ...core.formats.splat_files import (
 from ...core.gaussians import Gaussians, joined
 from ..scene import images, results, splats, webp
 from .operators import Operator
+from .panel import SubPanel
 
 # How files of 3D Gaussians lie: the axis that points up in them. LGM's own, SPZ and glTF are y up.
 UP_AXES = [
@@ -235,17 +236,11 @@ class LGM_FH_splats(bpy.types.FileHandler):
         return context.area is not None and context.area.type in ("VIEW_3D", "OUTLINER")
 
 
-class LGM_PT_files(bpy.types.Panel):
+class LGM_PT_files(SubPanel, bpy.types.Panel):
     """Splats from and to files."""
-
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "LGM"
 
     bl_idname = "LGM_PT_files"
     bl_label = "Files"
-    bl_parent_id = "LGM_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context):
         column = self.layout.column(align=True)

@@ -12,13 +12,22 @@ from . import icons, preferences
 from .properties import BUNDLED, FOLDER, known_presets
 
 
-class _Panel:
+class Panel:
+    """What all panels of the tab share."""
+
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = "LGM"
 
 
-class LGM_PT_main(_Panel, bpy.types.Panel):
+class SubPanel(Panel):
+    """What those below the main one share."""
+
+    bl_parent_id = "LGM_PT_main"
+    bl_options = {"DEFAULT_CLOSED"}
+
+
+class LGM_PT_main(Panel, bpy.types.Panel):
     """Image and prompt in, splats or a mesh out."""
 
     bl_idname = "LGM_PT_main"
@@ -65,13 +74,11 @@ class LGM_PT_main(_Panel, bpy.types.Panel):
             draw_outcome(layout.box(), context, now)
 
 
-class LGM_PT_mesh(_Panel, bpy.types.Panel):
+class LGM_PT_mesh(SubPanel, bpy.types.Panel):
     """How meshes are made, and of what else."""
 
     bl_idname = "LGM_PT_mesh"
     bl_label = "Mesh"
-    bl_parent_id = "LGM_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context):
         column = self.layout.column()
@@ -83,13 +90,11 @@ class LGM_PT_mesh(_Panel, bpy.types.Panel):
         self.layout.operator("lgm.convert_to_mesh", icon="OUTLINER_OB_MESH")
 
 
-class LGM_PT_advanced(_Panel, bpy.types.Panel):
+class LGM_PT_advanced(SubPanel, bpy.types.Panel):
     """What one seldom changes."""
 
     bl_idname = "LGM_PT_advanced"
     bl_label = "Advanced"
-    bl_parent_id = "LGM_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context):
         settings = context.scene.lgm

@@ -8,6 +8,7 @@ from .. import compat
 from ..scene import splats
 from ..scene.nodes.splat_inputs import Input, inputs
 from .operators import Operator
+from .panel import SubPanel
 
 _items: list[tuple] = []  # Blender keeps no reference to these strings: they must live on
 
@@ -56,17 +57,11 @@ class LGM_OT_set_splat_menu(_OnSplats, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class LGM_PT_splats(bpy.types.Panel):
+class LGM_PT_splats(SubPanel, bpy.types.Panel):
     """How splats look."""
-
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "LGM"
 
     bl_idname = "LGM_PT_splats"
     bl_label = "Splats"
-    bl_parent_id = "LGM_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
 
     @classmethod
     def poll(cls, context):

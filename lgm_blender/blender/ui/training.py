@@ -13,6 +13,7 @@ from ..scene.training_items import Item, asset_items, object_items
 from ..scene.view_maker import ViewMaker
 from . import preferences, timer
 from .operators import Operator
+from .panel import SubPanel
 
 _maker: ViewMaker | None = None  # the one at work, or the last one
 _running = False
@@ -166,17 +167,11 @@ def _told(maker: ViewMaker) -> str:
     return f"{', '.join(parts)}: {maker.output}"
 
 
-class LGM_PT_training(bpy.types.Panel):
+class LGM_PT_training(SubPanel, bpy.types.Panel):
     """Objects in, training views out."""
-
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "LGM"
 
     bl_idname = "LGM_PT_training"
     bl_label = "Training Data"
-    bl_parent_id = "LGM_PT_main"
-    bl_options = {"DEFAULT_CLOSED"}
     bl_order = 10
 
     def draw(self, context):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import is_running
 
 from lgm_blender.blender import engine as engine_module
 from lgm_blender.blender import process as process_module
@@ -53,14 +53,6 @@ def sleep_until(condition, seconds=20.0):
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_generates(make_engine, tmp_path):
@@ -151,7 +143,7 @@ def test_silent_worker_is_given_up(make_engine, tmp_path):
     pid = engine._process.pid
     with pytest.raises(LGMError, match=r"did not answer within 0\.5 seconds"):
         engine.wait(job)
-    run_until(engine, lambda: not alive(pid))
+    run_until(engine, lambda: not is_running(pid))
 
 
 def test_program_that_is_not_there(tmp_path):
@@ -230,7 +222,7 @@ def test_deaf_worker_is_ended_and_the_next_job_runs(make_engine, tmp_path):
     assert job.state == "cancelled"
     run_until(engine, lambda: waiting.progress)
     assert engine._process.pid != pid
-    assert not alive(pid)
+    assert not is_running(pid)
 
 
 def test_job_that_is_cancelled_too_does_not_come_back_with_the_next_worker(make_engine, tmp_path):
@@ -262,7 +254,7 @@ def test_closing_leaves_nothing(make_engine, tmp_path, behaviour):
     before = time.monotonic()
     engine.close(patience=0.3)
     assert time.monotonic() - before < 2
-    assert not alive(pid)
+    assert not is_running(pid)
     assert job.state == "cancelled"
     assert engine.state == "off"
     engine.close()  # twice is no mistake
@@ -288,7 +280,7 @@ def test_stopping_does_not_wait_for_a_deaf_worker(make_engine, tmp_path, monkeyp
     assert time.monotonic() - before < 0.4
     assert (job.state, engine.state, engine.gone) == ("cancelled", "off", False)
     sleep_until(lambda: engine.gone)
-    assert not alive(pid)
+    assert not is_running(pid)
 
 
 def test_worker_that_ignores_its_idle_deadline_is_ended(make_engine, monkeypatch):
@@ -297,7 +289,7 @@ def test_worker_that_ignores_its_idle_deadline_is_ended(make_engine, monkeypatch
     engine.start()
     pid = engine._process.pid
     run_until(engine, lambda: engine.state == "off")
-    sleep_until(lambda: not alive(pid))  # the window's timer ends when the engine is off
+    sleep_until(lambda: not is_running(pid))  # the window's timer ends when the engine is off
 
 
 LEAVES = """
@@ -316,14 +308,14 @@ if sys.argv[3] == "stopped":
 def test_end_of_blender_leaves_no_worker(tmp_path, end):
     command = [sys.executable, "-c", LEAVES, str(FAKE), str(tmp_path), end]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, check=True, timeout=60)
-    assert not alive(int(done.stdout))
+    assert not is_running(int(done.stdout))
 
 
 def test_idle_worker_is_sent_home(make_engine, tmp_path):
     engine = make_engine(idle_timeout=0.2)
     engine.wait(engine.submit(request(tmp_path)))
     pid = engine._process.pid
-    run_until(engine, lambda: engine.state == "off" and not alive(pid))
+    run_until(engine, lambda: engine.state == "off" and not is_running(pid))
     assert engine.wait(engine.submit(request(tmp_path))).gaussians == 4000
 
 

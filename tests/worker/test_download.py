@@ -22,6 +22,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from own_home import own_home  # noqa: F401
+from processes import is_running
 
 from lgm_blender.core.errors import LGMError
 from lgm_blender.worker import download as module
@@ -185,7 +186,8 @@ def hub():
 
 def start(code: str, hub: Hub, **variables: str) -> subprocess.Popen:
     """A Python process that runs `code` after importing what this file holds; it asks `hub`."""
-    code = f"import sys; sys.path[:0] = {[str(ROOT), str(Path(__file__).parent)]}\nfrom test_download import *\n{code}"
+    folders = [str(ROOT / name) for name in (".", "tests/core", "tests/worker")]
+    code = f"import sys; sys.path[:0] = {folders}\nfrom test_download import *\n{code}"
     variables = {"HF_ENDPOINT": hub.url, "NO_PROXY": "", **variables}
     return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **variables})
 
@@ -497,17 +499,6 @@ def test_it_ends_with_the_program_that_started_it(slow_hub, tmp_path):
     assert before > 0
     time.sleep(0.3)
     assert size_so_far() == before
-
-
-def is_running(number: int) -> bool:
-    if sys.platform == "linux":  # a dead child of a dead parent may be there until somebody asks for it
-        stat = Path(f"/proc/{number}/stat")
-        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    try:
-        os.kill(number, 0)
-    except OSError:
-        return False
-    return True
 
 
 def test_from_a_shell_it_needs_no_stdin_and_tells_what_it_does(slow_hub):

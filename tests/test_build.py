@@ -198,6 +198,7 @@ def test_a_machine_without_torch_is_told_at_once(elsewhere, monkeypatch):
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script, and pyenv another one there")
 def test_pythons_are_found_and_stand_ins_are_none(monkeypatch, tmp_path):
     """pyenv puts a python3.10 on PATH that only says it isn't there; where pyenv has a Python, it is found."""
     real = environments.this_python()[1]
@@ -280,6 +281,20 @@ def test_arguments_go_on_to_pytest(elsewhere, monkeypatch, capsys):
         assert "tests/worker" in commands[-1]
         runs.run_pytest(blender, here, all_of_them)
         assert {"tests/core", "tests/blender", "tests/test_build.py"} <= {*commands[-1]}
+
+
+def test_the_workflow_runs_what_ci_runs():
+    commands = re.findall(
+        r'^"\$python" (build\.py \w+)$', (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    assert commands == ["build.py lint", "build.py test"]
+    assert [f"python {command}" for command in commands] == re.findall(
+        r"run: (python build\.py (?:lint|test))$", workflow, re.MULTILINE
+    )
+    assert [name for name in ("ubuntu", "windows", "macos") if f"{name}-" in workflow] == ["ubuntu", "windows", "macos"]
+    for version in BLENDERS:
+        assert "{}.{}\n".format(*version) in workflow
 
 
 def test_every_test_belongs_to_a_run():

@@ -285,13 +285,15 @@ def bundle(options: argparse.Namespace) -> None:
     if (work / "lgm" / "model.safetensors").exists():
         (output / "lgm").mkdir(exist_ok=True)
         save_file(load_file(work / "lgm" / "model.safetensors"), output / "lgm" / "model.safetensors", bits=8)
-        (output / "lgm" / "config.json").write_text(json.dumps(LGM_CONFIGS["mini"].to_dict(), indent=1) + "\n")
+        (output / "lgm" / "config.json").write_text(
+            json.dumps(LGM_CONFIGS["mini"].to_dict(), indent=1) + "\n", encoding="utf-8"
+        )
     if (work / "multiview" / "multiview.safetensors").exists():
         model = MultiViewModel(CLIPTokenizer.from_pretrained(work / "tokenizer"))
         model.load_state_dict(load_file(work / "multiview" / "multiview.safetensors"))
         save_multiview(model, work / "vae", work / "tokenizer", output / "multiview")
     files = file_table(output)
     preset = PRESET | {"files": files}
-    (output / "preset.json").write_text(json.dumps(preset, indent=1) + "\n")
+    (output / "preset.json").write_text(json.dumps(preset, indent=1) + "\n", encoding="utf-8")
     mib = sum(file["size"] for file in files.values()) / 2**20
     Log(work / "bundle.jsonl").write(files=len(files), mib=mib)

@@ -311,7 +311,11 @@ def broken(tmp_path: Path) -> dict[str, tuple[dict, str, str]]:
         "no output": ({"output": ""}, "output", "no output folder"),
         "null": ({"output": str(tmp_path / "a\0b")}, "output", "no output folder"),
         "null image": ({"image": "a\0b.png"}, "bad_input", "There is no file"),
-        **({"unwritable": ({"output": "/proc/lgm"}, "output", "Nothing can be saved")} if os.name != "nt" else {}),
+        **(
+            {"unwritable": ({"output": "/proc/lgm"}, "output", "Nothing can be saved")}
+            if Path("/proc/self").exists()
+            else {}
+        ),
     }
 
 

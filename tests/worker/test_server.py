@@ -171,7 +171,7 @@ def test_bad_input_is_a_sentence_and_the_worker_goes_on(shared, preset, image, t
     for change, kind in (
         ({"image": str(tmp_path / "none.png")}, "bad_input"),
         ({"preset": "maxi"}, "bad_input"),
-        ({"output": "/dev/null/x"}, "output"),
+        ({"output": str(image / "x")}, "output"),
         ({"preset": str(tmp_path)}, "weights"),
     ):
         fields = {"job": "j", "output": str(tmp_path / "out"), "image": str(image), "preset": str(preset)}

@@ -136,5 +136,5 @@ def make_tokenizer(captions: list[str], folder: Path, vocabulary: int = 2048) ->
         "unk_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
     return CLIPTokenizer.from_pretrained(folder)

@@ -270,7 +270,9 @@ def train(
         (output / "lgm").mkdir()
         half = {n: t.half() if n.startswith("unet") else t for n, t in model.state_dict().items()}
         save_file({n: t.contiguous().cpu() for n, t in half.items()}, output / "lgm" / "model.safetensors")
-        (output / "lgm" / "config.json").write_text(json.dumps(start.config.to_dict(), indent=1) + "\n")
+        (output / "lgm" / "config.json").write_text(
+            json.dumps(start.config.to_dict(), indent=1) + "\n", encoding="utf-8"
+        )
         (output / "model.safetensors").unlink(missing_ok=True)
         write_preset(output, name=output.name, label=f"{output.name} (trained)", base=start.preset)
     state.wait_for_everyone()

@@ -253,19 +253,23 @@ def save_multiview(model: MultiViewModel, vae: Path, tokenizer: Path, folder: Pa
         "vae": (
             load_file(vae / "diffusion_pytorch_model.safetensors"),
             # Without the folder that it was read from.
-            {k: v for k, v in json.loads((vae / "config.json").read_text()).items() if k != "_name_or_path"},
+            {
+                k: v
+                for k, v in json.loads((vae / "config.json").read_text(encoding="utf-8")).items()
+                if k != "_name_or_path"
+            },
             "diffusion_pytorch_model",
         ),
     }
     for name, (state, config, stem) in parts.items():
         part = folder / name
         part.mkdir(parents=True, exist_ok=True)
-        (part / "config.json").write_text(json.dumps(config, indent=1))
+        (part / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         save_weights({k: v.float().cpu() for k, v in state.items()}, part / f"{stem}.safetensors", bits=8)
     shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
     (folder / "scheduler").mkdir(exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **NOISE_SCHEDULE}
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1), encoding="utf-8")
     size = MINI_VISION["image_size"]
     processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     processor.save_pretrained(folder / "feature_extractor")

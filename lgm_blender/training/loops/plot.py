@@ -18,7 +18,7 @@ def plot_log(log: Path, picture: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     curves = {name: [(e["step"], e[name]) for e in entries if name in e] for name in NAMES}
     judged = {name: [(e["step"], e[f"val_{name}"]) for e in entries if f"val_{name}" in e] for name in NAMES}
     shown = [name for name in NAMES if len(curves[name]) > 1]

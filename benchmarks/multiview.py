@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from lgm_blender.worker.multiview.autoencoder import Autoencoder
 from lgm_blender.worker.multiview.pipeline import MultiViewPipeline
+from lgm_blender.worker.multiview.schedulers import DDIMScheduler
 from lgm_blender.worker.multiview.unet import MultiViewUNet
 
 CONFIGS = {
@@ -49,15 +49,9 @@ def random_pipeline(config: str, device: torch.device, dtype: torch.dtype) -> Mu
     """A pipeline of the configuration's sizes with random weights, without encoders."""
     settings = CONFIGS[config]
     channels = settings["vae_channels"]
-    levels = len(channels)
     with torch.device(device):
         unet = MultiViewUNet(**settings["unet"]).to(dtype)
-        vae = AutoencoderKL(
-            block_out_channels=channels,
-            layers_per_block=2,
-            down_block_types=["DownEncoderBlock2D"] * levels,
-            up_block_types=["UpDecoderBlock2D"] * levels,
-        )
+        vae = Autoencoder(block_out_channels=channels, layers_per_block=2)
     if device.type == "cuda":
         unet = unet.to(memory_format=torch.channels_last)
     for model in (unet, vae):
@@ -143,7 +137,6 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
         "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
         "seconds": {name: round(value, 5) for name, value in times.items()},
     }
     if device.type == "cuda":

@@ -119,7 +119,7 @@ class GenerateResult:
         json: The file that holds this result.
         gaussians: How many there are, in the PLY or behind the mesh.
         settings: The request as it was carried out, every default filled in.
-        versions: Of the extension, Python, torch, diffusers, transformers and the preset's weights.
+        versions: Of the extension, Python, torch, numpy and the preset's weights.
         timings: Seconds of each stage, and 'total'.
         device: 'cpu', or the GPU's name.
         warnings: Sentences for the user.

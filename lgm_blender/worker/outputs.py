@@ -178,7 +178,7 @@ def encode_png(picture: np.ndarray, level: int = -1) -> bytes:
 def versions() -> dict[str, str]:
     """Of the extension, Python, and the packages that decide what comes out."""
     found = {"lgm_blender": VERSION, "python": platform.python_version()}
-    for package in ("torch", "diffusers", "transformers", "numpy"):
+    for package in ("torch", "numpy"):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

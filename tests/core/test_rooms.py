@@ -12,10 +12,10 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 
 BLENDER = {"addon_utils", "bl_ui", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "imbuf", "mathutils"}
-TORCH = {"PIL", "diffusers", "huggingface_hub", "safetensors", "scipy", "skimage", "torch", "transformers", "uvunwrap"}
+TORCH = {"PIL", "huggingface_hub", "safetensors", "scipy", "skimage", "tokenizers", "torch", "uvunwrap"}
 OPTIONAL = {"gsplat", "pymeshlab", "rembg"}  # used where they are installed
 BESIDE_NUMPY = {"zstandard"}  # Blender brings it along, the worker installs it; only SPZ of version 4 asks for it
-TRAINING = {"accelerate", "matplotlib", "moderngl", "tokenizers", "trimesh"}
+TRAINING = {"accelerate", "diffusers", "matplotlib", "moderngl", "tokenizers", "transformers", "trimesh"}
 
 # room: which other packages it may import, and which rooms.
 MAY_IMPORT = {

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_normal
-from diffusers import AutoencoderKL, DDIMScheduler
 from safetensors.torch import load_file
 from tiny_multiview import golden_state, write_folder
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from lgm_blender.core.cameras import multiview_cameras
 from lgm_blender.core.errors import Cancelled, LGMError
-from lgm_blender.worker.multiview.loading import CLIPImageProcessor
-from lgm_blender.worker.multiview.pipeline import IMAGE_VIEW, MultiViewPipeline, signal_and_noise
+from lgm_blender.worker.multiview.autoencoder import Autoencoder
+from lgm_blender.worker.multiview.clip import ImageEncoder, ImageProcessor
+from lgm_blender.worker.multiview.pipeline import IMAGE_VIEW, MultiViewPipeline
+from lgm_blender.worker.multiview.schedulers import DDIMScheduler
 from lgm_blender.worker.multiview.unet import MultiViewUNet
 from lgm_blender.worker.presets import SCHEDULERS
 
@@ -30,8 +30,8 @@ def test_the_pipeline_agrees_with_the_published_code(golden):
         return torch.from_numpy(golden_normal(salt, f"pipeline.{name}", shape))
 
     unet = MultiViewUNet(**settings["unet"])
-    vae = AutoencoderKL(**settings["vae"])
-    encoder = CLIPVisionModel(CLIPVisionConfig(**settings["clip_vision"]))
+    vae = Autoencoder(**settings["vae"])
+    encoder = ImageEncoder(**settings["clip_vision"])
     for model in (unet, vae, encoder):
         model.load_state_dict(golden_state(model, salt))
         model.eval()
@@ -39,7 +39,7 @@ def test_the_pipeline_agrees_with_the_published_code(golden):
         unet,
         vae,
         DDIMScheduler(**meta["imagedream_unet"]["scheduler"]),
-        image_processor=CLIPImageProcessor(**settings["clip_image_processor"]),
+        image_processor=ImageProcessor(**settings["clip_image_processor"]),
         image_encoder=encoder,
     )
     width = settings["unet"]["context_dim"]
@@ -207,7 +207,7 @@ def test_every_scheduler_ends_near_the_same_views(folder, picture, converged, sc
 def test_the_image_can_be_kept(folder, picture, scheduler, guidance, prediction):
     """Its view is then what the VAE makes of it, with any scheduler, and the others follow."""
     pipeline = MultiViewPipeline.from_folder(folder, scheduler=scheduler)
-    pipeline.scheduler.register_to_config(prediction_type=prediction)
+    pipeline.scheduler.prediction_type = prediction
     kept = views_of(pipeline, image=picture, steps=5, guidance=guidance, keep_image=True)
     restored = pipeline.decode(pipeline.encode_images([picture])[1])[0]
     free = views_of(pipeline, image=picture, steps=5, guidance=guidance)
@@ -277,7 +277,7 @@ def test_a_mean_is_refined_from_where_it_still_shows(pipeline, picture, steps, m
     first = round(0.4 * steps)
     assert [t for t, _ in again] == [t for t, x in seen if len(x) == 3][first:]
     assert told == [*range(1, steps + 1), *[steps] * len(again)]
-    signal, noise = signal_and_noise(pipeline.scheduler, torch.tensor(again[0][0]))
+    signal, noise = pipeline.scheduler.signal_and_noise(again[0][0])
     rest = (again[0][1] - signal * kept[0].mean(0)) / noise
     assert 0.8 < rest.std() < 1.2  # what is not the mean is noise
     np.testing.assert_array_equal(views, pipeline.decode(kept[1][0]))

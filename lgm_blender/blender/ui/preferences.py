@@ -17,7 +17,7 @@ class LGM_Preferences(bpy.types.AddonPreferences):
 
     worker_python: bpy.props.StringProperty(
         name="Worker Python",
-        description="Python of the environment that holds torch and diffusers. Empty: the one that is installed below",
+        description="Python of the environment that holds torch. Empty: the one that is installed below",
         subtype="FILE_PATH",
         update=lambda self, context: session.current().forget_worker(),
     )

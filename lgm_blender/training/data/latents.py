@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...core.cameras import multiview_cameras
+from ...worker.multiview.autoencoder import Autoencoder
 from ...worker.quantization import load_file
 from ...worker.tensors import constant
 from .captions import color_prefixes
@@ -53,7 +53,7 @@ class EncodedOrbits:
         cls,
         pictures: np.ndarray,
         starts: np.ndarray,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         device: torch.device,
         first_caption: int = 0,
         both: bool = True,
@@ -123,16 +123,16 @@ class EncodedOrbits:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+def encode(vae: Autoencoder, pictures: Tensor) -> Tensor:
     """Scaled latents [N, C, h, w] bf16 of pictures [N, 3, H, W] in 0 to 1: the posterior's mean."""
     parts = []
     for part in pictures.split(ENCODED):
         # On a GPU always as many: for each new number cuDNN would try all its algorithms again.
         missing = (ENCODED - len(part)) * pictures.is_cuda
         with torch.autocast(pictures.device.type, torch.bfloat16, enabled=pictures.is_cuda):
-            mean = vae.encode(F.pad(part, (0,) * 7 + (missing,)) * 2 - 1).latent_dist.mean
+            mean = vae.encode(F.pad(part, (0,) * 7 + (missing,)) * 2 - 1)[0]
         parts.append(mean[: len(part)])
-    return (torch.cat(parts).float() * vae.config.scaling_factor).bfloat16()
+    return (torch.cat(parts).float() * vae.scaling_factor).bfloat16()
 
 
 def clip_pixels(pixels: Tensor) -> Tensor:

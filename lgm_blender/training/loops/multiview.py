@@ -23,7 +23,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from ...worker.multiview.loading import load_vae
+from ...worker.multiview.loading import load_vae, read_json
 from ...worker.multiview.pipeline import IMAGE_VIEW
 from ...worker.multiview.unet import MultiViewUNet
 from ...worker.quantization import load_file
@@ -32,6 +32,7 @@ from ..data.captions import BROWN, CAPTION_LENGTH, WOODEN, caption_tokens
 from ..data.latents import IMAGE_SIZE, EncodedOrbits, cameras, clip_pixels
 from ..settings import MultiViewSettings
 from .trainer import Recorded, Trainer
+from .vae import save_vae
 
 MINI_UNET = {
     "image_size": 32,
@@ -231,7 +232,7 @@ def unpack_multiview(folder: Path, work: Path) -> Path:
         shutil.copytree(folder / "tokenizer", work / "tokenizer")
     if not (work / "vae" / "config.json").exists():
         vae = load_vae(folder / "vae", torch.device("cpu"), torch.float32)
-        vae.save_pretrained(work / "vae")
+        save_vae(vae, read_json(folder / "vae" / "config.json"), work / "vae")
     save_file(state, work / "start.safetensors")
     return work / "start.safetensors"
 

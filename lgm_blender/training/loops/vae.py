@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...worker.multiview.autoencoder import Autoencoder, divergence, sample
+from ...worker.multiview.loading import load_vae, read_json
 from ...worker.multiview.vae import ChromaVAE
 from ..data.views import TrainingViews
 from ..settings import VAESettings
@@ -39,15 +43,15 @@ class RoundTrip(nn.Module):
             vae.encoder.requires_grad_(False)
             vae.quant_conv.requires_grad_(False)
 
-    def forward(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
-        """Pictures [B, 3, H, W] in -1 to 1, restored from sampled latents, and the latents' distribution.
+    def forward(self, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures [B, 3, H, W] in -1 to 1, restored from sampled latents, and the latents' mean and log variance.
 
         The decoder alone learns from the distribution's mean, which is what the multi-view model learns to make.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
-            posterior = self.vae.encode(pictures).latent_dist
-            latents = posterior.mode() if self.decoder_only else posterior.sample(generator)
-        return self.vae.decode(latents).sample, posterior
+            mean, log_variance = self.vae.encode(pictures)
+            latents = mean if self.decoder_only else sample(mean, log_variance, generator)
+        return self.vae.decode(latents), mean, log_variance
 
 
 def train_vae(
@@ -66,7 +70,11 @@ def train_vae(
     The saved scaling factor makes the latents' standard deviation 1.
     """
     torch.manual_seed(settings.seed)
-    vae = ChromaVAE(**config) if settings.init is None else ChromaVAE.from_pretrained(settings.init)
+    if settings.init is None:
+        vae = ChromaVAE(**config)
+    else:
+        config = read_json(Path(settings.init) / "config.json")
+        vae = load_vae(Path(settings.init), torch.device("cpu"), torch.float32).train().requires_grad_(True)
     model = RoundTrip(vae, settings.decoder_only)
     if views.pixels.is_cuda:
         model = model.to(views.pixels.device, memory_format=torch.channels_last)
@@ -84,15 +92,17 @@ def train_vae(
         color = color.gather(1, order[:, :, None, None].expand_as(color))
         images = color + 1 - alpha
         with trainer.autocast():
-            decoded, posterior = trainer.model(images * 2 - 1, generator)
+            decoded, mean, log_variance = trainer.model(images * 2 - 1, generator)
         restored = decoded.float() * 0.5 + 0.5
         # The object counts more than the white around it, which is learnt at once.
         off = restored - images
         l1 = (off.abs() * (0.25 + alpha)).mean()
         chroma = ((off - off.mean(1, keepdim=True)).abs() * (0.25 + alpha)).mean()
         mse = F.mse_loss(restored, images)
-        loss = l1 + 2 * mse + settings.chroma_weight * chroma + settings.kl_weight * posterior.kl().mean()
-        values = {"psnr": -10 * mse.detach().log10(), "l1": l1, "chroma": chroma, "std": posterior.mean.float().std()}
+        loss = (
+            l1 + 2 * mse + settings.chroma_weight * chroma + settings.kl_weight * divergence(mean, log_variance).mean()
+        )
+        values = {"psnr": -10 * mse.detach().log10(), "l1": l1, "chroma": chroma, "std": mean.float().std()}
         if lpips is not None:
             crop = random_quarter(views.size, trainer.host_generator)
             with trainer.autocast():
@@ -105,7 +115,16 @@ def train_vae(
     if trainer.main:
         if not settings.decoder_only:
             with torch.no_grad():
-                std = model.encode(images * 2 - 1).latent_dist.mean.std().item()
-            model.register_to_config(scaling_factor=round(1 / std, 5))
-        model.save_pretrained(output)
+                std = model.encode(images * 2 - 1)[0].std().item()
+            model.scaling_factor = round(1 / std, 5)
+        save_vae(model, config, output)
     return model
+
+
+def save_vae(vae: Autoencoder, config: dict[str, Any], folder: Path) -> None:
+    """Saves a VAE that was made of these settings in diffusers' layout, in 32 bits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config | {"_class_name": type(vae).__name__, "scaling_factor": vae.scaling_factor}
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")

@@ -1,8 +1,8 @@
 """The parts of a multi-view model, from a folder in diffusers' layout.
 
-Configurations and safetensors are read into this project's U-Net and into diffusers' and transformers' own classes. No
-code that comes with the weights is ever run, nothing is fetched, and a tensor that is missing, unexpected or of another
-shape is an error: some library versions would fill it with random numbers without a word.
+Configurations and safetensors are read into this project's own classes, which have the published names. No code that
+comes with the weights is ever run, nothing is fetched, and a tensor that is missing, unexpected or of another shape is
+an error.
 
     unet/              config.json, diffusion_pytorch_model.safetensors
     vae/               config.json, diffusion_pytorch_model.safetensors
@@ -19,21 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModel
-
-try:  # transformers 5: the plain name is another implementation where torchvision is installed, with other results
-    from transformers import CLIPImageProcessorPil as CLIPImageProcessor
-except ImportError:
-    from transformers import CLIPImageProcessor
 
 from ...core.errors import LGMError
 from ..presets import SCHEDULERS
 from ..quantization import fill, load_file
+from . import schedulers
+from .autoencoder import Autoencoder
+from .clip import ImageEncoder, ImageProcessor, TextEncoder
+from .schedulers import Scheduler
+from .tokenizer import CLIPTokenizer
 from .unet import MultiViewUNet
 from .vae import vae_class
 
@@ -53,6 +49,8 @@ UNET_CONSTANTS = {
     "disable_middle_self_attn": False,
     "adm_in_channels": None,
 }
+
+PROJECTIONS = ("text_projection.weight", "visual_projection.weight")  # into CLIP's shared space
 
 # The attention of AutoencoderKL before and after diffusers 0.18.
 VAE_RENAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -102,9 +100,9 @@ def _build_unet(config: dict[str, Any]) -> MultiViewUNet:
     return MultiViewUNet(**settings)
 
 
-def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
-    """diffusers' VAE, from files of any of its versions, or this project's."""
-    model = _build(folder, lambda config: vae_class(config.get("_class_name")).from_config(config))
+def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """The VAE, from files of any version of diffusers."""
+    model = _build(folder, lambda config: vae_class(config.get("_class_name"))(**config))
     path = folder / "diffusion_pytorch_model.safetensors"
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state = {}
@@ -118,52 +116,55 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoenco
     return fill(model, state, path, device, dtype)
 
 
-def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> CLIPTextModel:
-    """transformers' CLIP text model, from files of any of its versions."""
-    model = _build(folder, lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)))
-    return _fill_clip(model, folder, "text_model.", device, dtype)
+def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+    """CLIP's text model, from files of any version of transformers."""
+    return _load_clip(TextEncoder, folder, "text_model.", device, dtype)
 
 
-def load_image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
-    """transformers' CLIP vision model, from files of any of its versions."""
-    model = _build(folder, lambda config: CLIPVisionModel(CLIPVisionConfig.from_dict(config)))
-    return _fill_clip(model, folder, "vision_model.", device, dtype)
+def load_image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> ImageEncoder:
+    """CLIP's vision model, from files of any version of transformers."""
+    return _load_clip(ImageEncoder, folder, "vision_model.", device, dtype)
 
 
-def _fill_clip(model: nn.Module, folder: Path, prefix: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _load_clip(kind: type[nn.Module], folder: Path, prefix: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    model = _build(folder, lambda config: kind(**config))
+    unused = (*PROJECTIONS, *getattr(model, "unused", ()))
     path = folder / "model.safetensors"
-    wanted = prefix if any(name.startswith(prefix) for name in model.state_dict()) else ""
-    state = {
-        wanted + name.removeprefix(prefix): tensor
-        for name, tensor in load_file(path).items()
-        # Older files hold the positions' buffer; some hold the projection into CLIP's shared space, unused here.
-        if not name.endswith("position_ids") and name not in ("text_projection.weight", "visual_projection.weight")
-    }
+    state = {name.removeprefix(prefix): tensor for name, tensor in load_file(path).items()}
+    # Older files hold the positions' buffer, some a projection.
+    left_out = [name for name in state if name.endswith("position_ids") or name.startswith(unused)]
+    for name in left_out:
+        del state[name]
     return fill(model, state, path, device, dtype)
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """transformers' CLIP tokenizer."""
-    return _from_pretrained(CLIPTokenizer, folder, "vocab.json", "merges.txt")
+    """CLIP's tokenizer."""
+    return _read(folder, lambda: CLIPTokenizer(folder), "vocab.json", "merges.txt")
 
 
-def load_image_processor(folder: Path) -> CLIPImageProcessor:
-    """transformers' CLIP image processor, the one that resizes with Pillow."""
-    return _from_pretrained(CLIPImageProcessor, folder, "preprocessor_config.json")
+def load_image_processor(folder: Path) -> ImageProcessor:
+    """What makes the image encoder's pixels of pictures."""
+    name = "preprocessor_config.json"
+    return _read(folder, lambda: ImageProcessor(**read_json(folder / name)), name)
 
 
-def _from_pretrained(cls: type, folder: Path, *files: str) -> Any:
-    for file in files:  # otherwise some versions make an empty one without a word
+def _read(folder: Path, read: Callable[[], Any], *files: str) -> Any:
+    for file in files:
         if not (folder / file).is_file():
             raise LGMError(f"The model's file {folder / file} is missing. Fetch the preset's weights again.", "weights")
     try:
-        return cls.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LGMError(f"The model's files in {folder} can't be read: {error}", "weights") from error
+        return read()
+    except LGMError:
+        raise
+    except Exception as error:  # tokenizers raises Exception itself
+        raise LGMError(
+            f"The model's files in {folder} can't be read ({error}). Fetch the preset's weights again.", "weights"
+        ) from error
 
 
-def load_scheduler(folder: Path, name: str | None = None) -> SchedulerMixin:
-    """diffusers' scheduler.
+def load_scheduler(folder: Path, name: str | None = None) -> Scheduler:
+    """The scheduler of a folder.
 
     Args:
         folder: Holds scheduler_config.json.
@@ -172,5 +173,14 @@ def load_scheduler(folder: Path, name: str | None = None) -> SchedulerMixin:
     config = read_json(folder / "scheduler_config.json")
     name = name or config.get("_class_name", SCHEDULERS["ddim"])
     if name not in SCHEDULERS.values():
-        raise LGMError(f"The scheduler {name!r} is unknown; use one of {', '.join(SCHEDULERS.values())}.", "weights")
-    return getattr(diffusers, name).from_config(config)
+        raise LGMError(
+            f"The scheduler {name!r} is unknown. Name one of {', '.join(SCHEDULERS.values())} in preset.json.",
+            "weights",
+        )
+    try:
+        return getattr(schedulers, name)(**config)
+    except (TypeError, ValueError) as error:
+        path = folder / "scheduler_config.json"
+        raise LGMError(
+            f"{path} describes no scheduler known here: {error}. Fetch the weights again.", "weights"
+        ) from error

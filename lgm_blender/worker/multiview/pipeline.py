@@ -1,7 +1,6 @@
 """ImageDream and MVDream: an image, a text or both become four views of one object.
 
-One file from prompt to pictures: encoders, classifier-free guidance, denoising loop, decoder. The U-Net is this
-project's, scheduler and VAE are diffusers', the encoders transformers'.
+One file from prompt to pictures: encoders, classifier-free guidance, denoising loop, decoder.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
 from ...core.cameras import VIEW_AZIMUTHS, multiview_cameras
 from ...core.errors import LGMError
 from . import loading
+from .autoencoder import Autoencoder
+from .clip import ImageEncoder, ImageProcessor, TextEncoder
+from .schedulers import Scheduler
+from .tokenizer import CLIPTokenizer
 from .unet import MultiViewUNet
 
 VIEWS = len(VIEW_AZIMUTHS)
@@ -35,47 +35,17 @@ SMALL_GPU = 8 * 2**30  # bytes; below, the encoders wait in the computer's memor
 OnStep = Callable[[int, int, Callable[[], np.ndarray]], None]
 
 
-def signal_and_noise(scheduler: SchedulerMixin, t: Tensor) -> tuple[float, float]:
-    """How much of each latents hold at timestep t."""
-    alpha = scheduler.alphas_cumprod[int(t)].item()
-    return alpha**0.5, (1 - alpha) ** 0.5
-
-
-def pred_original_sample(scheduler: SchedulerMixin, latents: Tensor, model_output: Tensor, t: Tensor) -> Tensor:
-    """The latents without the predicted noise (DDIM, arXiv 2010.02502, eq. 12; velocity: arXiv 2202.00512)."""
-    signal, noise = signal_and_noise(scheduler, t)
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return (latents - noise * model_output) / signal
-        case "v_prediction":
-            return signal * latents - noise * model_output
-        case _:
-            return model_output
-
-
-def model_output_for(scheduler: SchedulerMixin, latents: Tensor, original_sample: Tensor, t: Tensor) -> Tensor:
-    """The model output of which `pred_original_sample` makes `original_sample`."""
-    signal, noise = signal_and_noise(scheduler, t)
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return (latents - signal * original_sample) / noise
-        case "v_prediction":
-            return (signal * latents - original_sample) / noise
-        case _:
-            return original_sample
-
-
 def refinement_start(steps: int) -> int:
     """How many of the steps SDEdit refinement leaves out; 0 of one, which would forget what is refined."""
     return round(REFINED_FROM * steps)
 
 
-def start_latents(scheduler: SchedulerMixin, noise: Tensor, init_latents: Tensor | None = None) -> tuple[Tensor, int]:
+def start_latents(scheduler: Scheduler, noise: Tensor, init_latents: Tensor | None = None) -> tuple[Tensor, int]:
     """What to denoise, and from which step: noise from the first, or noised init latents from a later one (SDEdit)."""
     if init_latents is None:
-        return noise.float() * scheduler.init_noise_sigma, 0
+        return noise.float(), 0
     first = refinement_start(len(scheduler.timesteps))
-    signal, share = signal_and_noise(scheduler, scheduler.timesteps[first])
+    signal, share = scheduler.signal_and_noise(scheduler.timesteps[first])
     return signal * init_latents.float() + share * noise.float(), first
 
 
@@ -103,7 +73,7 @@ class MultiViewPipeline:
     Args:
         unet: ImageDream's kind (`ip_dim` above 0) for images, MVDream's for text.
         vae: Pictures to latents and back.
-        scheduler: A diffusers scheduler (loading.SCHEDULERS).
+        scheduler: Steps from noise to latents (schedulers.py).
         tokenizer, text_encoder: For text. A model without them was trained with one text token of zeros.
         image_processor, image_encoder: For images.
         offload: Whether the encoders stay in the computer's memory between uses; None does so on GPUs under 8 GiB.
@@ -115,12 +85,12 @@ class MultiViewPipeline:
     def __init__(
         self,
         unet: MultiViewUNet,
-        vae: AutoencoderKL,
-        scheduler: SchedulerMixin,
+        vae: Autoencoder,
+        scheduler: Scheduler,
         tokenizer: CLIPTokenizer | None = None,
-        text_encoder: CLIPTextModel | None = None,
-        image_processor: loading.CLIPImageProcessor | None = None,
-        image_encoder: CLIPVisionModel | None = None,
+        text_encoder: TextEncoder | None = None,
+        image_processor: ImageProcessor | None = None,
+        image_encoder: ImageEncoder | None = None,
         offload: bool | None = None,
     ):
         self.unet = unet
@@ -133,11 +103,11 @@ class MultiViewPipeline:
         self.device = next(unet.parameters()).device
         self.offload = is_small(self.device) if offload is None else offload
 
-        if vae.config.latent_channels != unet.in_channels:
+        if vae.latent_channels != unet.in_channels:
             raise LGMError("The model's VAE and U-Net have different latents; fetch its weights again.", "weights")
-        if text_encoder is not None and text_encoder.config.hidden_size != unet.context_dim:
+        if text_encoder is not None and text_encoder.hidden_size != unet.context_dim:
             raise LGMError("The model's text encoder does not fit its U-Net; fetch its weights again.", "weights")
-        if unet.ip_dim and image_encoder is not None and image_encoder.config.hidden_size != unet.image_embed_dim:
+        if unet.ip_dim and image_encoder is not None and image_encoder.hidden_size != unet.image_embed_dim:
             raise LGMError("The model's image encoder does not fit its U-Net; fetch its weights again.", "weights")
 
     @classmethod
@@ -156,7 +126,7 @@ class MultiViewPipeline:
             device: Where the views are computed.
             dtype: Of the U-Net and the encoders; None takes fp16 on CUDA, fp32 elsewhere. The VAE, the latents and
                 the guidance are always fp32: that costs little, and fp16 loses detail or overflows there.
-            scheduler: One of loading.SCHEDULERS in place of the folder's.
+            scheduler: One of presets.SCHEDULERS in place of the folder's.
             offload: See the class.
 
         Raises:
@@ -194,7 +164,7 @@ class MultiViewPipeline:
     @property
     def size(self) -> int:
         """Side in pixels of the views it was trained for."""
-        return self.unet.image_size * self._vae_factor
+        return self.unet.image_size * self.vae.factor
 
     @torch.inference_mode()
     def __call__(
@@ -291,13 +261,11 @@ class MultiViewPipeline:
         """[2, B, L, C] float32: the text encoder's tokens of the negative prompt, and of the prompts."""
         if self.text_encoder is None:
             return torch.zeros(2, len(prompts), 1, self.unet.context_dim, device=self.device)
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        length = min(self.tokenizer.length, self.text_encoder.length)
         different = list(dict.fromkeys(prompts))
-        tokens = self.tokenizer(
-            [negative_prompt, *different], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
+        tokens = torch.tensor(self.tokenizer([negative_prompt, *different], length))
         with self._awake(self.text_encoder) as encoder:
-            states = encoder(tokens.input_ids.to(self.device)).last_hidden_state.float()
+            states = encoder(tokens.to(self.device)).float()
         positive = states[[1 + different.index(prompt) for prompt in prompts]]
         return torch.stack([states[:1].expand_as(positive), positive])
 
@@ -311,18 +279,15 @@ class MultiViewPipeline:
             images: [H, W, 3] float in 0..1.
         """
         # Cut off, not rounded, as the published code feeds its encoder.
-        pixels = self.image_processor(
-            [(image * 255).astype(np.uint8) for image in images], return_tensors="pt"
-        ).pixel_values
+        pixels = self.image_processor([(image * 255).astype(np.uint8) for image in images])
         with self._awake(self.image_encoder) as encoder:
-            weight = next(encoder.parameters())
-            embeds = encoder(pixels.to(weight), output_hidden_states=True).hidden_states[-2].float()
+            embeds = encoder(pixels.to(next(encoder.parameters()))).float()
         pictures = [torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None] for image in images]
         pictures = [
             F.interpolate(2 * picture.to(self.device) - 1, (self.size, self.size), mode="bilinear", align_corners=False)
             for picture in pictures
         ]
-        latents = self.vae.encode(torch.cat(pictures)).latent_dist.mean * self.vae.config.scaling_factor
+        latents = self.vae.encode(torch.cat(pictures))[0] * self.vae.scaling_factor
         return embeds, latents
 
     @torch.inference_mode()
@@ -359,7 +324,7 @@ class MultiViewPipeline:
         with_image = self.unet.ip_dim > 0
         if with_image:
             if embeds is None:
-                embeds = torch.zeros(count, self._image_tokens, self.unet.image_embed_dim, device=self.device)
+                embeds = torch.zeros(count, self.image_encoder.tokens, self.unet.image_embed_dim, device=self.device)
                 image_latents = torch.zeros_like(noise[:, 0])
             if guided:
                 embeds = torch.cat([torch.zeros_like(embeds), embeds])
@@ -370,9 +335,9 @@ class MultiViewPipeline:
 
         self.scheduler.set_timesteps(steps)
         latents, first = start_latents(self.scheduler, noise, init_latents)
-        on_device = self.scheduler.timesteps.to(self.device)  # the scheduler's own stay where reading them is free
+        on_device = torch.tensor(self.scheduler.timesteps, device=self.device)
         for i, t in enumerate(self.scheduler.timesteps[first:], first):
-            x = self.scheduler.scale_model_input(latents, t).repeat(halves, 1, 1, 1, 1)
+            x = latents.repeat(halves, 1, 1, 1, 1)
             if with_image:
                 x = torch.cat([x, image_latents[:, None]], dim=1)
             output = self.unet.denoise(x, on_device[i].expand(halves * count), condition)[:, :VIEWS].float()
@@ -380,10 +345,10 @@ class MultiViewPipeline:
                 unconditional, conditional = output.chunk(2)
                 output = unconditional + guidance * (conditional - unconditional)
             if keep_image:
-                output[:, IMAGE_VIEW] = model_output_for(self.scheduler, latents[:, IMAGE_VIEW], kept, t)
-            before, latents = latents, self.scheduler.step(output, t, latents).prev_sample
+                output[:, IMAGE_VIEW] = self.scheduler.output_for(latents[:, IMAGE_VIEW], kept, t)
+            before, latents = latents, self.scheduler.step(output, i, latents)
             if on_step is not None:
-                expected = partial(pred_original_sample, self.scheduler, before, output, t)
+                expected = partial(self.scheduler.original_sample, before, output, t)
                 number = i + 1 if init_latents is None else steps
                 on_step(number, steps, expected)
         return latents
@@ -391,14 +356,14 @@ class MultiViewPipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Latents [..., C, h, w] to pictures [..., size, size, 3] float32 in 0..1."""
-        at_once = max(1, PIXELS_AT_ONCE // (latents.shape[-1] * self._vae_factor) ** 2)
-        parts = (latents.flatten(0, -4) / self.vae.config.scaling_factor).split(at_once)
-        pictures = torch.cat([self.vae.decode(part).sample for part in parts]).unflatten(0, latents.shape[:-3])
+        at_once = max(1, PIXELS_AT_ONCE // (latents.shape[-1] * self.vae.factor) ** 2)
+        parts = (latents.flatten(0, -4) / self.vae.scaling_factor).split(at_once)
+        pictures = torch.cat([self.vae.decode(part) for part in parts]).unflatten(0, latents.shape[:-3])
         return (pictures / 2 + 0.5).clamp(0, 1).movedim(-3, -1).cpu().numpy()
 
     def _preview(self, latents: Tensor) -> np.ndarray:
         # A smaller latent decodes to a smaller picture, at a cost that falls with its area.
-        factor = max(1, latents.shape[-1] * self._vae_factor // PREVIEW_SIZE)
+        factor = max(1, latents.shape[-1] * self.vae.factor // PREVIEW_SIZE)
         return self.decode(F.avg_pool2d(latents.flatten(0, 1), factor).unflatten(0, latents.shape[:2]))
 
     def _check(
@@ -414,21 +379,12 @@ class MultiViewPipeline:
                 raise LGMError("Give an image, a text, or both.")
             if prompt.strip() and "text" not in self.modes:
                 raise LGMError("This preset takes no text; give an image alone, or choose another preset.")
-        if not 1 <= steps <= self.scheduler.config.num_train_timesteps:
-            raise LGMError(f"Steps must be 1 to {self.scheduler.config.num_train_timesteps}, not {steps}.")
+        if not 1 <= steps <= self.scheduler.num_train_timesteps:
+            raise LGMError(f"Steps must be 1 to {self.scheduler.num_train_timesteps}, not {steps}.")
         if not 0 <= guidance < float("inf"):
             raise LGMError(f"Guidance must be 0 or more, not {guidance}.")
         if samples < 1:
             raise LGMError(f"Samples must be 1 or more, not {samples}.")
-
-    @property
-    def _vae_factor(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def _image_tokens(self) -> int:
-        config = self.image_encoder.config
-        return (config.image_size // config.patch_size) ** 2 + 1
 
     @contextmanager
     def _awake(self, encoder: nn.Module) -> Iterator[nn.Module]:

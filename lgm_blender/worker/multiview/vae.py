@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKLOutput
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from torch import Tensor
+
+from .autoencoder import Autoencoder
 
 CHANNELS = 2
 # Makes these channels about as large as the others: most pictures use little of the chroma that there is.
@@ -33,35 +32,29 @@ def colors(chroma: Tensor) -> Tensor:
     return torch.stack([first - second, -first - second, 2 * second], 1)
 
 
-class ChromaVAE(AutoencoderKL):
-    """diffusers' AutoencoderKL with the picture's chroma, averaged over a latent's pixels, as its last two channels.
+class ChromaVAE(Autoencoder):
+    """The autoencoder with the picture's chroma, averaged over a latent's pixels, as its last two channels.
 
     The decoder's own chroma is put right by what it is off at that size, so hues come back whatever it has learnt; it
     sees the two channels as well, and learns where within those pixels they belong.
     """
 
-    @property
-    def factor(self) -> int:
-        """Pixels of a picture per latent's, each way."""
-        return 2 ** (len(self.config.block_out_channels) - 1)
+    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """See Autoencoder."""
+        mean, log_variance = super().encode(pictures)
+        colored = F.avg_pool2d(chroma(pictures), self.factor) * GAIN
+        known = torch.full_like(colored, LOG_VARIANCE)
+        return torch.cat([mean[:, :-CHANNELS], colored], 1), torch.cat([log_variance[:, :-CHANNELS], known], 1)
 
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """See AutoencoderKL. Pictures [N, 3, H, W] in -1 to 1."""
-        learnt = super().encode(x).latent_dist
-        means = F.avg_pool2d(chroma(x), self.factor) * GAIN
-        parts = [learnt.mean[:, :-CHANNELS], means, learnt.logvar[:, :-CHANNELS], torch.full_like(means, LOG_VARIANCE)]
-        posterior = DiagonalGaussianDistribution(torch.cat(parts, 1))
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
-
-    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple[Tensor]:
-        """See AutoencoderKL. Latents [N, C, h, w], not scaled."""
-        pictures = super().decode(z).sample
+    def decode(self, latents: Tensor) -> Tensor:
+        """See Autoencoder."""
+        pictures = super().decode(latents)
         for _ in range(2):  # once leaves a part, for what is spread smoothly is fainter in the mean
-            off = z[:, -CHANNELS:] / GAIN - F.avg_pool2d(chroma(pictures), self.factor)
+            off = latents[:, -CHANNELS:] / GAIN - F.avg_pool2d(chroma(pictures), self.factor)
             pictures = pictures + F.interpolate(colors(off), size=pictures.shape[-2:], mode="bilinear")
-        return DecoderOutput(sample=pictures) if return_dict else (pictures,)
+        return pictures
 
 
-def vae_class(name: str | None) -> type[AutoencoderKL]:
-    """The class that a configuration's `_class_name` means: ChromaVAE, or diffusers' own."""
-    return ChromaVAE if name == ChromaVAE.__name__ else AutoencoderKL
+def vae_class(name: str | None) -> type[Autoencoder]:
+    """The class that a configuration's `_class_name` means: ChromaVAE, or the usual one."""
+    return ChromaVAE if name == ChromaVAE.__name__ else Autoencoder

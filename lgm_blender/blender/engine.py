@@ -318,20 +318,18 @@ class Engine:
         try:
             message = messages.decode(line)
         except (ValueError, RecursionError):
-            # Some library printed to stdout: it belongs with the other things it has to say.
-            text = line.decode("utf-8", "replace").strip()
-            if text:
-                self._process.tail.append(text[:500])
-            return
-        if "method" in message:
-            if message["method"] == "progress":
-                self._progress(message.get("params"))
-            return
-        id = message.get("id")
+            message = {}
+        if message.get("method") == "progress":
+            self._progress(message.get("params"))
+        elif "id" in message and ("result" in message or "error" in message):
+            self._receive_answer(message["id"], message)
+        else:  # some library printed to stdout: it belongs with the other things it has to say
+            self._process.note(line)
+
+    def _receive_answer(self, id: Any, message: dict[str, Any]) -> None:
         if not isinstance(id, int) or id not in self._asked:
             # Whoever waits for the right answer would wait for ever.
-            error = message.get("error")
-            said = f": {_read_error(error)[1]}" if error else "."
+            said = f": {_read_error(message['error'])[1]}" if "error" in message else "."
             self._give_up_worker(f"The worker answered what nobody had asked{said}")
             return
         about = self._asked.pop(id)
@@ -360,13 +358,14 @@ class Engine:
             self._end(job, *_read_error(message["error"]))
         else:
             try:
-                job.result = messages.from_params(messages.JOBS[job.method][1], message.get("result"))
-                if job.result.job != job.id:
-                    raise LGMError(f"it is about another job, {job.result.job!r}.")
+                result = messages.from_params(messages.JOBS[job.method][1], message.get("result"))
             except LGMError as error:
-                job.result = None
                 self._end(job, "failed", f"The worker's answer can't be read: {error.message}", "internal")
                 return
+            if result.job != job.id:
+                self._give_up_worker(f"The worker took the job {job.id!r} for another, {result.job!r}.")
+                return
+            job.result = result
             self._end(job, "done", "", None)
 
     def _initialized(self, message: dict[str, Any]) -> None:

@@ -137,7 +137,6 @@ class Process:
 
     def kill(self) -> None:
         """Ends it and what it has started at once."""
-        self.close()
         self._end_group()
 
     def leave(self, patience: float, then: Callable[[], None] = lambda: None) -> None:
@@ -159,12 +158,20 @@ class Process:
         self._end_group()
         return True
 
+    def note(self, line: bytes) -> None:
+        """Adds a line to the tail: of a progress bar its last state, and nothing that is meant for a terminal."""
+        text = line.decode("utf-8", "replace").rstrip().rpartition("\r")[2][:MAX_WORDS]
+        text = "".join(letter if letter.isprintable() else " " for letter in text).strip()
+        if text:
+            self.tail.append(text)
+
     def _end_group(self) -> None:
         with self._room:
             if self._over:
                 return
             self._over = True  # once: its number may be another's by now
             self._room.notify_all()
+        self.close()  # nobody reads it: the thread that writes ends
         self._end_all()
 
     def _see_off(self, patience: float, then: Callable[[], None]) -> None:
@@ -198,9 +205,7 @@ class Process:
                 file = log and stack.enter_context(log.open("wb", buffering=0))
             logged = 0
             while line := pipe.readline(MAX_LINE):
-                text = line.decode("utf-8", "replace").rstrip().rpartition("\r")[2]  # the last state of a progress bar
-                if text:
-                    self.tail.append(text[:MAX_WORDS])
+                self.note(line)
                 logged += len(line)
                 if file and logged < MAX_LOG:
                     with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 from ..core.errors import Cancelled
 from ..core.messages import Progress
+from .devices import is_cuda_in_use
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +85,8 @@ class Job:
         self.report(0, steps)
         with self.listening() if self.torch_listens else nullcontext():
             yield
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # what the GPU was asked to do is part of the stage
+        if is_cuda_in_use():
+            sys.modules["torch"].cuda.synchronize()  # what the GPU was asked to do is part of the stage
         self.timings[name] = round(time.perf_counter() - self.stage_began, 3)
         log.info("job %s: %s took %.2f s", self.name, name, self.timings[name])
 
@@ -143,16 +143,15 @@ class Imports:
             except BaseException as error:
                 self._error = error
 
-        self.wait(cancelled)
+        self._wait(cancelled)  # for what goes on since an earlier job
         self._error = None
         self._thread = threading.Thread(target=work, name="imports", daemon=True)
         self._thread.start()
-        self.wait(cancelled)
+        self._wait(cancelled)
         if self._error:
             raise self._error
 
-    def wait(self, cancelled: IsCancelled) -> None:
-        """Waits for an import that goes on since an earlier job: half a torch is of no use to anybody."""
+    def _wait(self, cancelled: IsCancelled) -> None:
         while self._thread and self._thread.is_alive():
             if cancelled():
                 raise Cancelled

@@ -28,7 +28,7 @@ from ..core.messages import (
     OutputKind,
 )
 from . import convert, outputs, reconstruct, webp
-from .devices import device_name, explain_out_of_memory, resolve_device
+from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
 from .meshing import files as mesh_files
@@ -93,7 +93,7 @@ class Pipeline:
         """
         stages = STAGES if request.output_kind == "splats" else (*STAGES[:-1], *MESH_STAGES, STAGES[-1])
         job = Job(request.job, stages, progress, cancelled)
-        return self._with_memory(lambda: self._generate(request, job), cancelled)
+        return self._with_memory(lambda: self._generate(request, job))
 
     def mesh(
         self,
@@ -117,7 +117,7 @@ class Pipeline:
                 job=request.job,
             )
 
-        made = self._with_memory(make, cancelled)
+        made = self._with_memory(make)
         (glb,) = made.files
         asked = asdict(request) | {"name": Path(glb).stem}
         del asked["job"]
@@ -130,12 +130,11 @@ class Pipeline:
         cancelled: IsCancelled = lambda: False,
     ) -> ConvertResult:
         """Splats that are in a file in other formats; the arguments and errors are `generate`'s."""
-        return self._with_memory(lambda: convert.convert(request, progress, cancelled), cancelled)
+        return self._with_memory(lambda: convert.convert(request, progress, cancelled))
 
-    def _with_memory(self, work: Callable[[], Any], cancelled: IsCancelled) -> Any:
+    def _with_memory(self, work: Callable[[], Any]) -> Any:
         """What `work` returns; where it runs out of memory, the models are freed and a sentence says so."""
         try:
-            self._imports.wait(cancelled)
             return work()
         except LGMError:
             raise
@@ -455,6 +454,5 @@ def _import_all() -> None:
 def _collect() -> None:
     """Gives freed memory back to the system and to other programs on the GPU."""
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    if is_cuda_in_use():
+        sys.modules["torch"].cuda.empty_cache()

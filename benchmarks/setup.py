@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lgm_blender.blender.engine import Engine, Job, worker_command
 from lgm_blender.core.messages import GenerateRequest, GenerateResult, MeshRequest, Request
 
+ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300.0  # seconds for anything to happen
 
 

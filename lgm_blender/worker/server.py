@@ -48,8 +48,12 @@ def serve(idle_minutes: float = IDLE_MINUTES) -> None:
     """Serve on this process's stdin and stdout until stdin ends or `shutdown` comes."""
     log_file = start_log()
     stdin, stdout = _take_standard_streams()
-    sweep()
-    previews = make_temporary_folder()
+    try:
+        sweep()
+        previews = make_temporary_folder()
+    except OSError as error:  # a full disk, say: no reason to do nothing
+        log.warning("no previews: %s", error)
+        previews = None
     server = Server(Pipeline(previews), stdin, stdout, log_file, idle_minutes * 60)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.leave())
@@ -57,7 +61,8 @@ def serve(idle_minutes: float = IDLE_MINUTES) -> None:
     try:
         server.run()
     finally:
-        shutil.rmtree(previews, ignore_errors=True)
+        if previews:
+            shutil.rmtree(previews, ignore_errors=True)
         log.info("worker left")
 
 
@@ -296,8 +301,9 @@ def describe(log_file: str = "") -> Initialized:
 def start_log() -> Path | None:
     """Sends this process's log into a file that is rotated, and returns it; None if no folder can be written to."""
     chosen = os.environ.get(LOG_VARIABLE)
-    for folder in (Path(chosen) if chosen else data_folder() / "logs", Path(tempfile.gettempdir())):
-        with contextlib.suppress(OSError):
+    for find in (lambda: Path(chosen) if chosen else data_folder() / "logs", lambda: Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):  # there may be no temporary folder either
+            folder = find()
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "worker.log"
             handler = logging.handlers.RotatingFileHandler(

@@ -28,7 +28,7 @@ GENERATING = ("matting", "load", "views", "gaussians", "floaters", "save")
 
 def measure(setup: Setup, stage: str, delay: float, splats: GenerateResult | None) -> tuple[float, float] | None:
     """Cancels one job; seconds to its end and to the answer to another one, or None if it had ended before."""
-    request = setup.mesh(splats) if stage in MESH_STAGES else setup.generate()
+    request = setup.mesh(splats.ply) if stage in MESH_STAGES else setup.generate()
     job = setup.reach(request, stage, delay)
     if job.ended or job.progress.stage != stage:
         setup.engine.cancel(job)
@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(Path(folder))
         splats = setup.engine.wait(setup.engine.submit(setup.generate()))
-        lasts = splats.timings | setup.engine.wait(setup.engine.submit(setup.mesh(splats))).timings
+        lasts = splats.timings | setup.engine.wait(setup.engine.submit(setup.mesh(splats.ply))).timings
         lasts |= setup.engine.wait(setup.engine.submit(setup.generate())).timings | {"load": splats.timings["load"]}
         for stage in options.stages:
             while len(found[stage]) < options.each:

@@ -29,14 +29,17 @@ from pathlib import Path
 
 from setup import ROOT, Setup, table
 
-sys.path.extend(str(ROOT / "tests" / name) for name in ("core", "worker"))
+sys.path.extend(str(ROOT / "tests" / name) for name in ("", "core", "worker"))
 import test_download
 import torch
 from processes import is_running
 from safetensors.torch import load_file, save_file
+from shapes import sphere
+from tiny_preset import write_preset
 
 from lgm_blender.blender import process as process_module
 from lgm_blender.core.errors import LGMError
+from lgm_blender.core.formats.ply import write_ply
 from lgm_blender.core.formats.splat_files import WRITTEN
 from lgm_blender.core.messages import MESH_STAGES, STAGES, ConvertRequest
 from lgm_blender.worker import download, meshing
@@ -68,14 +71,10 @@ class Bench:
     def __init__(self, folder: Path, times: int, seed: int):
         self.folder, self.times = folder, times
         self.chance = random.Random(seed)
-        self.tiny = folder / "tiny"
-        code = f"import sys; sys.path[:0] = {sys.path!r}\nimport tiny_preset, pathlib\n"
-        code += f"tiny_preset.write_preset(pathlib.Path({str(self.tiny)!r}))"
-        subprocess.run([sys.executable, "-c", code], check=True)
+        self.tiny = write_preset(folder / "tiny")
+        self.splats = folder / "ball.ply"
+        write_ply(self.splats, sphere(2000))
         self.number = 0
-        setup = self.setup(forked=True)
-        self.splats = Path(setup.engine.wait(setup.engine.submit(setup.generate(steps=1))).ply)
-        setup.engine.close()
 
     def setup(self, *, forked: bool = False, **options) -> Setup:
         """A new one in an empty folder; `forked`: its worker has its imports behind it when it starts."""
@@ -173,12 +172,12 @@ def start_forked(command: list[str], options: dict) -> tuple[Forked, Callable[[]
 def killed_in(stage: str) -> Callable:
     def run(bench: Bench) -> Iterator[Outcome]:
         setup = bench.setup(forked=True)
-        fields = {"steps": 1, "output_kind": "both" if stage in MESH_STAGES else "splats", "faces": 1000}
-        request = setup.generate(**fields, texture_size=512, name="killed")
-        if stage == "save":
-            request = replace(request, splat_formats=["ply", "spz", "sog", "compressed"])
+        if stage in MESH_STAGES:
+            request = setup.mesh(bench.splats, faces=1000, texture_size=512, name="killed")
+        else:
+            request = bench.small(setup, steps=3, splat_formats=["ply", "spz", "sog", "compressed"], name="killed")
         result = setup.engine.wait(setup.engine.submit(request))
-        lasts = {"load": 0.5} | result.timings
+        lasts = result.timings
         for path in setup.output.iterdir():
             path.unlink()
         done = 0
@@ -273,11 +272,12 @@ def fill(folder: Path, leave: int) -> Path:
 
 @fault
 def disk_full_for_each_file(bench: Bench) -> Iterator[Outcome]:
-    """In front of each kind of file: of splats in every format, a mesh, pictures, JSON."""
+    """In the middle of each kind of file: of splats in every format, pictures, JSON, and a mesh."""
     setup = bench.setup(forked=True)
     with mounted(setup.output):
         formats = list(WRITTEN)
-        fields = {"steps": 1, "output_kind": "both", "faces": 1000, "texture_size": 512, "splat_formats": formats}
+        fields = {"steps": 1, "output_kind": "splats", "splat_formats": formats}
+        fields["preset"] = str(bench.tiny)
         setup.engine.wait(setup.engine.submit(setup.generate(**fields, name="sizes")))
         made = sorted(setup.output.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         sizes = {path.name.removeprefix("sizes"): -(-path.stat().st_size // 4096) * 4096 for path in made}
@@ -302,6 +302,11 @@ def disk_full_for_each_file(bench: Bench) -> Iterator[Outcome]:
             left = setup.files() - {"filler"}
             filler.unlink()
             yield (f"left: {left}" if left else "") or bench.judge(setup, job, ("output",)), 0.0
+        filler = fill(setup.output, 4096)
+        job = setup.engine.submit(setup.mesh(bench.splats, faces=1000, texture_size=512, name="full"))
+        setup.until(lambda: job.ended)
+        filler.unlink()
+        yield bench.judge(setup, job, ("output",)), 0.0
         setup.engine.close()
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lgm_blender.blender.engine import Engine, Job, worker_command
-from lgm_blender.core.messages import GenerateRequest, GenerateResult, MeshRequest, Request
+from lgm_blender.core.messages import GenerateRequest, MeshRequest, Request
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300.0  # seconds for anything to happen
@@ -47,9 +47,9 @@ class Setup:
         defaults = {"output": str(self.output), "image": str(self.image), "steps": 2, "device": "cpu"}
         return GenerateRequest(job="", **defaults | fields)
 
-    def mesh(self, splats: GenerateResult, **fields) -> MeshRequest:
-        """A request for a mesh of a result's splats."""
-        return MeshRequest(job="", ply=splats.ply, output=str(self.output), **{"device": "cpu"} | fields)
+    def mesh(self, splats: str | Path, **fields) -> MeshRequest:
+        """A request for a mesh of a file of splats."""
+        return MeshRequest(job="", ply=str(splats), output=str(self.output), **{"device": "cpu"} | fields)
 
     def files(self) -> set[str]:
         """The names of all files in the output folder."""

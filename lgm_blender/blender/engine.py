@@ -18,18 +18,21 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..core import messages
 from ..core.environment import data_folder
 from ..core.errors import ErrorKind, LGMError
+from ..core.files import OWNER_VARIABLE, remove_scraps
 from ..core.messages import Initialized, JobError, Progress, Request, Result
 from .process import Process, clean_variables
 
 PACKAGE = Path(__file__).resolve().parent.parent
 LOG_VARIABLE = "LGM_BLENDER_LOG_DIR"
 PATIENCE = 5.0  # seconds that a worker is given to leave by itself; its files are whole or absent at any time
+LONGEST_STEP = 2.0  # seconds that may count as having passed since the last look
 
 # The package is loaded by its folder. As an extension it is not called lgm_blender, and with the extensions' folder on
 # the path every other extension would be importable too, and could hide one of the worker's packages.
@@ -70,7 +73,7 @@ class Job:
         log: The log file that says more, or ''.
         started: time.monotonic() of the request.
         seconds: How long it took, once it ended.
-        deadline: time.monotonic() after which a cancelled job is ended by force.
+        deadline: The engine's time after which a cancelled job is ended by force.
     """
 
     request: Request
@@ -149,10 +152,13 @@ class Engine:
         self.problem = ""
         self._process: Process | None = None
         self._leaving: list[Process] = []  # told to leave, or killed, and perhaps not gone yet
+        self._owner = ""  # what the process's unfinished files are called by
+        self._outputs: set[str] = set()  # folders that it may have begun to write to
         self._jobs: dict[str, Job] = {}  # those that have not ended
         self._changed: dict[str, Job] = {}
         self._numbers = itertools.count(1)
-        self._asked: dict[int, str] = {}  # request number -> job, or '' for initialize
+        self._asked: dict[int, str | None] = {}  # request number -> job, '' for initialize, None for what ends one
+        self._time, self._looked = 0.0, time.monotonic()
         self._deadline = 0.0  # of the start
         self._idle_since = 0.0
         self._lock = threading.RLock()
@@ -179,10 +185,11 @@ class Engine:
                 return
             with contextlib.suppress(OSError):
                 self.logs.mkdir(parents=True, exist_ok=True)
-            variables = clean_variables({LOG_VARIABLE: str(self.logs), **self.variables})
+            self._owner = uuid.uuid4().hex[:12]
+            variables = {LOG_VARIABLE: str(self.logs), OWNER_VARIABLE: self._owner, **self.variables}
             self.info, self.problem = None, ""
             try:
-                self._process = Process(self.command, variables, log=self.logs / "worker_stderr.log")
+                self._process = Process(self.command, clean_variables(variables), log=self.logs / "worker_stderr.log")
             except OSError as error:
                 reason = error.strerror or str(error)
                 self._fail_all(f"The worker could not be started: {self.command[0]}: {reason}.", "worker")
@@ -190,7 +197,7 @@ class Engine:
             atexit.unregister(self.close)  # one that was stopped may be registered still
             atexit.register(self.close)
             self.state = "starting"
-            self._deadline = time.monotonic() + self.start_timeout
+            self._deadline = self._now() + self.start_timeout
             self._ask("initialize", {}, "")
 
     def submit(self, request: Request) -> Job:
@@ -199,7 +206,7 @@ class Engine:
             if not request.job:
                 request = replace(request, job=uuid.uuid4().hex[:12])
             if self._process:
-                self._check(time.monotonic())  # one that died meanwhile is replaced
+                self._check()  # one that died meanwhile is replaced
             job = Job(request, started=time.monotonic())
             self._jobs[job.id] = job
             self.start()
@@ -218,17 +225,16 @@ class Engine:
             job.state = "cancelling"
             self._note(job)
             self._ask("cancel", {"job": job.id}, None)
-            job.deadline = time.monotonic() + self.cancel_timeout
+            job.deadline = self._now() + self.cancel_timeout
 
     def step(self) -> list[Job]:
         """Does what can be done without waiting; returns the jobs that have changed since the last call."""
         with self._lock:
-            now = time.monotonic()
             if self._process:
                 for line in self._process.lines(limit=1000):  # a flood must not stop Blender
                     self._receive(line)
             if self._process:
-                self._check(now)
+                self._check()
             changed = list(self._changed.values())
             self._changed.clear()
             return changed
@@ -243,12 +249,12 @@ class Engine:
         Raises:
             LGMError: If the job failed, was cancelled or took too long.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end = math.inf if timeout is None else self._now() + timeout
         try:
             while not job.ended:
                 if job in self.step() and on_progress:
                     on_progress(job)
-                if end and time.monotonic() > end and not job.ended:
+                if self._now() > end and not job.ended:
                     self._give_up(job, f"The job took longer than {timeout:g} seconds.")
                 if not job.ended:
                     time.sleep(0.02)
@@ -265,9 +271,9 @@ class Engine:
         Raises:
             LGMError: If it does not come up.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end = math.inf if timeout is None else self._now() + timeout
         self.start()
-        while self.state == "starting" and not (end and time.monotonic() > end):
+        while self.state == "starting" and self._now() <= end:
             self.step()
             time.sleep(0.02)
         if self.state != "ready":
@@ -299,11 +305,11 @@ class Engine:
 
     def _ask(self, method: str, params: Any, about: str | None) -> None:
         number = next(self._numbers)
-        if about is not None:
-            self._asked[number] = about
+        self._asked[number] = about
         self._process.write(messages.encode(messages.request(number, method, params)))
 
     def _send(self, job: Job) -> None:
+        self._outputs.add(job.request.output)
         self._ask(job.method, messages.to_params(job.request), job.id)
 
     def _receive(self, line: bytes) -> None:
@@ -312,19 +318,25 @@ class Engine:
         try:
             message = messages.decode(line)
         except (ValueError, RecursionError):
-            # Some library printed to stdout: it belongs with the other things it has to say.
-            text = line.decode("utf-8", "replace").strip()
-            if text:
-                self._process.tail.append(text[:500])
-            return
+            message = {}
         if message.get("method") == "progress":
             self._progress(message.get("params"))
-        elif message.get("id") in self._asked:
-            about = self._asked.pop(message["id"])
-            if about:
-                self._answer(self._jobs.get(about), message)
-            else:
-                self._initialized(message)
+        elif "id" in message and ("result" in message or "error" in message):
+            self._receive_answer(message["id"], message)
+        else:  # some library printed to stdout: it belongs with the other things it has to say
+            self._process.note(line)
+
+    def _receive_answer(self, id: Any, message: dict[str, Any]) -> None:
+        if not isinstance(id, int) or id not in self._asked:
+            # Whoever waits for the right answer would wait for ever.
+            said = f": {_read_error(message['error'])[1]}" if "error" in message else "."
+            self._give_up_worker(f"The worker answered what nobody had asked{said}")
+            return
+        about = self._asked.pop(id)
+        if about:
+            self._answer(self._jobs.get(about), message)
+        elif about == "":
+            self._initialized(message)
 
     def _progress(self, params: Any) -> None:
         try:
@@ -346,10 +358,14 @@ class Engine:
             self._end(job, *_read_error(message["error"]))
         else:
             try:
-                job.result = messages.from_params(messages.JOBS[job.method][1], message.get("result"))
+                result = messages.from_params(messages.JOBS[job.method][1], message.get("result"))
             except LGMError as error:
                 self._end(job, "failed", f"The worker's answer can't be read: {error.message}", "internal")
                 return
+            if result.job != job.id:
+                self._give_up_worker(f"The worker took the job {job.id!r} for another, {result.job!r}.")
+                return
+            job.result = result
             self._end(job, "done", "", None)
 
     def _initialized(self, message: dict[str, Any]) -> None:
@@ -369,13 +385,25 @@ class Engine:
             self._give_up_worker(f"The worker's first answer can't be read: {error.message}")
             return
         self.state = "ready"
-        self._idle_since = time.monotonic()
+        self._idle_since = self._now()
         for job in self._jobs.values():
             self._send(job)
 
     # ---- Ends, good and bad
 
-    def _check(self, now: float) -> None:
+    def _now(self) -> float:
+        """Seconds in which this engine was looked after: not those in which a laptop slept or Blender was stopped.
+
+        After these the worker is as much behind as its deadlines, and what it has said is not read yet.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._time += min(now - self._looked, LONGEST_STEP)
+            self._looked = now
+            return self._time
+
+    def _check(self) -> None:
+        now = self._now()
         code = self._process.exit_code()
         if code is not None:
             for line in self._process.lines():  # what it said between the last look and its end
@@ -384,7 +412,7 @@ class Engine:
                 self._died(code)
         elif self.state == "starting" and now > self._deadline:
             self._give_up_worker(f"The worker did not answer within {self.start_timeout:g} seconds.")
-        elif self.state == "ready" and self._process.is_mute():
+        elif self._process.is_mute():
             self._give_up_worker("The worker closed its output and can't be heard any more.")
         elif late := next((job for job in self._jobs.values() if now > job.deadline), None):
             self._give_up(late, "")
@@ -441,7 +469,7 @@ class Engine:
         job.state, job.error, job.kind, job.log = state, error, kind, log
         job.seconds = time.monotonic() - job.started
         self._jobs.pop(job.id, None)
-        self._idle_since = time.monotonic()
+        self._idle_since = self._now()
         self._note(job)
 
     def _note(self, job: Job) -> None:
@@ -450,9 +478,10 @@ class Engine:
     def _drop(self, patience: float = 0.0) -> None:
         """Forgets the process, which ends within `patience` seconds, whatever becomes of this engine."""
         if self._process:
-            self._process.leave(patience)
+            # One that was killed in the middle of its work can't clean up behind itself.
+            self._process.leave(patience, partial(remove_scraps, self._owner, self._outputs))
             self._leaving = [process for process in self._leaving if not process.wait(0)] + [self._process]
-        self._process = None
+        self._process, self._outputs = None, set()
         self.state = "off"
         self._asked.clear()
 

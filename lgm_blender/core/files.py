@@ -6,7 +6,9 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +16,10 @@ from typing import BinaryIO
 from .errors import LGMError
 
 TEMPORARY_SUFFIX = ".part"
+FOLDER_PREFIX = "lgm_blender_previews_"
+# What the unfinished files of a process are called by, if another one is to remove them once it was killed.
+OWNER_VARIABLE = "LGM_BLENDER_OWNER"
+OLD = 86_400  # seconds after which nobody is at work on an unfinished file any more
 
 
 @contextmanager
@@ -26,7 +32,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         LGMError: (kind 'output') if the folder can't be written to, the disk is full, or `path` is a folder.
     """
     path = Path(path)
-    temporary = _temporary_name(path)
+    temporary = temporary_file(path.parent)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -55,7 +61,7 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
         with ExitStack() as scraps, ExitStack() as undo:
             whole = {}
             for path, data in files.items():
-                whole[path] = _temporary_name(path)
+                whole[path] = temporary_file(path.parent)
                 scraps.callback(_remove, whole[path])
                 with whole[path].open("xb") as file:
                     file.write(data)
@@ -65,7 +71,7 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
                     _take_name(temporary, path)
                     undo.callback(_remove, path)
                 elif path.exists():
-                    old = _temporary_name(path)
+                    old = temporary_file(path.parent)
                     scraps.callback(_remove, old)
                     _keep(path, old)
                     temporary.replace(path)
@@ -80,9 +86,55 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
         raise output_error(path, error) from error
 
 
-def _temporary_name(path: Path) -> Path:
-    # Not the file's own name plus a suffix: a name may already be as long as the file system allows.
-    return path.parent / f".lgm-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+def temporary_file(folder: Path) -> Path:
+    """A name for a file in `folder` that is not finished; no other program takes it."""
+    # Not a file's own name plus a suffix: a name may already be as long as the file system allows.
+    return folder / f".lgm-{owner()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+
+
+def make_temporary_folder() -> Path:
+    """A new folder for what this process needs only while it runs."""
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{owner()}_"))
+
+
+def owner() -> str:
+    """What this process's unfinished files and folders are called by."""
+    return os.environ.get(OWNER_VARIABLE) or str(os.getpid())
+
+
+def remove_scraps(owner: str, folders: Iterable[str | os.PathLike]) -> None:
+    """Removes what a process that was killed could not: its unfinished files in `folders`, and its temporary folders.
+
+    Args:
+        owner: Its OWNER_VARIABLE. A process's number would do for this machine only, and folders are shared.
+        folders: Where it may have written to.
+    """
+    for folder in folders:
+        for path in _listed(folder, f".lgm-{owner}-*{TEMPORARY_SUFFIX}"):
+            _remove(path)
+    for path in _listed(tempfile.gettempdir(), f"{FOLDER_PREFIX}{owner}_*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(folder: str | os.PathLike | None = None) -> None:
+    """Removes unfinished files in `folder`, or temporary folders if None, that are more than a day old.
+
+    They are what is left where both processes were killed, or the power went.
+    """
+    if folder is None:
+        found = _listed(tempfile.gettempdir(), f"{FOLDER_PREFIX}*")
+    else:
+        found = _listed(folder, f".lgm-*{TEMPORARY_SUFFIX}")
+    for path in found:
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > OLD:
+                shutil.rmtree(path) if folder is None else path.unlink()
+
+
+def _listed(folder: str | os.PathLike, pattern: str) -> list[Path]:
+    with suppress(OSError):
+        return list(Path(folder).glob(pattern))
+    return []
 
 
 def _flush(file: BinaryIO) -> None:

@@ -66,14 +66,26 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name()
 
 
+def is_cuda_in_use() -> bool:
+    """Whether this process has begun to use CUDA. May be asked while another thread is importing torch."""
+    ask = getattr(getattr(sys.modules.get("torch"), "cuda", None), "is_initialized", None)
+    return ask is not None and ask()
+
+
 def explain_out_of_memory(error: BaseException) -> str | None:
     """A sentence for the user if `error` says that memory is full, else None."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        total = torch.cuda.mem_get_info()[1] / 2**30
+    # Where another program fills the memory, CUDA itself and its libraries may be the first that get none.
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    full = any(words in said for words in ("CUDA error: out of memory", "STATUS_ALLOC_FAILED"))
+    if full or isinstance(error, getattr(torch, "OutOfMemoryError", ())):
+        try:
+            size = f" ({torch.cuda.mem_get_info()[1] / 2**30:.0f} GB)"
+        except (RuntimeError, AssertionError):
+            size = ""
         return (
-            f"The GPU's memory ({total:.0f} GB) is full. Close other programs that use the GPU, choose the preset "
-            "'mini', or choose the device 'cpu'."
+            f"The GPU's memory{size} is full. Close other programs that use the GPU, choose the preset 'mini', or "
+            "choose the device 'cpu'."
         )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         return "The computer's memory is full. Close other programs, or choose the preset 'mini'."

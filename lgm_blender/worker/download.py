@@ -198,9 +198,18 @@ def _receive(
             asked = {**headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
             with get_session().stream("GET", url, headers=asked, timeout=TIMEOUT) as answer:
                 hf_raise_for_status(answer)
+                comes = answer.headers.get("Content-Length")
+                if comes and int(comes) != size - (done if answer.status_code == 206 else 0):
+                    raise LGMError(
+                        f"{url} is not the file that was asked for: {int(comes):,} bytes came in place of {size:,}. Is "
+                        "there a proxy in between, or a network to log in to? Try again then.",
+                        "weights",
+                    )
                 with partial.open("ab" if answer.status_code == 206 else "wb") as file:
                     for block in answer.iter_bytes():
                         file.write(block)
+                        if file.tell() > size:  # it may have no end; what came is not the file, as its hash will tell
+                            return
                         progress(file.tell(), size)
         except HTTPError as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code not in (429, *range(500, 600)):

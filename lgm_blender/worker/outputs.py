@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import LGMError
-from ..core.files import TEMPORARY_SUFFIX, output_error, replacing, write_together
+from ..core.files import output_error, replacing, sweep, temporary_file, write_together
 from ..core.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def check_output(folder: str) -> Path:
                 f"{existing} is not a folder, so nothing can be saved in {folder}. Choose another.", "output"
             )
         # Whether one may write is best found out by writing: permissions do not tell of read-only disks.
-        probe = existing / f".lgm-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+        probe = temporary_file(existing)
         probe.touch(exist_ok=False)
         probe.unlink()
     except (OSError, StopIteration) as error:
@@ -107,6 +107,7 @@ def save_together(
         LGMError: (kind 'output') if they can't be written; none of them is there then.
     """
     make_folder(folder)
+    sweep(folder)
     suffixes = tuple(suffixes)
     for number in range(1_000_000):
         name = f"{stem}_{number:03}" if number else stem

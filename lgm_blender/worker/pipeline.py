@@ -28,8 +28,8 @@ from ..core.messages import (
     OutputKind,
 )
 from . import convert, outputs, reconstruct, webp
-from .devices import device_name, explain_out_of_memory, resolve_device
-from .jobs import IsCancelled, Job, OnProgress
+from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
+from .jobs import Imports, IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
 from .meshing import files as mesh_files
 from .meshing.files import FORMATS
@@ -60,6 +60,7 @@ class Pipeline:
         self.previews = previews
         self.checked = checked or CheckedFiles()
         self._models: dict[tuple, Any] = {}  # what each was loaded from: the model
+        self._imports = Imports()
 
     @property
     def loaded(self) -> bool:
@@ -101,8 +102,10 @@ class Pipeline:
         cancelled: IsCancelled = lambda: False,
     ) -> MeshResult:
         """A mesh of splats that are in a file; the arguments and errors are `generate`'s."""
-        made = self._with_memory(
-            lambda: mesh_file(
+
+        def make() -> MeshFiles:
+            self._imports.run(_import_meshing, cancelled)
+            return mesh_file(
                 request.ply,
                 request.output,
                 MeshSettings.of(request),
@@ -113,7 +116,8 @@ class Pipeline:
                 cancelled=cancelled,
                 job=request.job,
             )
-        )
+
+        made = self._with_memory(make)
         (glb,) = made.files
         asked = asdict(request) | {"name": Path(glb).stem}
         del asked["job"]
@@ -163,7 +167,10 @@ class Pipeline:
                     )
 
         with job.stage("load"):
-            lgm, multiview = self._load(preset, mode, device, job)
+            self._imports.run(_import_models if request.output_kind == "splats" else _import_all, job.cancelled)
+            with job.listening():
+                lgm, multiview = self._load(preset, mode, device, job)
+        job.torch_listens = device == "cpu"
 
         prompt = request.prompt.strip()
         if prompt and image is not None and "text" not in multiview.modes:
@@ -376,6 +383,7 @@ def mesh_file(
     folder = outputs.check_output(str(output))
     device = resolve_device(settings.device)
     work = Job(job, (*MESH_STAGES, "save"), progress, cancelled)
+    work.torch_listens = device == "cpu"
     gaussians = read_splat_file(file, work.warnings.append, webp=webp)
     mesh = mesh_from_gaussians(gaussians, settings, work)
     with work.stage("save"):
@@ -426,9 +434,25 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
     return preset.mode(request.image is not None)
 
 
+def _import_models() -> None:
+    from . import floaters, lgm  # noqa: F401
+    from .multiview import pipeline  # noqa: F401
+
+
+def _import_meshing() -> None:
+    import uvunwrap  # noqa: F401
+    from skimage.measure import marching_cubes  # noqa: F401
+
+    from .meshing import atlas, density, framing, fusion, meshlab, poisson, quads, refine, texture, views  # noqa: F401
+
+
+def _import_all() -> None:
+    _import_models()
+    _import_meshing()
+
+
 def _collect() -> None:
     """Gives freed memory back to the system and to other programs on the GPU."""
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    if is_cuda_in_use():
+        sys.modules["torch"].cuda.empty_cache()

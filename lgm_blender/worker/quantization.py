@@ -96,6 +96,11 @@ def fill(
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
+    faults += [
+        f"{name} holds whole numbers"
+        for name, tensor in expected.items()
+        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
+    ]
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise LGMError(

@@ -28,6 +28,7 @@ from typing import Any
 from ..core import environment, messages
 from ..core.environment import data_folder
 from ..core.errors import Cancelled, LGMError
+from ..core.files import make_temporary_folder, owner, remove_scraps, sweep
 from ..core.messages import Initialized, JobError, Progress, Request
 from ..core.version import VERSION
 from .devices import device_name, resolve_device
@@ -40,16 +41,19 @@ LOG_VARIABLE = "LGM_BLENDER_LOG_DIR"
 LOG_SIZE, LOG_FILES = 1_000_000, 3
 IDLE_MINUTES = 5.0  # without a job, after which the models' memory is given back
 LINE_LIMIT = 1 << 24  # bytes of a message
-GRACE = 10.0  # seconds for a job to notice that the worker should leave; loading a large model does not listen
-PREVIEWS_PREFIX = "lgm_blender_previews_"
+GRACE = 1.0  # seconds for a job to notice that the worker should leave: not everything listens
 
 
 def serve(idle_minutes: float = IDLE_MINUTES) -> None:
     """Serve on this process's stdin and stdout until stdin ends or `shutdown` comes."""
     log_file = start_log()
     stdin, stdout = _take_standard_streams()
-    sweep_previews()
-    previews = Path(tempfile.mkdtemp(prefix=PREVIEWS_PREFIX))
+    try:
+        sweep()
+        previews = make_temporary_folder()
+    except OSError as error:  # a full disk, say: no reason to do nothing
+        log.warning("no previews: %s", error)
+        previews = None
     server = Server(Pipeline(previews), stdin, stdout, log_file, idle_minutes * 60)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.leave())
@@ -57,7 +61,8 @@ def serve(idle_minutes: float = IDLE_MINUTES) -> None:
     try:
         server.run()
     finally:
-        shutil.rmtree(previews, ignore_errors=True)
+        if previews:
+            shutil.rmtree(previews, ignore_errors=True)
         log.info("worker left")
 
 
@@ -131,6 +136,8 @@ class Server:
         log.warning("the job did not end in time")
         if self.pipeline.previews:
             shutil.rmtree(self.pipeline.previews, ignore_errors=True)
+        if job := self._running:
+            remove_scraps(owner(), [job.request.output])
         logging.shutdown()
         os._exit(0)
 
@@ -294,8 +301,9 @@ def describe(log_file: str = "") -> Initialized:
 def start_log() -> Path | None:
     """Sends this process's log into a file that is rotated, and returns it; None if no folder can be written to."""
     chosen = os.environ.get(LOG_VARIABLE)
-    for folder in (Path(chosen) if chosen else data_folder() / "logs", Path(tempfile.gettempdir())):
-        with contextlib.suppress(OSError):
+    for find in (lambda: Path(chosen) if chosen else data_folder() / "logs", lambda: Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):  # there may be no temporary folder either
+            folder = find()
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "worker.log"
             handler = logging.handlers.RotatingFileHandler(
@@ -306,14 +314,6 @@ def start_log() -> Path | None:
             logging.captureWarnings(True)
             return path
     return None
-
-
-def sweep_previews() -> None:
-    """Removes the previews of workers that were killed, once they are a day old."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREVIEWS_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > 86_400:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take_standard_streams() -> tuple[int, int]:

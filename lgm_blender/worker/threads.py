@@ -35,4 +35,8 @@ def parallel(device: torch.device | str) -> Iterator[tuple[Callable, int]]:
             yield map, 1
             return
         with ThreadPoolExecutor(threads) as pool:
-            yield lambda work, *parts: pool.map(torch.no_grad()(work), *parts), threads
+            try:
+                yield lambda work, *parts: pool.map(torch.no_grad()(work), *parts), threads
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # a job that is cancelled needs no more of them
+                raise

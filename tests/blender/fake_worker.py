@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -149,6 +150,15 @@ def generate(id, p):
         return fail(id, job, "The image is empty. Choose another one.", "bad_input")
     if BEHAVIOUR == "bad_result":
         return send({"id": id, "result": {"job": job}})
+    if BEHAVIOUR == "other_number":
+        return send({"id": id + 1000, "result": {"job": job}})
+    if BEHAVIOUR == "list_for_a_number":
+        return send({"id": [id], "result": {"job": job}})
+    if BEHAVIOUR == "no_number":
+        return send({"id": None, "error": {"code": -32700, "message": "This line is no message."}})
+    while BEHAVIOUR == "floods":
+        sys.stdout.write("no message at all\n" * 1000)
+        sys.stdout.write('{"jsonrpc": "2.0", "id": 1}\n{"method": ["progress"]}\n')
     folder = Path(p["output"])
     folder.mkdir(parents=True, exist_ok=True)
     if p["image"] and Path(p["image"]).parent.name.startswith("lgm_"):  # what Blender made of an image of its own
@@ -161,6 +171,11 @@ def generate(id, p):
     if BEHAVIOUR == "dies_once" and not (folder / "died").exists():
         (folder / "died").touch()
         os._exit(7)
+    if BEHAVIOUR == "killed_while_saving":
+        name = os.environ["LGM_BLENDER_OWNER"]
+        (folder / f".lgm-{name}-0000.part").write_bytes(b"half")
+        Path(tempfile.gettempdir(), f"lgm_blender_previews_{name}_0").mkdir()
+        os.kill(os.getpid(), 9)
     for step in range(STEPS):
         if job in cancelled:
             return fail(id, job, "Cancelled.", "cancelled")
@@ -187,7 +202,7 @@ def generate(id, p):
     picture(paths["views"], 200)
     settings = {**{k: v for k, v in p.items() if k != "job"}, "steps": STEPS, "guidance": 5.0, "name": name}
     result = {
-        "job": job,
+        "job": "another" if BEHAVIOUR == "other_job" else job,
         **paths,
         "input": None,
         "json": str(folder / f"{name}.json"),
@@ -201,6 +216,9 @@ def generate(id, p):
     }
     Path(result["json"]).write_text(json.dumps(result, indent=2))
     send({"id": id, "result": result})
+    if BEHAVIOUR == "answers_twice":
+        send({"id": id, "result": result})
+    return None
 
 
 def run():
@@ -217,6 +235,9 @@ def run():
             ]
             presets[1]["terms"] = "a/b: 1 GB, licence MIT\nThey go into the cache"
             info = {"protocol": 99 if BEHAVIOUR == "old" else 4, "version": "0", "python": "3", "torch": "0"}
+            if BEHAVIOUR == "parent":
+                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+                info["python"] = str(child.pid)
             info |= {"device": "cpu", "device_name": "a CPU", "presets": presets, "log": os.environ.get("FAKE_LOG", "")}
             send({"id": m["id"], "result": info})
             if BEHAVIOUR == "mute":
@@ -227,9 +248,9 @@ def run():
             if BEHAVIOUR != "deaf":
                 cancelled.add(p["job"])
                 send({"id": m["id"], "result": {"job": p["job"], "cancelled": True}})
-        elif method == "shutdown" and BEHAVIOUR != "deaf":
+        elif method == "shutdown" and BEHAVIOUR not in ("deaf", "parent"):
             break
-    if BEHAVIOUR == "deaf":
+    if BEHAVIOUR in ("deaf", "parent"):
         time.sleep(1000)
 
 
@@ -249,6 +270,14 @@ if __name__ == "__main__":
     if BEHAVIOUR == "dies_at_start":
         sys.stderr.write("Traceback\nModuleNotFoundError: No module named 'torch'\n")
         sys.exit(1)
+    if BEHAVIOUR == "prints_garbage":
+        while True:
+            sys.stdout.buffer.write(bytes(range(256)) + b"\n{}\n[1]\n" + b"[" * 5000 + b"\n")
+            sys.stdout.flush()
+            time.sleep(0.001)
+    if BEHAVIOUR == "mute_at_once":
+        os.close(1)
+        time.sleep(1000)
     if BEHAVIOUR == "haunted":  # dies, and leaves a child that holds its pipes
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
         sys.exit(3)

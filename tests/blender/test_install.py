@@ -248,7 +248,10 @@ def test_a_python_without_pip_is_told(folder, monkeypatch, tmp_path):
     bare = tmp_path / "python"
     bare.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'ensurepip'\"; exit 1\n")
     bare.chmod(0o755)
-    monkeypatch.setattr(install.shutil, "which", lambda name: None)
+    real = install.shutil.which
+    monkeypatch.setattr(
+        install.shutil, "which", lambda name, **options: None if name == "uv" else real(name, **options)
+    )
     plan = dataclasses.replace(install.shared_plan(), pythons=("3.12", str(bare)))
     installation = install.Installation(plan, gpu=False)
     finish(installation)

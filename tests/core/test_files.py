@@ -6,12 +6,22 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.files import replacing, write_together
+from lgm_blender.core.files import (
+    OWNER_VARIABLE,
+    make_temporary_folder,
+    remove_scraps,
+    replacing,
+    sweep,
+    temporary_file,
+    write_together,
+)
 
 
 def test_replaces_when_whole(tmp_path):
@@ -182,3 +192,31 @@ def test_two_processes_never_share_a_name(tmp_path):
     results = [{(tmp_path / f"{i}.{kind}").read_bytes() for kind in ("ply", "png", "json")} for i in range(40)]
     assert sorted(results, key=min) == [{b"A"}] * 20 + [{b"B"}] * 20
     assert len(list(tmp_path.iterdir())) == 120
+
+
+def test_what_a_process_has_left_is_known_by_its_owner(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = {}
+    for owner in ("one", "one.more", "*"):
+        monkeypatch.setenv(OWNER_VARIABLE, owner)
+        left[owner] = [temporary_file(tmp_path), make_temporary_folder()]
+        left[owner][0].touch()
+    (tmp_path / "one.ply").touch()
+    remove_scraps("one", [tmp_path, tmp_path / "none"])
+    assert [path for path in left["one"] if path.exists()] == []
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_what_nobody_will_finish_any_more_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name, age in (("lgm_blender_previews_old", 2e5), ("lgm_blender_previews_new", 10), ("lgm_blender", 2e5)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    for name, age in ((".lgm-old.part", 2e5), (".lgm-new.part", 10), ("other.part", 2e5)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    sweep()
+    sweep(tmp_path)
+    sweep(tmp_path / "none")
+    kept = [".lgm-new.part", "lgm_blender", "lgm_blender_previews_new", "other.part"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept

@@ -62,6 +62,9 @@ class Hub(http.server.ThreadingHTTPServer):
         damage: Whether large files come with a wrong last byte.
         status: Refuses everything with that, if it is not 200.
         talk: Answers everything with these words, if there are any.
+        page: Comes in place of large files, if there is one.
+        detour: Where to the store sends all who ask for a file, if anywhere.
+        silence: Seconds before the store answers.
     """
 
     daemon_threads = True
@@ -76,6 +79,9 @@ class Hub(http.server.ThreadingHTTPServer):
         self.damage = False
         self.status = 200
         self.talk = b""
+        self.page = b""
+        self.detour = ""
+        self.silence = 0.0
 
     @property
     def url(self) -> str:
@@ -137,11 +143,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if data is None:
             if commit:
                 self.send(b"", status=404, **{"X-Error-Code": "EntryNotFound"})
+        elif store and self.server.detour:
+            self.send(b"", status=302, Location=self.server.detour)
+        elif store and self.server.page:
+            self.send(self.server.page, body=body)
         elif store:
+            time.sleep(self.server.silence)
             asked = self.headers.get("Range")
             data = data[:-1] + b"\0" if self.server.damage else data
             start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-            self.send(data[start:], status=206 if asked else 200, body=body, large=True)
+            size, _ = self.server.claims.get(name, (len(data), ""))
+            self.send(data[start:], status=206 if asked else 200, body=body, large=True, length=size - start)
         elif name.endswith(".safetensors"):
             facts = {"X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
             location = f"http://localhost:{self.server.server_port}/store/{repository}/{commit}/{name}"
@@ -149,9 +161,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send(data, body=body, ETag=f'"{git_name(data)}"', **{"X-Repo-Commit": commit})
 
-    def send(self, data: bytes, *, status: int = 200, body: bool = True, large: bool = False, **headers: str):
+    def send(self, data: bytes, *, status: int = 200, body: bool = True, large: bool = False, length=None, **headers):
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+        length = len(data) if length is None else length
+        for name, value in {**headers, "Content-Length": str(length)}.items():
             self.send_header(name, value)
         self.end_headers()
         if large:
@@ -409,10 +422,62 @@ def test_a_server_that_is_none(hub, talk):
 
 def test_a_server_that_breaks_off_every_time(hub, monkeypatch):
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
-    fetch = functools.partial(fetch_file, path=Path(constants.HF_HUB_CACHE) / "m", size=len(MODEL) + 1, digest="0" * 64)
-    with pytest.raises(LGMError, match=r"can't be reached .it ended after 5,120,000 of 5,120,001 bytes"):
+    monkeypatch.setattr(Hub, "break_after", property(lambda self: 0, lambda self, value: None), False)
+    fetch = functools.partial(fetch_file, path=Path(constants.HF_HUB_CACHE) / "m", size=len(MODEL), digest="0" * 64)
+    with pytest.raises(LGMError, match=r"can't be reached .*"):
         fetch(f"{hub.url}/store/some/lgm/{ONE}/m.safetensors")
-    assert len(hub.ranges) == 1 + module.RETRIES + 1
+    assert len(hub.ranges) == 1 + module.RETRIES
+
+
+def test_a_stream_without_an_end(hub, monkeypatch):
+    """No more of it is taken than the file has."""
+    send, end = Handler.send_header, Handler.end_headers
+    monkeypatch.setattr(
+        Handler, "send_header", lambda self, name, value: name == "Content-Length" or send(self, name, value)
+    )
+    monkeypatch.setattr(Handler, "end_headers", lambda self: (setattr(self, "close_connection", True), end(self)))
+    hub.page = MODEL * 4
+    seen = []
+    with pytest.raises(LGMError, match="arrived damaged"):
+        fetch_file(
+            f"{hub.url}/store/some/lgm/{ONE}/m.safetensors",
+            Path(constants.HF_HUB_CACHE) / "m",
+            len(MODEL),
+            "0" * 64,
+            lambda done, total: seen.append(done),
+        )
+    assert max(seen) <= len(MODEL)
+    assert not (Path(constants.HF_HUB_CACHE) / "m.incomplete").exists()
+
+
+@pytest.mark.parametrize("page", [b"<html>Log in to the hotel's network</html>", MODEL * 3], ids=["page", "more"])
+def test_something_else_in_place_of_a_file(hub, page):
+    """It is not taken for a part of the file."""
+    hub.page = page
+    began = time.monotonic()
+    with pytest.raises(LGMError, match="bytes came in place of") as caught:
+        download(PRESET, endpoint=hub.url)
+    assert caught.value.kind == "weights"
+    assert time.monotonic() - began < 5
+    hub.page = b""
+    download(PRESET, endpoint=hub.url)
+    assert (PRESET.locate("lgm") / "m.safetensors").read_bytes() == MODEL
+    assert torsos() == []
+
+
+def test_a_server_that_sends_one_on_for_ever(hub, monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    hub.detour = f"/store/some/lgm/{ONE}/m.safetensors"
+    with pytest.raises(LGMError, match=r"can't be reached .*redirect"):
+        download(PRESET, endpoint=hub.url)
+
+
+def test_a_server_that_says_nothing(hub, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    monkeypatch.setattr(module, "RETRIES", 1)
+    hub.silence = 0.5
+    with pytest.raises(LGMError, match="can't be reached"):
+        download(PRESET, endpoint=hub.url)
 
 
 def test_offline_is_respected(hub, monkeypatch):

@@ -404,6 +404,8 @@ def test_full_memory_is_told_and_given_back(worker, request_, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 8 * 2**30))
     for error, words in (
         (torch.OutOfMemoryError("CUDA out of memory"), r"GPU's memory \(8 GB\) is full.*mini"),
+        (RuntimeError("CUDA error: out of memory"), r"GPU's memory \(8 GB\) is full.*mini"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), r"GPU's memory \(8 GB\) is full.*mini"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "computer's memory is full"),
         (MemoryError(), "computer's memory is full"),
     ):

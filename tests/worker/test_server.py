@@ -8,7 +8,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -486,15 +485,6 @@ def test_lines_that_never_end_are_cut(monkeypatch):
     os.close(read)
     assert b"".join(lines) == b"a" * 3000 + b"bc"
     assert lines[-2:] == [b"b", b"c"]
-
-
-def test_old_previews_of_killed_workers_are_swept(monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name, age in (("lgm_blender_previews_old", 2e5), ("lgm_blender_previews_new", 10), ("other", 2e5)):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    server.sweep_previews()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lgm_blender_previews_new", "other"]
 
 
 def test_a_worker_without_its_packages_says_so(monkeypatch):

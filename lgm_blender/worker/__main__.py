@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 try:
+    from ..core.arguments import positive
     from ..core.errors import LGMError
     from ..core.formats.splat_files import WRITTEN
     from ..core.messages import FACES, TEXTURE_SIZE, ConvertRequest, GenerateRequest, OutputKind, to_params
@@ -40,13 +41,15 @@ def _add_serve(commands) -> None:
     about = "Serve Blender: JSON-RPC on stdin and stdout, until stdin ends."
     parser = commands.add_parser("serve", help=about, description=about)
     parser.add_argument("--idle-minutes", type=float, default=5.0, help="free the models after that long without a job")
+    about = "fail a job with which this process holds more of the computer's memory, and end"
+    parser.add_argument("--memory", type=positive, metavar="GB", help=about)
     parser.set_defaults(run=_serve)
 
 
 def _serve(options: argparse.Namespace) -> int:
     from .server import serve
 
-    serve(options.idle_minutes)
+    serve(options.idle_minutes, options.memory)
     return 0
 
 

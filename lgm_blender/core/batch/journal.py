@@ -19,6 +19,12 @@ NAME = "results.jsonl"
 FILES = ("ply", "glb", "views", "json", "blend", "png")  # of a record: names in the output folder
 
 Record = dict[str, Any]
+_NEEDED = dict.fromkeys(("key", "item", "name", "fingerprint", "started", "ended"), str) | {"ok": bool}
+_NEEDED |= {"seconds": int | float, "attempts": int}
+_OPTIONAL = dict.fromkeys((*FILES, "input", "prompt", "error", "kind"), str | None)
+_OPTIONAL |= dict.fromkeys(("gaussians", "faces", "seed"), int | None) | {"elevation": int | float | None}
+_OPTIONAL |= dict.fromkeys(("splat_files", "warnings"), list | None)
+_OPTIONAL |= dict.fromkeys(("thumbnails", "timings"), dict | None)
 
 
 class Journal:
@@ -150,9 +156,11 @@ def _parse(line: bytes) -> Record | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    strings = ("key", "item", "name", "fingerprint")
-    if not isinstance(record, dict) or not all(isinstance(record.get(field), str) for field in strings):
+    whole = isinstance(record, dict) and all(isinstance(record.get(field), kind) for field, kind in _NEEDED.items())
+    if not whole or not all(isinstance(record.get(field, None), kind) for field, kind in _OPTIONAL.items()):
         return None
-    files = [record.get(kind) or "" for kind in FILES] + (record.get("splat_files") or [])
-    whole = isinstance(record.get("ok"), bool) and all(isinstance(file, str) for file in files)
-    return record if whole else None
+    texts = [*(record.get("splat_files") or []), *(record.get("warnings") or [])]
+    texts += (record.get("thumbnails") or {}).values()
+    numbers = (record.get("timings") or {}).values()
+    fits = all(isinstance(text, str) for text in texts) and all(isinstance(number, int | float) for number in numbers)
+    return record if fits else None

@@ -28,6 +28,7 @@ from .items import Item
 from .journal import FILES, Journal
 from .progress import Progress
 from .summary import Summary
+from .under_way import UnderWay
 
 # What may succeed a second time, and after how many seconds: a worker that died, hung or took too long; memory and
 # disks that others fill, files that others hold open. A bad image stays one.
@@ -50,6 +51,8 @@ class Task:
         not_before: time.monotonic() before which it is not tried again.
         began: time.monotonic() of the last attempt.
         started: The first attempt's time.
+        saved: Whether its files are there, of a batch that was killed before it could say so.
+        kept: What an attempt had made before it failed, for the next one.
     """
 
     item: Item
@@ -60,6 +63,8 @@ class Task:
     not_before: float = 0.0
     began: float = 0.0
     started: str = ""
+    saved: bool = False
+    kept: Any = None
 
     @property
     def name(self) -> str:
@@ -97,6 +102,7 @@ class Run:
         self.folder = journal.folder
         self.good = self.bad = self.skipped = 0
         self.summary = Summary(journal)
+        self._begun = UnderWay(journal.folder)
         self._todo: deque[Task] = deque()
         self._under_way = 0
         for item in items:
@@ -123,6 +129,8 @@ class Run:
             task.attempts += 1
             task.began = now
             task.started = task.started or _now()
+            task.saved = self._begun.was_saved(task.name, task.fingerprint)
+            self._begun.begin(task.name, task.fingerprint)
         return task
 
     def done(self, task: Task, made: Mapping[str, Any]) -> None:
@@ -169,6 +177,7 @@ class Run:
     def close(self) -> None:
         """Writes the summary and lets other batches in. What is under way is as if it had not been begun."""
         try:
+            self._begun.close()
             self.summary.write()
         finally:
             self.journal.close()
@@ -208,6 +217,7 @@ class Run:
 
     def _note(self, record: dict[str, Any]) -> None:
         self.journal.add(_relative(record))
+        self._begun.end(record["item"])
         self.write(json.dumps(record))
         self.summary.write_sometimes()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import LGMError
 from ..files import replacing
-from .journal import FILES, Journal
+from .journal import Journal
 from .progress import in_words
 
 NAME = "summary.html"
@@ -180,7 +180,7 @@ def _article(folder: Path, record: Mapping[str, Any]) -> str:
         facts = [f"about {about}"] * bool(about) + facts
     lines += [f'<p class="warning">{_text(warning)}</p>' for warning in record.get("warnings") or []]
     lines.append(f'<p class="facts" title="{_text(spent)}">{_text(" · ".join(facts))}</p>')
-    files = [(LABELS[kind], record[kind]) for kind in LABELS if kind in FILES and record.get(kind)]
+    files = [(LABELS[kind], record[kind]) for kind in LABELS if record.get(kind)]
     files += [(file.rpartition(".")[2], file) for file in record.get("splat_files") or []]
     if files:
         links = "".join(f'<a href="{_href(file)}">{_text(label)}</a>' for label, file in files)

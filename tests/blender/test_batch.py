@@ -81,7 +81,9 @@ def test_whole_way(worker, pictures, tmp_path, golden):
     picture = pictures / "Äpfel 1.png"
     code, (record,) = run("--input", picture, "--output", tmp_path / "out", "--size", 32, "--samples", 1)
     assert code == 0
-    assert made_files(tmp_path / "out") == {f"Äpfel 1{end}" for end in (".ply", ".json", ".blend", ".png", "_views.png")}
+    assert made_files(tmp_path / "out") == {
+        f"Äpfel 1{end}" for end in (".ply", ".json", ".blend", ".png", "_views.png")
+    }
     told = json.loads(Path(record["json"]).read_text(encoding="utf-8"))
     assert told["versions"]["blender"] == bpy.app.version_string
     times = told["timings"]

@@ -88,6 +88,7 @@ def _row(given: dict[str, str], where: str, folder: Path, prompt: str, separator
     if image is not None:
         try:
             path = (folder / Path(image).expanduser()).absolute()
+            path = path.parent.resolve() / path.name
             there = path.is_file() or (path / META).is_file()
         except (ValueError, RuntimeError):  # a null character; a home of nobody
             there = False

@@ -60,13 +60,13 @@ label {{ margin-right: 1rem; cursor: pointer; }}
 article {{ display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 0 1.2rem; padding: .9rem 0;
   border-top: 1px solid var(--line); content-visibility: auto; contain-intrinsic-size: auto 190px; }}
 .pictures {{ display: flex; gap: .5rem; align-items: center; }}
-.pictures > * {{ display: block; height: 160px; min-width: 160px; max-width: 480px; border-radius: 6px; }}
-.pictures span {{ display: grid; place-items: center; color: var(--soft); border: 1px dashed var(--line); width: 160px;
+.pictures > * {{ display: grid; place-items: center; height: 160px; min-width: 160px; }}
+.pictures span {{ color: var(--soft); border: 1px dashed var(--line); border-radius: 6px; width: 160px;
   box-sizing: border-box; text-align: center; font-size: .85rem; }}
-.pictures img {{ height: 160px; max-width: 480px; object-fit: contain; border-radius: 6px; background: #fff;
-  box-shadow: 0 0 0 1px var(--line); }}
-.pictures a.input img {{ width: 160px;
+.pictures img {{ max-height: 160px; max-width: 480px; border-radius: 6px; box-shadow: 0 0 0 1px var(--line);
   background: repeating-conic-gradient(#ddd 0 25%, #fff 0 50%) 0 / 16px 16px; }}
+.pictures .input {{ width: 160px; }}
+.pictures .input img {{ max-width: 160px; }}
 h2 {{ font-size: 1rem; margin: 0 0 .15rem; overflow-wrap: anywhere; }}
 .facts, .times {{ color: var(--soft); font-size: .87rem; overflow-wrap: anywhere; }}
 .prompt {{ font-style: italic; overflow-wrap: anywhere; }}

@@ -43,7 +43,7 @@ def parcel_of(preset_name: str) -> Parcel | None:
         LGMError: If there is no such preset, or its weights are not whole here.
     """
     preset = find_preset(preset_name)
-    if (BUNDLED / preset_name / "preset.json").is_file():
+    if preset_name == Path(preset_name).name and (BUNDLED / preset_name).is_dir():
         return None
     files: dict[str, Path] = {}
     folder = ""

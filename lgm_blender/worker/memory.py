@@ -21,7 +21,7 @@ def watch_memory(limit: float, exceeded: Callable[[str], None], interval: float 
 
     Args:
         limit: In GB.
-        exceeded: Called once, in that thread, with a sentence, when there is more.
+        exceeded: Called in that thread, with a sentence, as often as there is more.
 
     Returns:
         Set it, and the watching ends.
@@ -35,7 +35,6 @@ def watch_memory(limit: float, exceeded: Callable[[str], None], interval: float 
                     f"It needs more memory than it may have ({held / GB:.1f} of {limit:g} GB), so its worker was "
                     "ended. Give it more by --memory, or ask for a smaller mesh or fewer view samples."
                 )
-                return
 
     threading.Thread(target=watch, name="memory", daemon=True).start()
     return ended

@@ -136,11 +136,11 @@ class Server:
         self._timer.start()
 
     def end_out_of_memory(self, sentence: str) -> None:
-        """Tells the running job that it fails, and ends this process at once, whatever it is in. Any thread may."""
-        log.warning("out of memory: %s", sentence)
+        """Fails the job that runs, if any, and ends this process at once, whatever it is in. Any thread may."""
         if job := self._running:
+            log.warning("out of memory: %s", sentence)
             self._end(job, LGMError(sentence, "out_of_memory"))
-        self._leave_by_force()
+            self._leave_by_force()
 
     def _leave_by_force(self) -> None:
         log.warning("the worker is ended by force")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LGMError
-from ..files import replacing
+from ..files import output_error, replacing
 from .journal import Journal
 from .progress import in_words
 
@@ -93,22 +93,31 @@ class Summary:
 
     Args:
         journal: Says what to show.
+
+    Raises:
+        LGMError: (kind 'output') If a file of its name is there that is no summary, or can't be read.
     """
 
     def __init__(self, journal: Journal):
         self.journal = journal
         self.path = journal.folder / NAME
         self._next = time.monotonic() + INTERVAL
+        try:
+            ours = not self.path.exists() or OURS in self.path.read_bytes()[:200]
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        if not ours:
+            raise LGMError(
+                f"{self.path} is there and no batch's summary. Move it away, or choose another output folder.", "output"
+            )
 
     def write(self) -> None:
-        """Writes it, unless a file of that name is there that is no summary.
+        """Writes it.
 
         Raises:
             LGMError: (kind 'output') If it can't be written.
         """
         began = time.monotonic()
-        if self.path.exists() and OURS not in self.path.read_bytes()[:200]:
-            raise LGMError(f"{self.path} is there and no batch's summary. Move it away.", "output")
         page = render_page(self.journal.folder, self.journal.latest())
         with replacing(self.path) as file:
             file.write(page.encode("utf-8", "backslashreplace"))

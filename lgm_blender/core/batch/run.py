@@ -185,6 +185,7 @@ class Run:
     def _skip(self, item: Item, record: Mapping[str, Any]) -> None:
         self.good += 1
         self.skipped += 1
+        self._begun.end(item.name)
         self.progress.end(str(item), "is finished, skipped")
         self.write(json.dumps(_absolute({**record, "skipped": True, "seconds": 0.0}, self.folder)))
 

@@ -53,7 +53,7 @@ def test(arguments: list[str]) -> int:
     (tools.BUILD / "logs").mkdir(parents=True, exist_ok=True)
     more = test_requirements()
     # Blender and torch never share a process when they are used, so they don't here.
-    worker = environments.worker_environment([*requirements("training"), *more])
+    worker = environments.worker_environment([*requirements("training"), *requirements("worker/scale"), *more])
     runs = [TestRun(worker, ("worker", "training"))]
     for version, python in dict([environments.blender_python(), *environments.find_pythons().items()]).items():
         for blender in reversed(BLENDERS.get(version, ())):

@@ -19,18 +19,6 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
 Write = Callable[[str], None]  # receives a line of JSON for stdout, without its newline
 
 
-def integer(least: int, most: int) -> Callable[[str], int]:
-    """An argument's type: an integer within bounds."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
-        return value
-
-    return parse
-
-
 def tell(sentence: str) -> None:
     """Says something to who runs the batch."""
     print(sentence, file=sys.stderr, flush=True)

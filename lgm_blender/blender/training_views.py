@@ -22,11 +22,12 @@ from pathlib import Path
 
 import bpy
 
+from ..core.arguments import integer
 from ..core.cameras import VIEWS
 from ..core.errors import LGMError
 from ..core.formats.transforms import caption_from_name, unique_names
 from . import command_line, compat
-from .command_line import EXIT_FAILED, EXIT_OK, ProgressLine, Write, integer, tell
+from .command_line import EXIT_FAILED, EXIT_OK, ProgressLine, Write, tell
 from .scene.training_items import Item, object_items
 from .scene.view_maker import ViewMaker
 

@@ -28,7 +28,7 @@ def requirements(room: str = "worker", libc: tuple[str, str] | None = None) -> l
     """What a subpackage needs, as pip reads it, from its requirements.txt, less what has no wheels for this machine.
 
     Args:
-        room: 'worker' or 'training'.
+        room: 'worker', 'worker/scale' or 'training'.
         libc: See `glibc_version`.
     """
     glibc = glibc_version(libc)

@@ -296,7 +296,7 @@ class PresetInfo:
 
 @dataclass(frozen=True)
 class Initialized:
-    """The worker's answer to `initialize`. `device` is what 'auto' takes: 'cuda' or 'cpu'."""
+    """The worker's answer to `initialize`. `device` is what 'auto' takes: 'cuda' or 'cpu'; `gpus`, how many it sees."""
 
     protocol: int
     version: str
@@ -306,6 +306,7 @@ class Initialized:
     device_name: str
     presets: list[PresetInfo]
     log: str
+    gpus: int = 0
 
 
 @dataclass(frozen=True)

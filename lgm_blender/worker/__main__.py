@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | mesh | convert | models."""
+"""The worker: python -m lgm_blender.worker serve | generate | batch | mesh | convert | models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 try:
+    from ..core.arguments import count_or_auto, positive
+    from ..core.batch.options import add_options
     from ..core.errors import LGMError
     from ..core.formats.splat_files import WRITTEN
     from ..core.messages import FACES, TEXTURE_SIZE, ConvertRequest, GenerateRequest, OutputKind, to_params
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_serve, _add_generate, _add_mesh, _add_convert, _add_models):
+    for add in (_add_serve, _add_generate, _add_batch, _add_mesh, _add_convert, _add_models):
         add(commands)
     return run(parser, arguments)
 
@@ -40,13 +42,15 @@ def _add_serve(commands) -> None:
     about = "Serve Blender: JSON-RPC on stdin and stdout, until stdin ends."
     parser = commands.add_parser("serve", help=about, description=about)
     parser.add_argument("--idle-minutes", type=float, default=5.0, help="free the models after that long without a job")
+    about = "fail a job with which this process holds more of the computer's memory, and end"
+    parser.add_argument("--memory", type=positive, metavar="GB", help=about)
     parser.set_defaults(run=_serve)
 
 
 def _serve(options: argparse.Namespace) -> int:
     from .server import serve
 
-    serve(options.idle_minutes)
+    serve(options.idle_minutes, options.memory)
     return 0
 
 
@@ -95,6 +99,23 @@ def _generate(options: argparse.Namespace) -> int:
         files = (result.ply, *result.splat_files, result.glb, result.views, result.input, result.json)
         print(*filter(None, files), sep="\n")
     return 0
+
+
+def _add_batch(commands) -> None:
+    about = "Make splats or meshes of many images, on all GPUs of this machine or a Ray cluster: docs/batch.md."
+    parser = commands.add_parser("batch", help=about, description=about)
+    add_options(parser, "images")
+    about = "how many processes work; auto: one for each GPU, else one for each machine (default: auto)"
+    parser.add_argument("--processes", type=count_or_auto, default=None, metavar="N", help=about)
+    about = "of a Ray cluster that runs, HOST:PORT or auto; without it Ray is started on this machine"
+    parser.add_argument("--ray-address", metavar="ADDRESS", help=about)
+    parser.set_defaults(run=_batch)
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from .scale.batch import run_batch
+
+    return run_batch(options)
 
 
 def _add_mesh(commands) -> None:

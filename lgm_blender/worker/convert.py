@@ -14,6 +14,7 @@ from ..core.formats.checks import robust_box
 from ..core.formats.splat_files import FORMATS, WRITTEN, encode_splats, losses, read_splat_file, stem_of
 from ..core.gaussians import Gaussians
 from ..core.messages import CONVERT_STAGES, ConvertRequest, ConvertResult
+from ..core.names import file_stem
 from . import outputs, webp
 from .jobs import IsCancelled, Job, OnProgress
 
@@ -52,7 +53,7 @@ def convert(
         files = encode_formats(gaussians, request.formats, job, pad=request.pad)
         paths = outputs.save_together(
             folder,
-            outputs.file_stem(request.name or stem_of(source), None),
+            file_stem(request.name or stem_of(source), None),
             SUFFIXES.values(),
             lambda name: files,
             overwrite=request.overwrite,

@@ -57,6 +57,15 @@ def resolve_device(name: str) -> str:
     return "cpu" if problem else "cuda"
 
 
+def gpu_count(device: str) -> int:
+    """How many GPUs a worker may choose from; 0 on a CPU."""
+    if device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def device_name(device: str) -> str:
     """'cpu', or the GPU's name."""
     if device == "cpu":

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import platform
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -25,9 +24,6 @@ log = logging.getLogger(__name__)
 
 PREVIEW_SHARE = 0.1  # of the time, at most, goes into previews
 PREVIEW_INTERVAL = 0.3  # seconds
-
-_RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def check_output(folder: str) -> Path:
@@ -67,18 +63,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(folder / "result", error) from error
-
-
-def file_stem(name: str, source: str | Path | None, prompt: str = "") -> str:
-    """The stem of the files' names: the name that was asked for, else the source's, else the text's first words.
-
-    Letters of all languages and spaces are kept; what some system's file names can't have becomes '_'.
-    """
-    stem = name or (Path(source).stem if source else " ".join(prompt.split()[:6]))
-    stem = _RESERVED.sub("_", stem).strip().rstrip(". ")
-    while len(stem.encode()) > 200:  # of 255 bytes, which most file systems allow
-        stem = stem[:-1].rstrip(". ")
-    return f"_{stem}" if _DEVICES.fullmatch(stem) else stem or "untitled"
 
 
 def save_together(

@@ -27,6 +27,7 @@ from ..core.messages import (
     MeshResult,
     OutputKind,
 )
+from ..core.names import file_stem
 from . import convert, outputs, reconstruct, webp
 from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress
@@ -323,7 +324,7 @@ def save(
         )
         return data
 
-    stem = outputs.file_stem(request.name, request.image, request.prompt)
+    stem = file_stem(request.name, request.image, request.prompt)
     outputs.save_together(output, stem, SUFFIXES, contents, overwrite=request.overwrite, source=request.image)
     return result
 
@@ -387,7 +388,7 @@ def mesh_file(
     gaussians = read_splat_file(file, work.warnings.append, webp=webp)
     mesh = mesh_from_gaussians(gaussians, settings, work)
     with work.stage("save"):
-        stem = outputs.file_stem(name or stem_of(file), None)
+        stem = file_stem(name or stem_of(file), None)
         paths = outputs.save_together(
             folder,
             stem,

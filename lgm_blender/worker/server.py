@@ -31,7 +31,8 @@ from ..core.errors import Cancelled, LGMError
 from ..core.files import make_temporary_folder, owner, remove_scraps, sweep
 from ..core.messages import Initialized, JobError, Progress, Request
 from ..core.version import VERSION
-from .devices import device_name, resolve_device
+from .devices import device_name, gpu_count, resolve_device
+from .memory import watch_memory
 from .pipeline import Pipeline
 from .presets import preset_infos
 
@@ -44,8 +45,13 @@ LINE_LIMIT = 1 << 24  # bytes of a message
 GRACE = 1.0  # seconds for a job to notice that the worker should leave: not everything listens
 
 
-def serve(idle_minutes: float = IDLE_MINUTES) -> None:
-    """Serve on this process's stdin and stdout until stdin ends or `shutdown` comes."""
+def serve(idle_minutes: float = IDLE_MINUTES, memory: float | None = None) -> None:
+    """Serve on this process's stdin and stdout until stdin ends or `shutdown` comes.
+
+    Args:
+        idle_minutes: Without a job, after which the models' memory is given back.
+        memory: GB that this process may hold during a job; with more the job fails and the process ends.
+    """
     log_file = start_log()
     stdin, stdout = _take_standard_streams()
     try:
@@ -57,6 +63,8 @@ def serve(idle_minutes: float = IDLE_MINUTES) -> None:
     server = Server(Pipeline(previews), stdin, stdout, log_file, idle_minutes * 60)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.leave())
+    if memory is not None:
+        watch_memory(memory, server.end_out_of_memory)
     log.info("worker %s started, process %d, Python %s", VERSION, os.getpid(), platform.python_version())
     try:
         server.run()
@@ -132,8 +140,15 @@ class Server:
         self._work.put(None)
         self._timer.start()
 
+    def end_out_of_memory(self, sentence: str) -> None:
+        """Fails the job that runs, if any, and ends this process at once, whatever it is in. Any thread may."""
+        if job := self._running:
+            log.warning("out of memory: %s", sentence)
+            self._end(job, LGMError(sentence, "out_of_memory"))
+            self._leave_by_force()
+
     def _leave_by_force(self) -> None:
-        log.warning("the job did not end in time")
+        log.warning("the worker is ended by force")
         if self.pipeline.previews:
             shutil.rmtree(self.pipeline.previews, ignore_errors=True)
         if job := self._running:
@@ -295,6 +310,7 @@ def describe(log_file: str = "") -> Initialized:
         device_name=device_name(device),
         presets=preset_infos(),
         log=log_file,
+        gpus=gpu_count(device),
     )
 
 

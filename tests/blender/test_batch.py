@@ -14,6 +14,7 @@ from PIL import Image
 
 from lgm_blender.blender import batch
 from lgm_blender.blender.scene import splats
+from lgm_blender.core.batch.items import find_items
 from lgm_blender.core.formats.ply import read_ply
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -53,6 +54,11 @@ def run(*arguments) -> tuple[int, list[dict]]:
 QUICK = ("--no-blend", "--no-render")
 
 
+def made_files(folder: Path) -> set[str]:
+    """The names of an output folder's files without the batch's own."""
+    return {path.name for path in folder.iterdir()} - {"results.jsonl", "summary.html", "thumbnails"}
+
+
 def test_folder(worker, pictures, tmp_path, capsys):
     options = ("--seed", 7, "--steps", 3, "--view-samples", 2)
     code, records = run("--input", pictures, "--output", tmp_path / "out", *options, *QUICK)
@@ -75,8 +81,9 @@ def test_whole_way(worker, pictures, tmp_path, golden):
     picture = pictures / "Äpfel 1.png"
     code, (record,) = run("--input", picture, "--output", tmp_path / "out", "--size", 32, "--samples", 1)
     assert code == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"Äpfel 1{end}" for end in (".ply", ".json", ".blend", ".png", "_views.png")}
+    assert made_files(tmp_path / "out") == {
+        f"Äpfel 1{end}" for end in (".ply", ".json", ".blend", ".png", "_views.png")
+    }
     told = json.loads(Path(record["json"]).read_text(encoding="utf-8"))
     assert told["versions"]["blender"] == bpy.app.version_string
     times = told["timings"]
@@ -111,9 +118,14 @@ def test_exr_is_converted(worker, tmp_path):
 
 def test_results_are_never_replaced_unless_asked(worker, pictures, tmp_path):
     arguments = ("--input", pictures / "cup.PNG", "--output", tmp_path / "out", *QUICK)
-    names = [run(*arguments)[1][0]["name"] for _ in range(2)]
+    names = [run(*arguments, "--seed", seed)[1][0]["name"] for seed in (0, 1)]
     assert names == ["cup", "cup_2"]
-    assert run(*arguments, "--overwrite")[1][0]["name"] == "cup"
+    records = [run(*arguments, "--seed", seed)[1][0] for seed in (0, 1)]
+    assert [(record["name"], record["skipped"]) for record in records] == [("cup", True), ("cup_2", True)]
+    (record,) = run(*arguments, "--seed", 1, "--overwrite")[1]
+    assert (record["name"], record["skipped"]) == ("cup", False)
+    # What was made first is not there any more, and is made again.
+    assert run(*arguments, "--seed", 0)[1][0]["skipped"] is False
 
 
 def test_goes_on_where_it_stopped(worker, pictures, tmp_path, capsys):
@@ -121,7 +133,7 @@ def test_goes_on_where_it_stopped(worker, pictures, tmp_path, capsys):
     run("--input", pictures / "cup.PNG", "--output", out, *QUICK)
     before = (out / "cup.ply").stat().st_mtime_ns
     _, records = run("--input", pictures, "--output", out, "--skip-existing", *QUICK)
-    assert [record.get("skipped") for record in records] == [None, True, False]
+    assert [record.get("skipped") for record in records] == [True, None, False]
     assert (out / "cup.ply").stat().st_mtime_ns == before
     assert "skipped" in capsys.readouterr().err
     # The worker's part is there, Blender's is not.
@@ -148,7 +160,7 @@ def test_input_is_never_replaced(worker, pictures):
         1,
     )
     _, records = run(*arguments)
-    assert [record.get("name") for record in records] == [None, "cup_splats", "Äpfel 1_splats"]
+    assert [record["name"] for record in records] == ["bad_splats", "cup_splats", "Äpfel 1_splats"]
     assert (pictures / "cup.PNG").read_bytes() == before
     assert (pictures / "cup_splats.png").exists()
     _, records = run(*arguments)  # its own pictures are no input
@@ -159,13 +171,13 @@ def test_names_do_not_collide(tmp_path):
     for name in ("a/x.png", "a/x.jpg", "b/X.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    items = batch.find_items([str(tmp_path / "a"), str(tmp_path / "b")], "", tmp_path / "out")
+    items = find_items([str(tmp_path / "a"), str(tmp_path / "b")], "", tmp_path / "out").items
     assert [item.name for item in items] == ["x_jpg", "x_png", "X_png_2"]
 
 
 def test_wildcards_are_understood(pictures, tmp_path):
-    items = batch.find_items([str(pictures / "c*.PNG"), str(tmp_path / "no*.png")], "", tmp_path)
-    assert [item.image.name for item in items] == ["cup.PNG", "no*.png"]
+    items = find_items([str(pictures / "c*.PNG"), str(tmp_path / "no*.png")], "", tmp_path).items
+    assert [item.source.name for item in items] == ["cup.PNG", "no*.png"]
 
 
 def test_prompt_alone(worker, tmp_path):
@@ -216,9 +228,12 @@ def test_no_worker(pictures, tmp_path, monkeypatch, capsys):
 
 def test_dead_worker_costs_one_image(worker, pictures, tmp_path):
     worker("dies_once")
-    code, records = run("--input", pictures / "cup.PNG", pictures / "Äpfel 1.png", "--output", tmp_path / "out", *QUICK)
+    arguments = ("--input", pictures / "cup.PNG", pictures / "Äpfel 1.png", "--output", tmp_path / "out", *QUICK)
+    code, records = run(*arguments, "--retries", 0)
     assert code == 1
     assert [record["ok"] for record in records] == [False, True]
+    # The next run makes what failed.
+    assert [record["skipped"] for record in run(*arguments)[1]] == [True, False]
 
 
 def test_timeout(worker, pictures, tmp_path):
@@ -275,7 +290,7 @@ def test_pictures_of_meshes_are_no_input(worker, pictures):
     arguments = ("--input", pictures, "--output", pictures, "--output-kind", "mesh", *MESH, "--size", 16)
     run(*arguments, "--samples", 1)
     _, records = run(*arguments, "--samples", 1, "--skip-existing")
-    assert [record.get("skipped") for record in records] == [None, True, True]
+    assert [record.get("skipped") for record in records] == [True, True, None]
 
 
 def script(tmp_path, *arguments) -> subprocess.CompletedProcess:
@@ -319,16 +334,16 @@ def test_files_of_splats(worker, scans, tmp_path, kind, endings):
     assert [(Path(record["input"]).name, record["ok"]) for record in records] == [
         ("a.spz", True), ("bad.splat", False), ("Käfer.compressed.ply", True)
     ]  # fmt: skip
-    made = {path.name for path in out.iterdir() if not path.stem.endswith("_input")}
+    made = {name for name in made_files(out) if not Path(name).stem.endswith("_input")}
     assert made == {f"{name}{end}" for name in ("a", "Käfer") for end in (*endings, ".json")}
     assert records[0]["warnings"] == ["odd"]
     assert "views" not in records[0]
     told = json.loads((out / "Käfer.json").read_text(encoding="utf-8"))
     assert told["settings"]["up"] == "-y"
     assert told["ply"] == str(out / "Käfer.ply")
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in map(out.joinpath, made)}
     run("--input", scans, "--output", out, "--output-kind", kind, "--up=-y", "--skip-existing", *QUICK)
-    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
 def test_a_file_of_splats_becomes_a_scene(worker, scans, tmp_path):

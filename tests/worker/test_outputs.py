@@ -7,7 +7,8 @@ import pytest
 
 from lgm_blender.core import files as core_files
 from lgm_blender.core.errors import LGMError
-from lgm_blender.worker.outputs import Previews, file_stem, save_together
+from lgm_blender.core.names import file_stem
+from lgm_blender.worker.outputs import Previews, save_together
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from pathlib import Path
 import bpy
 
 from ...core.errors import LGMError
+from ...core.pictures import WORKER_PICTURES
 
-# What the worker reads by itself, of what Blender does; of TIFF all but colours as floats.
-_PLAIN = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".tga", ".jp2", ".j2c", ".dds", ".avif"}
 _SAMPLE_FORMAT, _FLOAT = 339, 3  # a TIFF's tag, and its value where numbers are floats
 
 
@@ -77,7 +76,7 @@ def file_stem(name: str) -> str:
 def _is_plain(path: Path) -> bool:
     """Whether it is there, and of a kind that the worker reads."""
     kind = path.suffix.lower()
-    return path.is_file() and kind in _PLAIN and not (kind in (".tif", ".tiff") and _has_floats(path))
+    return path.is_file() and kind in WORKER_PICTURES and not (kind in (".tif", ".tiff") and _has_floats(path))
 
 
 def _has_floats(tiff: Path) -> bool:

@@ -319,8 +319,8 @@ class Engine:
             return
         if message.get("method") == "progress":
             self._progress(message.get("params"))
-        elif message.get("id") in self._asked:
-            about = self._asked.pop(message["id"])
+        elif isinstance(number := message.get("id"), int) and number in self._asked:
+            about = self._asked.pop(number)
             if about:
                 self._answer(self._jobs.get(about), message)
             else:

@@ -36,7 +36,7 @@ def read_image(path: str | os.PathLike) -> Image.Image:
             raise LGMError(f"{path} is an empty file. Choose another image.")
         data = path.read_bytes()
     except OSError as error:
-        raise LGMError(f"{path} could not be read ({error.strerror or error}).") from error
+        raise LGMError(f"{path} could not be read ({error.strerror or error}). Choose another file.") from error
     except ValueError:  # a null character
         raise LGMError("There is no file of that name. Choose an image.") from None
 

@@ -123,7 +123,9 @@ def file_sha256(path: Path, cancelled: Callable[[], bool] = lambda: False) -> st
                     raise Cancelled
                 digest.update(block)
     except OSError as error:
-        raise LGMError(f"{path} can't be read ({error.strerror or error}).", "weights") from error
+        raise LGMError(
+            f"{path} can't be read ({error.strerror or error}). Check its permissions.", "weights"
+        ) from error
     return digest.hexdigest()
 
 

@@ -43,7 +43,9 @@ def load_lgm_config(folder: str | Path) -> LGMConfig:
     try:
         return LGMConfig.from_dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LGMError(f"{path} can't be read as LGM's configuration: {error}", "weights") from error
+        raise LGMError(
+            f"{path} can't be read as LGM's configuration ({error}). Copy the preset's folder again.", "weights"
+        ) from error
 
 
 def lgm_from_file(

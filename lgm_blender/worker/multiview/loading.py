@@ -67,7 +67,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise LGMError(f"The model's file {path} is missing or can't be read ({error.strerror}).", "weights") from error
+        raise LGMError(
+            f"The model's file {path} is missing or can't be read ({error.strerror}). Fetch it again.", "weights"
+        ) from error
     except ValueError as error:
         raise LGMError(f"The model's file {path} is damaged: it is no JSON. Fetch it again.", "weights") from error
     if not isinstance(values, dict):
@@ -82,7 +84,9 @@ def _build(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Mod
         with torch.device("meta"):
             return build(config)
     except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise LGMError(f"{folder / 'config.json'} describes no model known here: {error}.", "weights") from error
+        raise LGMError(
+            f"{folder / 'config.json'} describes no model known here ({error}). Fetch it again.", "weights"
+        ) from error
 
 
 def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> MultiViewUNet:
@@ -159,7 +163,9 @@ def _from_pretrained(cls: type, folder: Path, *files: str) -> Any:
     try:
         return cls.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LGMError(f"The model's files in {folder} can't be read: {error}", "weights") from error
+        raise LGMError(
+            f"The model's files in {folder} can't be read ({error}). Fetch them again.", "weights"
+        ) from error
 
 
 def load_scheduler(folder: Path, name: str | None = None) -> SchedulerMixin:

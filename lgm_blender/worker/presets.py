@@ -20,8 +20,9 @@ from typing import Any, Literal
 from huggingface_hub import constants
 
 from ..core.errors import LGMError
-from ..core.files import replacing
+from ..core.files import read_regular, replacing
 from ..core.messages import PresetInfo
+from .configs import LARGEST
 from .weights import CheckedFiles, File, Weights, file_sha256
 
 ModelPart = Literal["lgm", "image", "text"]
@@ -271,7 +272,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
     """
     path = folder / "preset.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, LARGEST))
         modes = tuple(values["modes"])
         if not modes or not set(modes) <= {"image", "text"}:
             raise ValueError("modes")

@@ -141,7 +141,7 @@ class CheckedFiles:
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))
             self.entries = entries if isinstance(entries, dict) else {}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self.entries = {}
 
     def sha256(self, path: Path, cancelled: Callable[[], bool] = lambda: False) -> str:

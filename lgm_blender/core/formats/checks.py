@@ -15,6 +15,7 @@ from ..gaussians import Gaussians
 
 OnWarning = Callable[[str], None]
 
+LARGEST = 1 << 33  # bytes of a file that is read at once
 AGAIN = "Copy or export it again."  # what to do about a file that is damaged
 
 # What damaged data may raise in readers, and in zipfile, json, Pillow and Blender that they call.

@@ -22,9 +22,10 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import LGMError
+from ..files import read_regular
 from ..gaussians import SH_C0, Gaussians
 from ..harmonics import COUNTS
-from .checks import OnWarning, too_large, unpack_limit
+from .checks import LARGEST, OnWarning, too_large, unpack_limit
 from .compressed_ply import from_smallest_three, morton_order, smallest_three
 
 _LARGEST = 252  # of a quaternion's alpha: w is the largest; 253 to 255 are x, y and z
@@ -61,7 +62,7 @@ def decode(
         meta = data
 
         def load(name: str) -> bytes:
-            return (folder / Path(name).name).read_bytes()  # whatever it says, no file elsewhere
+            return read_regular(folder / Path(name).name, LARGEST)  # whatever it says, no file elsewhere
 
     meta = json.loads(meta)
     if meta.get("version") != 2:

@@ -100,6 +100,8 @@ def read_splat_file(
         path = path / META
     if path.is_dir():
         raise LGMError(f"{path} is a folder. Choose a file of splats: {', '.join(SUFFIXES)}.")
+    if path.exists() and not path.is_file():  # a pipe that never begins, a device that never ends
+        raise LGMError(f"{path} is no file. Choose a file of splats: {', '.join(SUFFIXES)}.")
     try:
         with path.open("rb") as file:
             head = file.read(1 << 10)

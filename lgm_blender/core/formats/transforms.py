@@ -24,9 +24,10 @@ import numpy as np
 
 from ..cameras import FOV_Y
 from ..errors import LGMError
-from ..files import TEMPORARY_SUFFIX, output_error, replacing
+from ..files import TEMPORARY_SUFFIX, output_error, read_regular, replacing
 
 NAME = "transforms.json"
+LARGEST = 1 << 28  # bytes of it: a view takes about 500
 # Where a tool writes one file per split, the training views.
 NAMES = (NAME, "transforms_train.json")
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")  # tried in this order where a file_path has none
@@ -181,7 +182,7 @@ def read_transforms(folder: Path) -> ObjectFolder:
     if path is None:
         raise LGMError(f"{folder} has no {NAME}. Choose the folder of an object's views.")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, LARGEST))
     except OSError as error:
         raise LGMError(f"{path} could not be read ({error.strerror or error}). Check its permissions.") from error
     except (ValueError, RecursionError) as error:  # not JSON, or not text

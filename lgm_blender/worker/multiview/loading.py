@@ -14,7 +14,6 @@ shape is an error: some library versions would fill it with random numbers witho
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ except ImportError:
     from transformers import CLIPImageProcessor
 
 from ...core.errors import LGMError
+from ..configs import described, read_config
 from ..presets import SCHEDULERS
 from ..quantization import fill, load_file
 from .unet import MultiViewUNet
@@ -58,35 +58,12 @@ UNET_CONSTANTS = {
 VAE_RENAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        LGMError: If the file is missing or holds no JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LGMError(
-            f"The model's file {path} is missing or can't be read ({error.strerror}). Fetch it again.", "weights"
-        ) from error
-    except ValueError as error:
-        raise LGMError(f"The model's file {path} is damaged: it is no JSON. Fetch it again.", "weights") from error
-    if not isinstance(values, dict):
-        raise LGMError(f"The model's file {path} is damaged: it holds no JSON object. Fetch it again.", "weights")
-    return values
-
-
 def _build(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
     """The module that `build` makes of the folder's config.json, without memory for its weights."""
-    config = read_json(folder / "config.json")
-    try:
-        with torch.device("meta"):
-            return build(config)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise LGMError(
-            f"{folder / 'config.json'} describes no model known here ({error}). Fetch it again.", "weights"
-        ) from error
+    path = folder / "config.json"
+    config = read_config(path)
+    with described(path), torch.device("meta"):
+        return build(config)
 
 
 def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> MultiViewUNet:
@@ -160,12 +137,10 @@ def _from_pretrained(cls: type, folder: Path, *files: str) -> Any:
     for file in files:  # otherwise some versions make an empty one without a word
         if not (folder / file).is_file():
             raise LGMError(f"The model's file {folder / file} is missing. Fetch the preset's weights again.", "weights")
-    try:
+    for file in folder.glob("*config.json"):
+        read_config(file)
+    with described(folder):
         return cls.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LGMError(
-            f"The model's files in {folder} can't be read ({error}). Fetch them again.", "weights"
-        ) from error
 
 
 def load_scheduler(folder: Path, name: str | None = None) -> SchedulerMixin:
@@ -175,8 +150,10 @@ def load_scheduler(folder: Path, name: str | None = None) -> SchedulerMixin:
         folder: Holds scheduler_config.json.
         name: One of SCHEDULERS' values, in place of the one that the configuration names.
     """
-    config = read_json(folder / "scheduler_config.json")
+    path = folder / "scheduler_config.json"
+    config = read_config(path)
     name = name or config.get("_class_name", SCHEDULERS["ddim"])
     if name not in SCHEDULERS.values():
         raise LGMError(f"The scheduler {name!r} is unknown; use one of {', '.join(SCHEDULERS.values())}.", "weights")
-    return getattr(diffusers, name).from_config(config)
+    with described(path):
+        return getattr(diffusers, name).from_config(config)

@@ -169,18 +169,18 @@ def test_a_large_picture_is_in_memory_once(tmp_path, mode):
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     assert read_image(tmp_path / "a.png").size == (1024, 1024)
-    assert memory("VmHWM") - before < 1.6 * 4 * 5000**2
+    assert memory("VmHWM") - before < 1.8 * 4 * 5000**2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_large_picture_is_turned_and_reduced_as_a_small_one(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    values = np.zeros((2100, 3000, 4), np.uint8)
-    values[..., 3], values[:700, :, 0], values[:, 1000:, 1], values[1500:, 2000:, 3] = 255, 200, 150, 0
+    values = np.zeros((2940, 4200, 4), np.uint8)
+    values[..., 3], values[:980, :, 0], values[:, 1400:, 1], values[2100:, 2800:, 3] = 255, 200, 150, 0
     large = Image.fromarray(values)
     large.save(tmp_path / "large.png", exif=exif, compress_level=1)
-    large.reduce(3).save(tmp_path / "small.png", exif=exif)
+    large.reduce(2).save(tmp_path / "small.png", exif=exif)
     read, wanted = (np.asarray(read_image(tmp_path / f"{name}.png")).astype(int) for name in ("large", "small"))
     assert read.shape == wanted.shape
     assert np.abs(read - wanted).max(axis=(2)).mean() < 1

@@ -277,7 +277,7 @@ class Session:
         scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
         result = job.result
         if scene is None:
-            raise LGMError(f"The scene is gone that the result was for. It is in {result.file}", "bad_input")
+            raise LGMError(f"The scene is gone that the result was for. Import it from {result.file}", "bad_input")
         warnings = list(result.warnings)
         if isinstance(result, MeshResult):
             source = next((o for o in bpy.data.objects if o.session_uid == self._source_uid), None)

@@ -148,7 +148,7 @@ class Task:
 
     def _explain(self) -> str:
         """A sentence about the command that failed."""
-        return f"{self.label} failed: {(self.output or ['it said nothing'])[-1]}"
+        return f"{self.label} failed: {(self.output or ['it said nothing'])[-1].rstrip('.')}. Try again."
 
     def _fail(self, sentence: str) -> None:
         self.state, self.error = "failed", sentence

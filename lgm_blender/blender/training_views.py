@@ -124,12 +124,14 @@ def find_files(inputs: Sequence[str]) -> dict[Path, str]:
         if path.is_dir():
             found = sorted(f for f in path.rglob("*") if f.suffix.lower() in _OPENERS and f.is_file())
             if not found:
-                raise LGMError(f"{path} holds nothing that Blender could open ({', '.join(_OPENERS)}).")
+                raise LGMError(
+                    f"{path} holds nothing that Blender could open ({', '.join(_OPENERS)}). Choose another folder."
+                )
             files |= {file: "_".join(file.relative_to(path).with_suffix("").parts) for file in found}
         elif not path.is_file():
-            raise LGMError(f"There is no file or folder {path}.")
+            raise LGMError(f"There is no file or folder {path}. Choose another.")
         elif path.suffix.lower() not in _OPENERS:
-            raise LGMError(f"{path} is of no kind that is known here: {', '.join(_OPENERS)}.")
+            raise LGMError(f"{path} is of no kind that is known here. Choose one of {', '.join(_OPENERS)}.")
         else:
             files[path] = path.stem
     return dict(zip(files, unique_names(list(files.values())), strict=True))
@@ -146,13 +148,13 @@ def _open(file: Path, name: str, collection: str | None, several: bool) -> list[
     objects = bpy.context.scene.objects
     if collection is not None:
         if collection not in bpy.data.collections:
-            raise LGMError(f"{file} has no collection '{collection}'.")
+            raise LGMError(f"{file} has no collection '{collection}'. Choose one that it has.")
         objects = bpy.data.collections[collection].all_objects
     elif any(thing.asset_data for thing in bpy.data.objects):
         objects = [thing for thing in bpy.data.objects if thing.asset_data]
     items = object_items(objects, f"{name}_" if several else "")
     if not items:
-        raise LGMError(f"{file} has no objects with a surface.")
+        raise LGMError(f"{file} has no objects with a surface. Choose another file or collection.")
     return items
 
 

@@ -110,7 +110,7 @@ def read_marker(folder: Path) -> dict | None:
     """What a finished environment was made of, or None if there is none."""
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return marker if isinstance(marker, dict) and environment_python(folder).exists() else None
 

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -135,6 +136,22 @@ def _listed(folder: str | os.PathLike, pattern: str) -> list[Path]:
     with suppress(OSError):
         return list(Path(folder).glob(pattern))
     return []
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes. Through a link there may be a device that never ends, or a pipe
+    that never begins; they are not opened.
+
+    Raises:
+        OSError: If it can't be read, is larger, or no regular file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", str(path))
+    with path.open("rb") as file:
+        return file.read(limit)
 
 
 def _flush(file: BinaryIO) -> None:

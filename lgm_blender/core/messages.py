@@ -21,6 +21,7 @@ its stdin ends. Nothing but messages is on its stdout.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,6 +29,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .errors import LGMError
 
 PROTOCOL_VERSION = 4
+
+_UPDATE = "Restart Blender, so that add-on and worker are of one version."  # they are the only ones who write messages
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -330,23 +333,23 @@ def from_params(cls: type, params: Any) -> Any:
         LGMError: If a field is missing, unknown or of another type.
     """
     if not isinstance(params, dict):
-        raise LGMError(f"{cls.__name__} needs a JSON object, not {type(params).__name__}.")
+        raise LGMError(f"{cls.__name__} needs a JSON object, not {type(params).__name__}. {_UPDATE}")
     known = {f.name: f for f in fields(cls)}
     if unknown := sorted(set(params) - set(known)):
-        raise LGMError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))}.")
+        raise LGMError(f"{cls.__name__} has no field {', '.join(map(repr, unknown))[:200]}. {_UPDATE}")
     required = (name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING)
     if missing := sorted(set(required) - set(params)):
-        raise LGMError(f"{cls.__name__} needs {', '.join(map(repr, missing))}.")
+        raise LGMError(f"{cls.__name__} needs {', '.join(map(repr, missing))}. {_UPDATE}")
     hints = get_type_hints(cls)
     values = {}
     for name, value in params.items():
         hint = hints[name]
-        if hint == list[PresetInfo]:
+        if hint == list[PresetInfo] and isinstance(value, list):
             value = [from_params(PresetInfo, item) for item in value]
         elif isinstance(value, int) and not isinstance(value, bool) and hint in (float, float | None):
-            value = float(value)
+            value = float(value) if abs(value) < 1 << 1000 else math.inf
         elif not _fits(value, hint):
-            raise LGMError(f"{cls.__name__}'s {name!r} can't be {value!r}.")
+            raise LGMError(f"{cls.__name__}'s {name!r} can't be {repr(value)[:200]}. {_UPDATE}")
         values[name] = value
     return cls(**values)
 

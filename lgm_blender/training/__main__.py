@@ -51,7 +51,7 @@ def _views(options: argparse.Namespace) -> int:
     from .data import render_views
 
     if not (16 <= options.size <= 4096 and 4 <= options.views <= 36 and options.processes > 0):
-        raise LGMError("--size is 16 to 4096, --views 4 to 36, --processes at least 1.")
+        raise LGMError("--size must be 16 to 4096, --views 4 to 36, --processes at least 1.")
     sources = render_views.find_sources(options.input)[: options.limit]
     results = []
     for made in render_views.make_views(
@@ -61,7 +61,7 @@ def _views(options: argparse.Namespace) -> int:
         print(f"[{len(results)}/{len(sources)}] {render_views.describe(made)}", file=sys.stderr, flush=True)
     print(render_views.summary(results))
     if all(made.problem for made in results):
-        raise LGMError(f"None of the {len(results)} objects could be rendered.")
+        raise LGMError(f"None of the {len(results)} objects could be rendered. Look into the lines above for why.")
     return 0
 
 

@@ -232,7 +232,9 @@ def _explained(url: str, path: Path) -> Iterator[None]:
     except HfHubHTTPError as error:
         code, reason = error.response.status_code, error.response.reason_phrase
         said = "there is no such file" if code == 404 else f"{code} {reason}"
-        raise LGMError(f"{url} could not be fetched: the server says {said}.", "weights") from error
+        raise LGMError(
+            f"{url} could not be fetched: the server says {said}. Try again later, or update the extension.", "weights"
+        ) from error
     except HTTPError as error:
         raise _unreachable(url, error) from error
     except OSError as error:

@@ -34,15 +34,11 @@ from .jobs import Imports, IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
 from .meshing import files as mesh_files
 from .meshing.files import FORMATS
-from .presets import Mode, Preset, find_preset
+from .presets import MAX_SAMPLES, MAX_STEPS, Mode, Preset, find_preset
 from .weights import CheckedFiles
 
 log = logging.getLogger(__name__)
 
-# Of the 1000 steps of training, the published "leading" spacing takes every (1000 // steps)th: with more
-# than 500 steps it would start from the middle of the noise, and with 1000 outside of it.
-MAX_STEPS = 500
-MAX_SAMPLES = 16  # they are sampled at once, so they need so many times the memory of one
 WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 
 # What `generate` writes, and what a batch in Blender adds.

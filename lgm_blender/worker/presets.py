@@ -20,8 +20,9 @@ from typing import Any, Literal
 from huggingface_hub import constants
 
 from ..core.errors import LGMError
-from ..core.files import replacing
+from ..core.files import read_regular, replacing
 from ..core.messages import PresetInfo
+from .configs import LARGEST
 from .weights import CheckedFiles, File, Weights, file_sha256
 
 ModelPart = Literal["lgm", "image", "text"]
@@ -29,6 +30,11 @@ Mode = Literal["image", "text"]
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
 DOWNLOAD_COMMAND = "python -m lgm_blender.worker models --download"
+
+# Of the 1000 steps of training, the published "leading" spacing takes every (1000 // steps)th: with more
+# than 500 steps it would start from the middle of the noise, and with 1000 outside of it.
+MAX_STEPS = 500
+MAX_SAMPLES = 16  # they are sampled at once, so they need so many times the memory of one
 
 # Files that load without a complaint and give wrong results: their quaternions are normalised over the wrong axis.
 ROTATION_BUG = "5a7ab3128a73dce6d2927d5c7c7ec79a7f7ca885fec960db86d991f272fe2e9d"
@@ -266,7 +272,7 @@ def read_preset(folder: Path, name: str = "") -> Preset:
     """
     path = folder / "preset.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, LARGEST))
         modes = tuple(values["modes"])
         if not modes or not set(modes) <= {"image", "text"}:
             raise ValueError("modes")
@@ -294,15 +300,21 @@ def read_preset(folder: Path, name: str = "") -> Preset:
         for flag in FLAGS:
             if not isinstance(getattr(preset, flag), bool):
                 raise ValueError(f"{flag} must be true or false")
-        if min(preset.samples.values(), default=1) < 1:
-            raise ValueError("samples")
+        for what, values, low, high in (
+            ("samples", preset.samples, 1, MAX_SAMPLES),
+            ("steps", preset.steps, 1, MAX_STEPS),
+            ("guidance", preset.guidance, 0, 100),
+        ):
+            if not all(low <= value <= high for value in values.values()):
+                raise ValueError(f"{what} must be from {low} to {high}")
         if preset.scheduler not in SCHEDULERS.values() or not all(w.files for w in preset.weights.values()):
             raise ValueError("scheduler or files")
     except OSError as error:
         raise LGMError(
-            f"{folder} is no preset: {path} can't be read ({error.strerror or error}).", "weights"
+            f"{folder} is no preset: {path} can't be read ({error.strerror or error}). Choose another folder.",
+            "weights",
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LGMError(f"{path} is damaged: {error}. Copy the preset's folder again.", "weights") from error
     return preset
 

@@ -195,7 +195,7 @@ class Server:
             self._send(messages.error_response(id if isinstance(id, int | str) else None, error.code, str(error)))
         except Exception as error:  # whatever came, the next line is read
             log.exception("a message could not be handled")
-            self._answer(id, LGMError(f"The worker could not handle a message ({error}).", "internal"))
+            self._answer(id, LGMError(f"The worker could not handle a message ({error}). Try again.", "internal"))
 
     def _on_initialize(self, id: int | str, params: Any) -> None:
         self._work.put(lambda: self._answer(id, _outcome("initialize", lambda: describe(self.log_file))))
@@ -206,7 +206,7 @@ class Server:
             request = messages.from_params(messages.JOBS[method][0], params)
             with self._jobs_lock:
                 if request.job in self._jobs:
-                    raise LGMError(f"There already is a job {request.job!r}.")
+                    raise LGMError(f"There already is a job {request.job!r}. Wait for it.")
                 job = self._jobs[request.job] = _Pending(id, method, request)
         except LGMError as error:
             self._answer(id, error, str(name), messages.INVALID_PARAMS)
@@ -215,8 +215,9 @@ class Server:
 
     def _on_cancel(self, id: int | str, params: Any) -> None:
         name = params.get("job") if isinstance(params, dict) else None
+        name = name if isinstance(name, str) else ""
         with self._jobs_lock:
-            job = self._jobs.get(name) if isinstance(name, str) else None
+            job = self._jobs.get(name)
             if job:
                 job.cancelled.set()
         self._send(messages.response(id, {"job": name, "cancelled": job is not None}))
@@ -289,7 +290,9 @@ def _outcome(name: str, work: Callable[[], Any]) -> Any:
     except Exception as error:
         log.exception("%s failed", name)
         what = f"{type(error).__name__}: {error}".splitlines()[0]
-        return LGMError(f"Something went wrong in the worker ({what}).", "internal")
+        return LGMError(
+            f"Something went wrong in the worker ({what}). Try again, or report it with the log.", "internal"
+        )
 
 
 def describe(log_file: str = "") -> Initialized:

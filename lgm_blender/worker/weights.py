@@ -123,7 +123,9 @@ def file_sha256(path: Path, cancelled: Callable[[], bool] = lambda: False) -> st
                     raise Cancelled
                 digest.update(block)
     except OSError as error:
-        raise LGMError(f"{path} can't be read ({error.strerror or error}).", "weights") from error
+        raise LGMError(
+            f"{path} can't be read ({error.strerror or error}). Check its permissions.", "weights"
+        ) from error
     return digest.hexdigest()
 
 
@@ -139,7 +141,7 @@ class CheckedFiles:
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))
             self.entries = entries if isinstance(entries, dict) else {}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self.entries = {}
 
     def sha256(self, path: Path, cancelled: Callable[[], bool] = lambda: False) -> str:

@@ -130,6 +130,7 @@ def test_what_is_no_picture(tmp_path):
         whole[: len(whole) // 2]: "damaged or cut short",
         whole[:20]: "not an image that can be read",
         bomb(): "megapixels",
+        b"P3\n2000 2000\n255\n1 2 3": "too many for PPM of this kind",
         saved(tmp_path, Image.new("RGB", (20_000, 10))): "20000 × 10 pixels: too narrow",
         saved(tmp_path, Image.new("RGB", (10, 20_000))): "10 × 20000 pixels: too narrow",
         saved(tmp_path, Image.new("RGB", (8, 8))): "8 × 8 pixels: too small",
@@ -154,3 +155,32 @@ def test_what_is_no_file(tmp_path):
         read_image("a\0b.png")
     with pytest.raises(LGMError, match=r"There is no file|could not be read"):
         read_image(tmp_path / ("x" * 5000))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to reset the peak of memory")
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_a_large_picture_is_in_memory_once(tmp_path, mode):
+    Image.new(mode, (5000, 5000)).save(tmp_path / "a.png")
+
+    def memory(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    assert read_image(tmp_path / "a.png").size == (1024, 1024)
+    assert memory("VmHWM") - before < 1.8 * 4 * 5000**2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_picture_is_turned_and_reduced_as_a_small_one(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = np.zeros((2940, 4200, 4), np.uint8)
+    values[..., 3], values[:980, :, 0], values[:, 1400:, 1], values[2100:, 2800:, 3] = 255, 200, 150, 0
+    large = Image.fromarray(values)
+    large.save(tmp_path / "large.png", exif=exif, compress_level=1)
+    large.reduce(2).save(tmp_path / "small.png", exif=exif)
+    read, wanted = (np.asarray(read_image(tmp_path / f"{name}.png")).astype(int) for name in ("large", "small"))
+    assert read.shape == wanted.shape
+    assert np.abs(read - wanted).max(axis=(2)).mean() < 1

@@ -31,9 +31,9 @@ def convert(source: bpy.types.Object, *, native: bool, data: dict[bpy.types.ID, 
         LGMError: If it holds no splats or can't be changed, or if there are no native splats in this Blender.
     """
     if not compat.has_native_splats():
-        raise LGMError("Native splats are there from Blender 5.3 on.")
+        raise LGMError("Native splats are there from Blender 5.3 on. Use that, or leave them as they are.")
     if not splats.is_splats(source):
-        raise LGMError(f"{source.name} holds no splats.")
+        raise LGMError(f"{source.name} holds no splats. Select an object that does.")
     if source.library or source.data.library or source.override_library:
         raise LGMError(f"{source.name} is linked from another file and can't be changed here. Make it local first.")
     if source.mode != "OBJECT":

@@ -66,6 +66,8 @@ def save_document(path: Path) -> None:
         bpy.ops.wm.save_as_mainfile(filepath=str(partial), compress=True, relative_remap=True, copy=True)
         partial.replace(path)
     except (RuntimeError, OSError) as error:
-        raise LGMError(f"{path} could not be written: {error}", "output") from error
+        raise LGMError(
+            f"{path} could not be written: {str(error).strip()}. Choose another folder or name.", "output"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ def apply_transform(
     own_data(target)
     before = target.matrix_basis.copy()
     if abs(before.determinant()) < 1e-30:
-        raise LGMError(f"{target.name} has a scale of 0 and can't be applied.")
+        raise LGMError(f"{target.name} has a scale of 0 and can't be applied. Set another scale first.")
     if location:
         target.location, target.delta_location = (0, 0, 0), (0, 0, 0)
     if rotation:
@@ -63,7 +63,7 @@ def join(target: bpy.types.Object, others: Sequence[bpy.types.Object]) -> None:
     for other in others:
         _editable(other)
     if abs(target.matrix_world.determinant()) < 1e-30:
-        raise LGMError(f"{target.name} has a scale of 0; nothing can be joined to it.")
+        raise LGMError(f"{target.name} has a scale of 0; nothing can be joined to it. Set another scale first.")
     into = np.linalg.inv(np.array(target.matrix_world, np.float64))
     tables = [_attributes(target.data)]
     for other in others:
@@ -96,7 +96,7 @@ def crop(target: bpy.types.Object, cutters: Sequence[bpy.types.Object], *, keep_
         How many were deleted.
 
     Raises:
-        LGMError: Also if a mesh is not closed, or no Gaussian would be left.
+        LGMError: Also if a mesh is not closed, or no Gaussian would be left. Choose a larger part.
     """
     triangles = np.concatenate([surface(cutter) for cutter in cutters])
     own_data(target)
@@ -104,7 +104,7 @@ def crop(target: bpy.types.Object, cutters: Sequence[bpy.types.Object], *, keep_
     within = inside(get(target.data, "position") @ matrix[:3, :3].T + matrix[:3, 3], triangles)
     keep = within if keep_inside else ~within
     if not keep.any():
-        raise LGMError(f"No Gaussian of {target.name} would be left.")
+        raise LGMError(f"No Gaussian of {target.name} would be left. Choose a larger part.")
     remove_points(target.data, keep)
     return int((~keep).sum())
 
@@ -119,7 +119,7 @@ def surface(cutter: bpy.types.Object) -> np.ndarray:
     mesh = shown.to_mesh()
     try:
         if mesh is None or not len(mesh.polygons):
-            raise LGMError(f"{cutter.name} has no faces to crop with.")
+            raise LGMError(f"{cutter.name} has no faces to crop with. Choose a closed mesh.")
         edges = np.empty(len(mesh.loops), np.int32)
         mesh.loops.foreach_get("edge_index", edges)
         if (np.bincount(edges) % 2).any():
@@ -245,7 +245,7 @@ def own_data(target: bpy.types.Object) -> None:
 
 def _editable(target: bpy.types.Object) -> None:
     if not splats.is_splats(target):
-        raise LGMError(f"{target.name} holds no splats.")
+        raise LGMError(f"{target.name} holds no splats. Select an object that does.")
     if target.library or target.data.library:
         raise LGMError(f"{target.name} is linked from another file and can't be changed here. Make it local first.")
     if target.mode != "OBJECT":

@@ -42,7 +42,9 @@ def image_file(image: bpy.types.Image, folder: Path, stem: str = "") -> Path:
         settings.file_format, settings.color_mode, settings.color_depth = "PNG", "RGBA", "8"
         image.save_render(str(path), scene=scene)
     except (OSError, RuntimeError) as error:
-        raise LGMError(f"{path} could not be written: {str(error).strip()}", "output") from error
+        raise LGMError(
+            f"{path} could not be written: {str(error).strip()}. Free some space on its disk.", "output"
+        ) from error
     finally:
         bpy.data.scenes.remove(scene)
     return path

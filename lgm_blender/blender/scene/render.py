@@ -72,7 +72,7 @@ def render_objects(
     objects = [objects] if isinstance(objects, bpy.types.Object) else list(objects)
     objects = [o for o in objects if splats.is_splats(o) or (o.type == "MESH" and o.data.polygons)]
     if not objects:
-        raise LGMError("There are no splats and no faces to render.")
+        raise LGMError("There are no splats and no faces to render. Choose objects that have some.")
     path = Path(filepath)
     if pose is None:
         pose = fitted_pose(objects, azimuth, elevation, fov_y, size[0] / size[1])

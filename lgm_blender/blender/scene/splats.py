@@ -71,7 +71,7 @@ def add_splats(
     """
     gaussians = gaussians.only_finite([])
     if len(gaussians) == 0:
-        raise LGMError(f"{name} holds no Gaussian that could be shown.")
+        raise LGMError(f"{name} holds no Gaussian that could be shown. Choose another file.")
     scene = scene or bpy.context.scene
     placed = to_blender(gaussians)
     factor, offset = _frame(placed, size, stand)

@@ -146,9 +146,11 @@ class _Stage:
         try:
             bpy.ops.render.render(write_still=True, scene=self.scene.name)
         except RuntimeError as error:
-            raise LGMError(f"{path.parent.parent} could not be written: {error}", "output") from error
+            raise LGMError(
+                f"{path.parent.parent} could not be written: {str(error).strip()}. Choose another folder.", "output"
+            ) from error
         if not path.is_file():
-            raise LGMError("It could not be rendered; the system console says more.", "internal")
+            raise LGMError("It could not be rendered. Look into the system console, which says why.", "internal")
         picture = bpy.data.images.load(str(path), check_existing=False)
         try:
             pixels = np.empty(4 * self.scene.render.resolution_x**2, np.float32)

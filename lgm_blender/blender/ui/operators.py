@@ -162,12 +162,12 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
         if self.image_path:
             path = Path(bpy.path.abspath(self.image_path)).absolute()
             if not path.is_file():
-                raise LGMError(f"There is no file {path}.")
+                raise LGMError(f"There is no file {path}. Choose another image.")
             return images.readable_file(path, session.current().temporary_folder())
         if self.image_name:
             image = bpy.data.images.get(self.image_name)
             if image is None:
-                raise LGMError(f"This file has no image called '{self.image_name}'.")
+                raise LGMError(f"This file has no image called '{self.image_name}'. Choose one that it has.")
             return images.image_file(image, session.current().temporary_folder())
         return None
 

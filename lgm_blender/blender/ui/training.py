@@ -139,19 +139,21 @@ def chosen_items(context: bpy.types.Context, source: str, collection: str, libra
     if source == "COLLECTION":
         found = bpy.data.collections.get(collection) if collection else context.collection
         if found is None:
-            raise LGMError(f"This file has no collection called '{collection}'.")
+            raise LGMError(f"This file has no collection called '{collection}'. Choose one that it has.")
         items = object_items(found.all_objects)
         if not items:
-            raise LGMError(f"The collection '{found.name}' has no objects with a surface.")
+            raise LGMError(f"The collection '{found.name}' has no objects with a surface. Choose another.")
         return items
     if not library:
         return asset_items(None)
     found = context.preferences.filepaths.asset_libraries.get(library)
     if found is None:
-        raise LGMError(f"The preferences name no asset library '{library}'.")
+        raise LGMError(f"The preferences name no asset library '{library}'. Choose one that they name.")
     folder = Path(bpy.path.abspath(found.path))
     if not folder.is_dir():
-        raise LGMError(f"The asset library '{library}' is not there: {folder} is no folder.")
+        raise LGMError(
+            f"The asset library '{library}' is not there: {folder} is no folder. Set another one in the preferences."
+        )
     return asset_items(folder)
 
 

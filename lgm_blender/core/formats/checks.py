@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +15,19 @@ from ..gaussians import Gaussians
 
 OnWarning = Callable[[str], None]
 
+LARGEST = 1 << 33  # bytes of a file that is read at once
+AGAIN = "Copy or export it again."  # what to do about a file that is damaged
+
+# What damaged data may raise in readers, and in zipfile, json, Pillow and Blender that they call.
+DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError)
+DAMAGED += (TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
+
 # What a packed file may unpack to: so many bytes, and so many times its size more. Real files stay below 10 times.
 UNPACKED, RATIO = 64 << 20, 32
 
 HUGE = 1000  # a Gaussian so many times as large as all the others together shows nothing but fog
 FAR = 1e6  # one so many times as far away leaves the others no digits in float32
+BRIGHT = 1e6  # a colour beyond it is none: white is 1
 _SAMPLE = 1 << 17  # Gaussians are enough to find the extent of all
 
 
@@ -29,7 +39,7 @@ def unpack_limit(packed: int) -> int:
 def too_large(path: Path) -> LGMError:
     """The sentence for a file that unpacks to more."""
     return LGMError(
-        f"{path} is damaged, or made to fill the memory: it promises far more than a file of its size holds."
+        f"{path} is damaged, or made to fill the memory: it promises far more than a file of its size holds. {AGAIN}"
     )
 
 
@@ -40,11 +50,11 @@ def gunzip(data: bytes, path: Path) -> bytes:
     try:
         unpacked = unpacker.decompress(data, limit)
     except zlib.error:
-        raise LGMError(f"{path} is damaged: it can't be unpacked.") from None
+        raise LGMError(f"{path} is damaged: it can't be unpacked. {AGAIN}") from None
     if not unpacker.eof:
         if len(unpacked) >= limit:
             raise too_large(path)
-        raise LGMError(f"{path} is cut short: its packed data has no end.")
+        raise LGMError(f"{path} is cut short: its packed data has no end. {AGAIN}")
     return unpacked
 
 
@@ -54,7 +64,7 @@ def unzstd(data: bytes, size: int, path: Path) -> bytes:
     Raises:
         LGMError: If it holds anything else, or there is no zstd in this Python.
     """
-    damaged = LGMError(f"{path} is damaged: it can't be unpacked.")
+    damaged = LGMError(f"{path} is damaged: it can't be unpacked. {AGAIN}")
     try:
         import zstandard
     except ImportError:
@@ -82,7 +92,8 @@ def unit_quaternions(quaternions: np.ndarray) -> np.ndarray:
 def usable(gaussians: Gaussians, path: Path, on_warning: OnWarning | None) -> Gaussians:
     """The Gaussians of a file whose values make sense; sentences about the others go to `on_warning`.
 
-    Left out is what is not finite, larger than HUGE times the extent of all, or further away than FAR times it.
+    Left out is what is not finite, larger than HUGE times the extent of all, further away than FAR times it, or of a
+    colour beyond BRIGHT.
 
     Raises:
         LGMError: If none is left.
@@ -90,7 +101,7 @@ def usable(gaussians: Gaussians, path: Path, on_warning: OnWarning | None) -> Ga
     count = len(gaussians)
     finite = gaussians.finite()
     if not finite.any():
-        raise LGMError(f"{path} holds no Gaussian whose values are all finite numbers.")
+        raise LGMError(f"{path} holds no Gaussian whose values are all finite numbers. {AGAIN}")
     if not finite.all():
         gaussians = gaussians.select(finite)
         if on_warning:
@@ -99,13 +110,18 @@ def usable(gaussians: Gaussians, path: Path, on_warning: OnWarning | None) -> Ga
     with np.errstate(over="ignore"):
         distances = np.abs(gaussians.positions - center).max(axis=1)
         sensible = (gaussians.scales.max(axis=1) <= HUGE * extent) & (distances <= FAR * extent)
+    for colors in (gaussians.colors, gaussians.harmonics):
+        if colors.size and max(-colors.min(), colors.max()) > BRIGHT:
+            sensible &= (np.abs(colors) <= BRIGHT).reshape(len(gaussians), -1).all(axis=1)
     if not sensible.all():
         left_out = len(gaussians) - int(sensible.sum())
         gaussians = gaussians.select(sensible)
+        if not len(gaussians):
+            raise LGMError(f"{path} holds no Gaussian whose size, place and colour make sense. {AGAIN}")
         if on_warning:
             on_warning(
                 f"{left_out:,} of {count:,} Gaussians in {path} were left out: they are more than a thousand times as "
-                "large as everything else, or a million times as far away."
+                "large as everything else, a million times as far away, or of no colour that there is."
             )
     return gaussians
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import LGMError
 from ..gaussians import Gaussians
+from .checks import AGAIN
 from .ply_table import ROWS, Header, columns
 
 CHUNK = 256
@@ -52,7 +53,7 @@ def read(file: BinaryIO, header: Header, path: Path) -> Gaussians:
         or any(element is not None and element.has_lists for element in (chunk, vertex, sh))
         or {type[1:] for name, type, _ in vertex.properties if name in _PACKED} != {"u4"}
     ):
-        raise LGMError(f"{path} is a damaged compressed PLY: its parts don't fit each other.")
+        raise LGMError(f"{path} is a damaged compressed PLY: its parts don't fit each other. {AGAIN}")
     bounds = [*_BOUNDS, *_SCALES, *(_COLORS if {*_COLORS} <= {*chunk.names} else [])]
     ranges = columns(file, header, "chunk", bounds, np.float32, path)
     if len(bounds) < 18:  # older files have no range of colours

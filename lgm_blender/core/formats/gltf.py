@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import LGMError
+from .checks import DAMAGED
 
 QUAD = [0, 1, 2, 5]  # the corners of a quad among the six of its halves (a, b, c) and (a, c, d)
 ROUGHNESS = 0.8  # of the material: splats have no highlights of their own
@@ -125,18 +126,21 @@ def read_glb(path: str | os.PathLike) -> GlbMesh:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LGMError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise LGMError(f"{path} can't be read ({error.strerror or error}). Choose another file.") from error
     try:
         return decode_glb(data)
-    except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
-        raise LGMError(f"{path} is damaged, or no mesh that LGM made.") from error
+    except DAMAGED as error:
+        raise LGMError(
+            f"{path} is damaged, or no mesh that LGM made. Import it with Blender's own importer of glTF, or make it "
+            "again."
+        ) from error
 
 
 def decode_glb(data: bytes) -> GlbMesh:
     """What `encode_glb` made bytes of.
 
     Raises:
-        KeyError, IndexError, TypeError, ValueError, struct.error: If it is damaged or another sort of glTF.
+        Any of checks.DAMAGED: If it is damaged or another sort of glTF.
     """
     magic, _, total, size, kind = struct.unpack_from("<4sIII4s", data)
     if magic != b"glTF" or kind != b"JSON" or total != len(data):

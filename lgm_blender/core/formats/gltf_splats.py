@@ -12,6 +12,7 @@ import base64
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import numpy as np
 
 from ..affine import transformed
 from ..errors import LGMError
+from ..files import read_regular
 from ..gaussians import SH_C0, Gaussians, joined, rotation_matrices
 from ..harmonics import COUNTS
 from . import spz
-from .checks import OnWarning, unit_quaternions
+from .checks import LARGEST, OnWarning, too_large, unit_quaternions, unpack_limit
 
 EXTENSION = "KHR_gaussian_splatting"
 _TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -86,11 +88,13 @@ def decode(data: bytes, path: Path, on_warning: OnWarning | None = None) -> Gaus
         Others, of any kind: If it is damaged; `splat_files.read_splat_file` says so.
     """
     document, binary = _document(data)
-    parts = [
-        transformed(_primitive(primitive, _Buffers(document, binary, path), path, on_warning), matrix)
-        for primitive, matrix in _placed(document)
-        if EXTENSION in primitive.get("extensions", {})
-    ]
+    buffers, parts, taken = _Buffers(document, binary, path), [], 0
+    for primitive, matrix in _placed(document):
+        if EXTENSION in primitive.get("extensions", {}):
+            parts.append(transformed(_primitive(primitive, buffers, path, on_warning), matrix))
+            taken += sum(getattr(parts[-1], field.name).nbytes for field in fields(Gaussians))
+            if taken > unpack_limit(len(data) + buffers.beside):  # one mesh in very many places
+                raise too_large(path)
     if not parts:
         raise LGMError(
             f"{path} is glTF without splats ({EXTENSION}). Import it with Blender's own File > Import > glTF."
@@ -141,6 +145,7 @@ class _Buffers:
     def __init__(self, document: dict, binary: bytes | memoryview, path: Path):
         self.document, self.binary, self.path = document, binary, path
         self.read: dict[int, bytes | memoryview] = {}
+        self.beside = 0  # bytes in other files
 
     def buffer(self, index: int) -> bytes | memoryview:
         if index not in self.read:
@@ -150,7 +155,9 @@ class _Buffers:
             elif uri.startswith("data:"):
                 self.read[index] = base64.b64decode(uri.partition(",")[2])
             else:
-                self.read[index] = (self.path.parent / Path(uri).name).read_bytes()  # no file elsewhere
+                # No file elsewhere.
+                self.read[index] = read_regular(self.path.parent / Path(uri).name, LARGEST)
+                self.beside += len(self.read[index])
         return self.read[index]
 
     def view(self, index: int) -> memoryview:

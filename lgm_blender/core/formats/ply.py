@@ -139,16 +139,18 @@ def read_ply(path: str | os.PathLike, on_warning: OnWarning | None = None) -> Ga
             header = read_header(file, path)
             vertices = header.find("vertex")
             if vertices is None or not vertices.count:
-                raise LGMError(f"{path} holds no Gaussians: it has no vertices.")
+                raise LGMError(f"{path} holds no Gaussians: it has no vertices. Choose another file.")
             if compressed_ply.is_compressed(header):
                 gaussians = compressed_ply.read(file, header, path)
             else:
                 _check(vertices, path)
                 gaussians = _read(file, header, path, on_warning)
     except FileNotFoundError:
-        raise LGMError(f"There is no file {path}.") from None
+        raise LGMError(f"There is no file {path}. Choose another.") from None
     except OSError as error:
-        raise LGMError(f"{path} could not be read ({error.strerror or error}).") from error
+        raise LGMError(
+            f"{path} could not be read ({error.strerror or error}). Choose another file, or copy it to another disk."
+        ) from error
     return usable(gaussians, path, on_warning)
 
 
@@ -166,9 +168,9 @@ def _check(vertices: Element, path: Path) -> None:
     elif not {"opacity", "scale_0", "rot_0"} & names and {"x", "y", "z"} <= names:
         kind = "It is a point cloud or a mesh: import it with Blender's own File > Import > Stanford PLY."
     else:
-        kind = ""
+        kind = "Export it as 3D Gaussians (3DGS)."
     why = f"it lacks {', '.join(missing)}" if missing else "its vertices hold lists"
-    raise LGMError(f"{path} is a PLY file, but not of 3D Gaussians: {why}. {kind}".strip())
+    raise LGMError(f"{path} is a PLY file, but not of 3D Gaussians: {why}. {kind}")
 
 
 def _read(file, header: Header, path: Path, on_warning: OnWarning | None) -> Gaussians:

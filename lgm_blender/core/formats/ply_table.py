@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..errors import LGMError
+from .checks import AGAIN
 
 ROWS = 1 << 16  # read and converted at once, so that a large file is in memory only once
 
@@ -69,9 +70,9 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     """
     start = file.read(_HEADER_LIMIT)
     if not start:
-        raise LGMError(f"{path} is an empty file.")
+        raise LGMError(f"{path} is an empty file. {AGAIN}")
     if start[:3] != b"ply" or start[3:4] not in (b"\n", b"\r"):
-        raise LGMError(f"{path} is not a PLY file.")
+        raise LGMError(f"{path} is not a PLY file. Choose one of 3D Gaussians.")
     newline = b"\r" if start[3:4] == b"\r" and start[4:5] != b"\n" else b"\n"
     format = order = ""
     elements: list[Element] = []
@@ -79,7 +80,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     while True:
         end = start.find(newline, position)
         if end < 0:
-            raise LGMError(f"{path} is not a whole PLY file: its header has no end.")
+            raise LGMError(f"{path} is not a whole PLY file: its header has no end. {AGAIN}")
         line = start[position:end].decode("latin-1").strip()
         position = end + 1
         try:
@@ -99,12 +100,12 @@ def read_header(file: BinaryIO, path: Path) -> Header:
                 case _:
                     raise ValueError(line)
         except (KeyError, IndexError, ValueError):
-            raise LGMError(f"{path} has a header that can't be understood: '{line[:80]}'.") from None
+            raise LGMError(f"{path} has a header that can't be understood: '{line[:80]}'. {AGAIN}") from None
     if not order:
-        raise LGMError(f"{path} has a header that can't be understood: it names no format.")
+        raise LGMError(f"{path} has a header that can't be understood: it names no format. {AGAIN}")
     for names in ([element.name for element in elements], *(element.names for element in elements)):
         if len(set(names)) < len(names):
-            raise LGMError(f"{path} has a header that can't be understood: a name appears in it twice.")
+            raise LGMError(f"{path} has a header that can't be understood: a name appears in it twice. {AGAIN}")
     return Header(format, elements, position)
 
 
@@ -149,7 +150,9 @@ def columns(
 
 
 def _cut_short(path: Path, count: int) -> LGMError:
-    return LGMError(f"{path} is cut short or its header is wrong: it promises {count:,} Gaussians and holds fewer.")
+    return LGMError(
+        f"{path} is cut short or its header is wrong: it promises {count:,} Gaussians and holds fewer. {AGAIN}"
+    )
 
 
 def _before(header: Header, element: Element) -> list[Element]:
@@ -199,5 +202,5 @@ def _ascii_rows(file: BinaryIO, header: Header, element: Element, path: Path) ->
         except ValueError:
             part = np.empty((0, 1))
         if len(part) != len(lines[start : start + ROWS]):
-            raise LGMError(f"{path} is damaged: a line is not {len(element.properties)} numbers.") from None
+            raise LGMError(f"{path} is damaged: a line is not {len(element.properties)} numbers. {AGAIN}") from None
         yield slice(start, start + len(part)), part.view(dtype)[:, 0]

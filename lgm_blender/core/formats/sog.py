@@ -22,9 +22,10 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import LGMError
+from ..files import read_regular
 from ..gaussians import SH_C0, Gaussians
 from ..harmonics import COUNTS
-from .checks import OnWarning, too_large, unpack_limit
+from .checks import LARGEST, OnWarning, too_large, unpack_limit
 from .compressed_ply import from_smallest_three, morton_order, smallest_three
 
 _LARGEST = 252  # of a quaternion's alpha: w is the largest; 253 to 255 are x, y and z
@@ -61,7 +62,7 @@ def decode(
         meta = data
 
         def load(name: str) -> bytes:
-            return (folder / Path(name).name).read_bytes()  # whatever it says, no file elsewhere
+            return read_regular(folder / Path(name).name, LARGEST)  # whatever it says, no file elsewhere
 
     meta = json.loads(meta)
     if meta.get("version") != 2:
@@ -73,7 +74,7 @@ def _zip_loader(data: bytes, path: Path) -> tuple[bytes, Callable[[str], bytes]]
     archive = zipfile.ZipFile(io.BytesIO(data))
     entries = {entry.filename.rpartition("/")[2]: entry for entry in archive.infolist()}
     if "meta.json" not in entries:
-        raise LGMError(f"{path} is a zip without a meta.json, so it is not SOG.")
+        raise LGMError(f"{path} is a zip without a meta.json, so it is not SOG. Choose another file.")
 
     def load(name: str) -> bytes:
         entry = entries[name.rpartition("/")[2]]
@@ -231,7 +232,9 @@ def _coded(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
     others at even distances, since the largest Gaussians are few.
     """
     low, high = float(values.min()), float(values.max())
-    counts, edges = np.histogram(values.ravel()[:: max(1, values.size // _SAMPLE)], 4096, (low, max(high, low + 1e-6)))
+    high = max(high, low + 1e-6 * max(1, abs(low)))
+    sample = values.ravel()[:: max(1, values.size // _SAMPLE)].astype(np.float64)  # float32 overflows at its own ends
+    counts, edges = np.histogram(sample, 4096, (low, high))
     share = np.cbrt(counts)
     share = np.cumsum(share / share.sum() + 1 / len(share))
     codes = np.interp(np.linspace(0, share[-1], _CODES), [0, *share], edges).astype(np.float32)

@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import LGMError
 from ..gaussians import Gaussians
 from ..harmonics import COUNTS
-from .checks import OnWarning, unit_quaternions
+from .checks import AGAIN, OnWarning, unit_quaternions
 
 _SPLAT = np.dtype([("position", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("rotation", "u1", 4)])
 _HEADER, _SECTION = 4096, 1024
@@ -34,7 +34,9 @@ def decode_splat(data: bytes, path: Path, on_warning: OnWarning | None = None) -
         LGMError: If its size is not one of such a file.
     """
     if not data or len(data) % _SPLAT.itemsize:
-        raise LGMError(f"{path} is cut short or not a .splat file: its size is no multiple of {_SPLAT.itemsize} bytes.")
+        raise LGMError(
+            f"{path} is cut short or not a .splat file: its size is no multiple of {_SPLAT.itemsize} bytes. {AGAIN}"
+        )
     table = np.frombuffer(data, _SPLAT)
     return Gaussians(
         table["position"],
@@ -62,12 +64,12 @@ def decode_ksplat(data: bytes, path: Path, on_warning: OnWarning | None = None) 
         LGMError: If it is damaged, cut short or of another version.
     """
     if len(data) < _HEADER or data[0] != 0 or not data[1]:
-        raise LGMError(f"{path} is not a .ksplat file of version 0.1.")
+        raise LGMError(f"{path} is not a .ksplat file of version 0.1. Save it as SPZ or PLY.")
     (sections,), (level,) = struct.unpack_from("<I", data, 4), struct.unpack_from("<H", data, 20)
     low, high = struct.unpack_from("<2f", data, 36)
     bounds = (low or -1.5, high or 1.5)  # of the harmonics of level 2
     if level > 2 or sections > (len(data) - _HEADER) // _SECTION:
-        raise LGMError(f"{path} is damaged: its header makes no sense.")
+        raise LGMError(f"{path} is damaged: its header makes no sense. {AGAIN}")
     place = _HEADER + sections * _SECTION
     parts = []
     for number in range(sections):
@@ -75,7 +77,7 @@ def decode_ksplat(data: bytes, path: Path, on_warning: OnWarning | None = None) 
         if part is not None:
             parts.append(part)
     if not parts:
-        raise LGMError(f"{path} holds no Gaussians.")
+        raise LGMError(f"{path} holds no Gaussians. Choose another file.")
     most = max(part[-1].shape[1] for part in parts)
     harmonics = [np.pad(part[-1], ((0, 0), (0, most - part[-1].shape[1]), (0, 0))) for part in parts]
     columns = [np.concatenate(column) for column in zip(*(part[:-1] for part in parts), strict=True)]
@@ -90,7 +92,7 @@ def _section(
     (block,), (storage,) = struct.unpack_from("<f", data, header + 16), struct.unpack_from("<H", data, header + 20)
     reach, _, full, partial = struct.unpack_from("<4I", data, header + 24)
     degree = struct.unpack_from("<H", data, header + 40)[0]
-    damaged = LGMError(f"{path} is cut short or damaged: a section of it makes no sense.")
+    damaged = LGMError(f"{path} is cut short or damaged: a section of it makes no sense. {AGAIN}")
     if degree > 3 or count > most:
         raise damaged
     kind, rest = ("<f4", "<f4") if level == 0 else ("<f2", "<f2" if level == 1 else "u1")

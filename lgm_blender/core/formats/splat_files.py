@@ -6,9 +6,6 @@ What the panel, the batch, the command line and docs/formats.md say about format
 from __future__ import annotations
 
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +18,7 @@ from ..files import replacing
 from ..gaussians import Gaussians
 from ..harmonics import COUNTS
 from . import compressed_ply, gltf_splats, ply, sog, splat, spz
-from .checks import OnWarning, usable
+from .checks import AGAIN, DAMAGED, OnWarning, usable
 from .sog import WebP
 
 _ANY = (-np.inf, np.inf)
@@ -80,9 +77,6 @@ WRITTEN = tuple(each.name for each in FORMATS.values() if each.writes)
 SUFFIXES = tuple(
     dict.fromkeys(f".{suffix.rpartition('.')[2]}" for each in FORMATS.values() for suffix in each.suffixes)
 )
-# What damaged data may raise in the readers here, and in zipfile, json, Pillow and Blender that they call.
-_DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError)
-_DAMAGED += (TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
 META = "meta.json"  # of SOG in a folder
 
 
@@ -106,21 +100,27 @@ def read_splat_file(
         path = path / META
     if path.is_dir():
         raise LGMError(f"{path} is a folder. Choose a file of splats: {', '.join(SUFFIXES)}.")
+    if path.exists() and not path.is_file():  # a pipe that never begins, a device that never ends
+        raise LGMError(f"{path} is no file. Choose a file of splats: {', '.join(SUFFIXES)}.")
     try:
         with path.open("rb") as file:
             head = file.read(1 << 10)
         decode = _decoder(head, path, webp)
         data = decode and path.read_bytes()
     except FileNotFoundError:
-        raise LGMError(f"There is no file {path}.") from None
+        raise LGMError(f"There is no file {path}. Choose another.") from None
     except OSError as error:
-        raise LGMError(f"{path} could not be read ({error.strerror or error}).") from error
+        raise LGMError(
+            f"{path} could not be read ({error.strerror or error}). Choose another file, or copy it to another disk."
+        ) from error
     try:
         gaussians = decode(data, path, on_warning) if decode else ply.read_ply(path, on_warning)
-    except _DAMAGED as error:
-        raise LGMError(f"{path} is damaged: it can't be read ({type(error).__name__}: {error}).") from None
+    except DAMAGED as error:
+        raise LGMError(
+            f"{path} is damaged: it can't be read ({type(error).__name__}: {str(error)[:200]}). {AGAIN}"
+        ) from None
     if not len(gaussians):
-        raise LGMError(f"{path} holds no Gaussians.")
+        raise LGMError(f"{path} holds no Gaussians. Choose another file.")
     return usable(gaussians, path, on_warning) if decode else gaussians
 
 
@@ -137,7 +137,7 @@ def _decoder(head: bytes, path: Path, webp: WebP | None) -> Callable[..., Gaussi
     """What reads a file that begins so; None for PLY, which is read part by part."""
     suffix = path.suffix.lower()
     if not head:
-        raise LGMError(f"{path} is an empty file.")
+        raise LGMError(f"{path} is an empty file. {AGAIN}")
     if head[:3] == b"ply" or suffix == ".ply":
         return None
     if head[:2] == b"\x1f\x8b" or head[:4] == spz.MAGIC:
@@ -152,7 +152,7 @@ def _decoder(head: bytes, path: Path, webp: WebP | None) -> Callable[..., Gaussi
         return splat.decode_ksplat
     if suffix == ".splat":
         return splat.decode_splat
-    raise LGMError(f"{path} is no file of splats that is known here. These are: {', '.join(SUFFIXES)}.")
+    raise LGMError(f"{path} is no file of splats that is known here. Choose one of {', '.join(SUFFIXES)}.")
 
 
 def format_of(path: str | os.PathLike) -> Format:
@@ -182,7 +182,7 @@ def encode_splats(name: str, gaussians: Gaussians, *, pad: bool = False, webp: W
         LGMError: If there is no Gaussian, or SOG is asked for without `webp`.
     """
     if not len(gaussians):
-        raise LGMError("There is no Gaussian to write.", "output")
+        raise LGMError("There is no Gaussian to write. Choose splats that can be seen.", "output")
     if name == "ply":
         return ply.encode_ply(gaussians, sh_degree=3 if pad else 0, normals=pad)
     gaussians = _fitting(gaussians, FORMATS[name])

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import LGMError
 from ..gaussians import SH_C0, Gaussians
-from .checks import OnWarning, gunzip, too_large, unpack_limit, unzstd
+from .checks import AGAIN, OnWarning, gunzip, too_large, unpack_limit, unzstd
 from .compressed_ply import from_smallest_three, smallest_three
 
 MAGIC = b"NGSP"
@@ -41,14 +41,14 @@ def decode(data: bytes, path: Path, on_warning: OnWarning | None = None) -> Gaus
     if data[:4] != MAGIC:
         data = gunzip(data, path)
     if len(data) < 16 or data[:4] != MAGIC:
-        raise LGMError(f"{path} is not an SPZ file.")
+        raise LGMError(f"{path} is not an SPZ file. {AGAIN}")
     version, count, degree, fraction, _ = struct.unpack_from("<IIBBB", data, 4)
     if not 1 <= version <= 4:
         raise LGMError(f"{path} is SPZ of version {version}, and 1 to 4 are known. Save it as version 4 or as PLY.")
     if degree >= len(_COEFFICIENTS):
-        raise LGMError(f"{path} is damaged: it promises spherical harmonics of degree {degree}.")
+        raise LGMError(f"{path} is damaged: it promises spherical harmonics of degree {degree}. {AGAIN}")
     if not count:
-        raise LGMError(f"{path} holds no Gaussians.")
+        raise LGMError(f"{path} holds no Gaussians. Choose another file.")
     coefficients = _COEFFICIENTS[degree]
     sizes = [6 if version == 1 else 9, 1, 3, 3, 4 if version >= 3 else 3, 3 * coefficients]
     sizes = [count * size for size in sizes]
@@ -82,7 +82,7 @@ def decode(data: bytes, path: Path, on_warning: OnWarning | None = None) -> Gaus
 
 def _split(data: bytes, sizes: list[int], path: Path) -> list[memoryview]:
     if len(data) < sum(sizes):
-        raise LGMError(f"{path} is cut short or its header is wrong: it promises more Gaussians than it holds.")
+        raise LGMError(f"{path} is cut short or its header is wrong: it promises more Gaussians than it holds. {AGAIN}")
     ends = np.cumsum([0, *sizes])
     return [memoryview(data)[start:end] for start, end in pairwise(ends)]
 
@@ -93,12 +93,14 @@ def _streams(data: bytes, sizes: list[int], path: Path) -> list[bytes]:
     wanted = [size for size in sizes if size]
     place = table + 16 * number
     if number != len(wanted) or table < 32 or place > len(data):
-        raise LGMError(f"{path} is damaged: its table of contents is not one.")
+        raise LGMError(f"{path} is damaged: its table of contents is not one. {AGAIN}")
     streams = []
     for index, size in enumerate(wanted):
         packed, unpacked = struct.unpack_from("<QQ", data, table + 16 * index)
         if unpacked != size or packed > len(data) - place:
-            raise LGMError(f"{path} is cut short or damaged: its parts are not of the size that they should be.")
+            raise LGMError(
+                f"{path} is cut short or damaged: its parts are not of the size that they should be. {AGAIN}"
+            )
         streams.append(unzstd(data[place : place + packed], size, path))
         place += packed
     return [*streams, *([b""] * (len(sizes) - len(streams)))]

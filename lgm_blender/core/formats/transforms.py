@@ -24,9 +24,10 @@ import numpy as np
 
 from ..cameras import FOV_Y
 from ..errors import LGMError
-from ..files import TEMPORARY_SUFFIX, output_error, replacing
+from ..files import TEMPORARY_SUFFIX, output_error, read_regular, replacing
 
 NAME = "transforms.json"
+LARGEST = 1 << 28  # bytes of it: a view takes about 500
 # Where a tool writes one file per split, the training views.
 NAMES = (NAME, "transforms_train.json")
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")  # tried in this order where a file_path has none
@@ -179,24 +180,24 @@ def read_transforms(folder: Path) -> ObjectFolder:
     """
     path = find_transforms(folder)
     if path is None:
-        raise LGMError(f"{folder} has no {NAME}.")
+        raise LGMError(f"{folder} has no {NAME}. Choose the folder of an object's views.")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, LARGEST))
     except OSError as error:
-        raise LGMError(f"{path} could not be read ({error.strerror or error}).") from error
-    except ValueError as error:  # not JSON, or not text
-        raise LGMError(f"{path} is not JSON ({error}).") from error
+        raise LGMError(f"{path} could not be read ({error.strerror or error}). Check its permissions.") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
+        raise LGMError(f"{path} is not JSON ({error}). Make the views again.") from error
     listed = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not listed:
-        raise LGMError(f"{path} lists no frames.")
+        raise LGMError(f"{path} lists no frames. Make the views again.")
     frames, problems = [], []
     for i, entry in enumerate(listed):
         try:
             frames.append(_read_frame(folder, content | entry if isinstance(entry, dict) else {}))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             problems.append(f"view {i}: {error}")
     if not frames:
-        raise LGMError(f"{path} has no usable view; {problems[0]}.")
+        raise LGMError(f"{path} has no usable view; {problems[0]}. Correct it, or make the views again.")
     caption, split = content.get("caption"), content.get("split")
     return ObjectFolder(
         folder,

@@ -65,7 +65,7 @@ def find_objects(parent: str | os.PathLike, split: Literal["train", "val"] | Non
     folders = [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     folders = [path for path in [parent, *folders] if find_transforms(path)]
     if not folders:
-        raise LGMError(f"{parent} holds no objects: no folder in it has a {NAME}.")
+        raise LGMError(f"{parent} holds no objects: no folder in it has a {NAME}. Choose the folder that holds theirs.")
     return [path for path in folders if split is None or _split(path) == split]
 
 
@@ -138,7 +138,7 @@ def load_objects(
             first += len(each.frames)
     if not kept:
         first_line = f" {problems[0]}" if problems else ""
-        raise LGMError(f"There is no usable object among {len(folders)}.{first_line}")
+        raise LGMError(f"There is no usable object among {len(folders)}. Make their views again.{first_line}")
     return Dataset(
         pixels[: len(poses)],
         np.stack(poses).astype(np.float32),
@@ -172,7 +172,7 @@ def fit_cameras(found: ObjectFolder) -> ObjectFolder:
     distances = np.linalg.norm(poses[:, :3, 3], axis=1)
     median = float(np.median(distances))
     if median < 1e-6:
-        raise LGMError(f"{found.folder} has cameras in the middle of the object.")
+        raise LGMError(f"{found.folder} has cameras in the middle of the object. Make its views again.")
     if abs(median / RADIUS - 1) > 1e-4:
         poses[:, :3, 3] *= RADIUS / median
     frames, problems = [], list(found.problems)

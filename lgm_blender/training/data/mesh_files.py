@@ -49,16 +49,16 @@ def read_mesh_file(path: str | Path, radius: float = OBJECT_RADIUS) -> ObjectMes
     except LGMError:
         raise
     except Exception as error:  # readers raise whatever they like on broken files
-        raise LGMError(f"{path} could not be read ({type(error).__name__}: {error}).") from error
+        raise LGMError(f"{path} could not be read ({type(error).__name__}: {error}). Export it again.") from error
     pieces = [piece for piece in pieces if piece]
     if not pieces:
-        raise LGMError(f"{path} holds no triangles.")
+        raise LGMError(f"{path} holds no triangles. Export it with its faces.")
     pieces.sort(key=lambda piece: piece[1].cutoff < 0)
     corners = np.concatenate([piece[0] for piece in pieces])
     if not np.isfinite(corners).all():
-        raise LGMError(f"{path} has coordinates that are not numbers.")
+        raise LGMError(f"{path} has coordinates that are not numbers. Export it again.")
     if not np.linalg.norm(np.ptp(corners[:, :3], axis=0)) > 0:
-        raise LGMError(f"{path} has no extent: all of it is in one point.")
+        raise LGMError(f"{path} has no extent: all of it is in one point. Export it again.")
     corners[:, :3] = centred(corners[:, :3], radius)
     parts, first = [], 0
     for rows, look in pieces:
@@ -89,9 +89,9 @@ def _open_gltf(path: Path) -> tuple[io.BytesIO, list[dict]]:
                 primitive.setdefault("material", len(materials) - 1 - plain)
         infos = [material.get("pbrMetallicRoughness", {}).get("baseColorTexture", {}) for material in materials]
     except OSError as error:
-        raise LGMError(f"{path} could not be read ({error.strerror or error}).") from error
+        raise LGMError(f"{path} could not be read ({error.strerror or error}). Check its permissions.") from error
     except (ValueError, AttributeError, KeyError, TypeError, struct.error) as error:
-        raise LGMError(f"{path} is not a glTF file, or damaged ({error}).") from error
+        raise LGMError(f"{path} is not a glTF file, or damaged ({error}). Export it again.") from error
     if any(info.get("texCoord", 0) for info in infos):
         strange.append("a second set of texture coordinates")
     if strange:

@@ -63,7 +63,7 @@ def read_index(path: str | Path) -> list[dict]:
             index = json.loads(archive.read("index.json"))
         return [{**o, "id": o["id"], "split": o.get("split", ""), "caption": o.get("caption", "")} for o in index]
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise LGMError(f"{path} is not an objects.zip, or damaged ({error}).") from error
+        raise LGMError(f"{path} is not an objects.zip, or damaged ({error}). Make or copy it again.") from error
 
 
 def join_objects(paths: Sequence[Path], output: Path) -> int:
@@ -78,7 +78,9 @@ def join_objects(paths: Sequence[Path], output: Path) -> int:
             with zipfile.ZipFile(path) as archive:
                 for entry in read_index(path):
                     if entry["id"] in names:
-                        raise LGMError(f"{path} has an object {entry['id']} that an archive before it has too.")
+                        raise LGMError(
+                            f"{path} has an object {entry['id']} that one before it has too. Leave one of them out."
+                        )
                     names.add(entry["id"])
                     joined.writestr(f"{entry['id']}.npz", archive.read(f"{entry['id']}.npz"))
                     index.append(entry)

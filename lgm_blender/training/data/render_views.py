@@ -58,7 +58,9 @@ class Source:
         try:
             return read_object(self.path, self.member)
         except Exception as error:  # numpy's and Pillow's readers raise whatever they like on broken data
-            raise LGMError(f"{self.member} in {self.path} could not be read ({error}).") from error
+            raise LGMError(
+                f"{self.member} in {self.path} could not be read ({error}). Make the archive again."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ def find_sources(path: Path) -> list[Source]:
         return [Source(o["id"], path, o["id"], o["caption"], o["split"]) for o in read_index(path)]
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise LGMError(f"{path} is no mesh file that can be read: {', '.join(SUFFIXES)} or an objects.zip.")
+            raise LGMError(f"{path} is no mesh file that can be read. Choose {', '.join(SUFFIXES)} or an objects.zip.")
         return [Source(path.stem, path, caption=caption_from_name(path.stem))]
     if not path.is_dir():
-        raise LGMError(f"There is no file or folder {path}.")
+        raise LGMError(f"There is no file or folder {path}. Choose another.")
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise LGMError(f"{path} holds no mesh files ({', '.join(SUFFIXES)}).")
+        raise LGMError(f"{path} holds no mesh files ({', '.join(SUFFIXES)}). Choose another folder.")
     # By their place in the folder, so that cameras and folders stay the same when files are added.
     names = unique_names(["_".join(file.relative_to(path).with_suffix("").parts) for file in files])
     return [Source(name, file, caption=caption_from_name(file.stem)) for name, file in zip(names, files, strict=True)]
@@ -148,8 +150,8 @@ def _renderer(size: int) -> ViewRenderer:
         return ViewRenderer(size, distance_size=0)
     except Exception as error:
         raise LGMError(
-            f"Nothing can be rendered here: OpenGL without a screen does not start ({error}). On Linux it needs EGL "
-            "(Debian: libegl1, libgl1-mesa-dri); elsewhere make the views with Blender.",
+            f"Nothing can be rendered here: OpenGL without a screen does not start ({error}). Install EGL on "
+            "Linux (Debian: libegl1, libgl1-mesa-dri); elsewhere make the views with Blender.",
             "worker",
         ) from error
 

@@ -72,7 +72,7 @@ class ObjectsZip:
     def __init__(self, path: Path, limit: int | None = None):
         index = [(o["id"], o["caption"]) for o in read_index(path) if o["split"] == "val"]
         if not index:
-            raise LGMError(f"{path} has no objects of the split 'val' to judge a model on.")
+            raise LGMError(f"{path} has no objects of the split 'val' to judge a model on. Choose another archive.")
         self.archive, self.objects = zipfile.ZipFile(path), index[:limit]
         self.renderer = ViewRenderer(SIZE, distance_size=0)
 

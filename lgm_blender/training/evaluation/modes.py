@@ -263,7 +263,9 @@ def _cameras() -> dict[str, Any]:
 def _summary(entries: list[dict[str, Any]], left_out: list[dict[str, str]]) -> dict[str, Any]:
     """Means over the objects."""
     if not entries:
-        raise LGMError("No object can be judged; of the first one: {id}: {reason}.".format(**left_out[0]))
+        raise LGMError(
+            "No object can be judged; of the first one: {id}: {reason}. Choose other data.".format(**left_out[0])
+        )
 
     def means(key: str) -> dict[str, dict[str, float]]:
         return {

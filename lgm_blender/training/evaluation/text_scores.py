@@ -35,7 +35,9 @@ class ClipScore:
         model, found = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         # Older files hold the positions' buffers; anything else that does not fit would be random weights.
         if missing := set(found["missing_keys"]) | {k for k in found["unexpected_keys"] if "position_ids" not in k}:
-            raise LGMError(f"The CLIP in {folder} does not fit this transformers: {min(missing)}.", "weights")
+            raise LGMError(
+                f"The CLIP in {folder} does not fit this transformers: {min(missing)}. Fetch it again.", "weights"
+            )
         self.model = model.to(device).eval()
         self.tokenizer = load_tokenizer(folder)
         self.processor = load_image_processor(folder)

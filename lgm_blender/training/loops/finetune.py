@@ -118,7 +118,9 @@ def _config_of(path: Path) -> LGMConfig:
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except Exception as error:
-        raise LGMError(f"{path} can't be read as safetensors: {error}", "weights") from error
+        raise LGMError(
+            f"{path} can't be read as safetensors ({error}). Choose a file of LGM's weights.", "weights"
+        ) from error
     width, channels = shapes.get("unet.conv_in.weight", [0, 0])[:2]
     last = shapes.get("unet.conv_out.weight", [0, 0])[1]
     for config in LGM_CONFIGS.values():
@@ -162,7 +164,7 @@ def _render(
 ) -> TrainingViews:
     ids = [entry["id"] for entry in read_index(data) if entry["split"] == split][:limit]
     if not ids:
-        raise LGMError(f"{data} has no objects of the split '{split}'.")
+        raise LGMError(f"{data} has no objects of the split '{split}'. Choose another archive.")
     with processes().main_process_first():
         whole = path.exists() and len(np.load(path, mmap_mode="r")) == len(ids)
         if not whole and processes().is_main_process:

@@ -23,7 +23,8 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from ...worker.multiview.loading import load_vae, read_json
+from ...worker.configs import read_config
+from ...worker.multiview.loading import load_vae
 from ...worker.multiview.pipeline import IMAGE_VIEW
 from ...worker.multiview.unet import MultiViewUNet
 from ...worker.quantization import load_file
@@ -232,7 +233,7 @@ def unpack_multiview(folder: Path, work: Path) -> Path:
         shutil.copytree(folder / "tokenizer", work / "tokenizer")
     if not (work / "vae" / "config.json").exists():
         vae = load_vae(folder / "vae", torch.device("cpu"), torch.float32)
-        save_vae(vae, read_json(folder / "vae" / "config.json"), work / "vae")
+        save_vae(vae, read_config(folder / "vae" / "config.json"), work / "vae")
     save_file(state, work / "start.safetensors")
     return work / "start.safetensors"
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...worker.configs import read_config
 from ...worker.multiview.autoencoder import Autoencoder, divergence, sample
-from ...worker.multiview.loading import load_vae, read_json
+from ...worker.multiview.loading import load_vae
 from ...worker.multiview.vae import ChromaVAE
 from ..data.views import TrainingViews
 from ..settings import VAESettings
@@ -73,7 +74,7 @@ def train_vae(
     if settings.init is None:
         vae = ChromaVAE(**config)
     else:
-        config = read_json(Path(settings.init) / "config.json")
+        config = read_config(Path(settings.init) / "config.json")
         vae = load_vae(Path(settings.init), torch.device("cpu"), torch.float32).train().requires_grad_(True)
     model = RoundTrip(vae, settings.decoder_only)
     if views.pixels.is_cuda:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ...core.cameras import orbit_cameras
-from ...core.errors import LGMError
 from ...core.gaussians import Gaussians
+from ..configs import described, read_config
 from ..quantization import fill, load_file
 from .model import LGM, LGM_CONFIGS, LGMConfig
 
@@ -40,10 +39,9 @@ def load_lgm_config(folder: str | Path) -> LGMConfig:
         LGMError: If it is missing, damaged, or of another model.
     """
     path = Path(folder) / "config.json"
-    try:
-        return LGMConfig.from_dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LGMError(f"{path} can't be read as LGM's configuration: {error}", "weights") from error
+    values = read_config(path)
+    with described(path):
+        return LGMConfig.from_dict(values)
 
 
 def lgm_from_file(
@@ -55,7 +53,7 @@ def lgm_from_file(
         LGMError: If the file is missing, damaged, or of another model.
     """
     device = torch.device(device)
-    with torch.device("meta"):
+    with described(Path(path)), torch.device("meta"):
         model = LGM(config)
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     state = {

@@ -33,10 +33,13 @@ def _usable(gaussians: Gaussians, warnings: list[str]) -> Gaussians:
     gaussians = gaussians.only_finite(warnings).prune()
     gaussians = replace(gaussians, colors=np.clip(gaussians.colors, 0, 1), harmonics=None)  # a texture has one colour
     if not len(gaussians):
-        raise LGMError("There is nothing to make a mesh of: no Gaussian is visible.")
+        raise LGMError("There is nothing to make a mesh of: no Gaussian is visible. Choose other splats.")
     if len(gaussians) < FEWEST_GAUSSIANS:
         number = "only one Gaussian is" if len(gaussians) == 1 else f"only {len(gaussians)} Gaussians are"
-        raise LGMError(f"There is too little to make a mesh of: {number} visible, and {FEWEST_GAUSSIANS} are needed.")
+        raise LGMError(
+            f"There is too little to make a mesh of: {number} visible, and {FEWEST_GAUSSIANS} are needed. "
+            "Choose other splats."
+        )
     return gaussians
 
 
@@ -61,7 +64,9 @@ def _normalized(gaussians: Gaussians, warnings: list[str]) -> tuple[Gaussians, n
     radius = float((np.linalg.norm(positions - center, axis=1) + reach)[inside].max(initial=0))
     radius = min(radius, float(np.linalg.norm(high - low)) / 2) or 1.0
     if not np.isfinite(radius) or radius > 1e12 or radius < 1e-12:
-        raise LGMError(f"The Gaussians can't be made a mesh of: their size is {2 * radius:.3g} units.")
+        raise LGMError(
+            f"The Gaussians can't be made a mesh of: their size is {2 * radius:.3g} units. Change their size first."
+        )
     scale = FRAME_RADIUS / radius
     moved = (gaussians.positions - center) * scale
     near = np.linalg.norm(moved, axis=1) < 1.3 * FRAME_RADIUS

@@ -31,7 +31,7 @@ REACH = 8.0  # pixels
 DEEP = -0.99  # in units of the truncation: as far inside as the field tells
 CLEAR = 0.02  # no sample is nearer to zero: a twelfth of a voxel
 REPAIRS = 10  # rounds at most, of which one is the rule
-NOTHING_SOLID = "There is nothing solid to make a mesh of: the Gaussians are too faint, too small or too few."
+NOTHING_SOLID = "There is nothing solid to make a mesh of: the Gaussians are too faint, small or few. Choose others."
 
 
 @dataclass

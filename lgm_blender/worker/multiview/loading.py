@@ -14,7 +14,6 @@ an error.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 
 from ...core.errors import LGMError
+from ..configs import described, read_config
 from ..presets import SCHEDULERS
 from ..quantization import fill, load_file
 from . import schedulers
@@ -56,31 +56,12 @@ PROJECTIONS = ("text_projection.weight", "visual_projection.weight")  # into CLI
 VAE_RENAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        LGMError: If the file is missing or holds no JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LGMError(f"The model's file {path} is missing or can't be read ({error.strerror}).", "weights") from error
-    except ValueError as error:
-        raise LGMError(f"The model's file {path} is damaged: it is no JSON. Fetch it again.", "weights") from error
-    if not isinstance(values, dict):
-        raise LGMError(f"The model's file {path} is damaged: it holds no JSON object. Fetch it again.", "weights")
-    return values
-
-
 def _build(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
     """The module that `build` makes of the folder's config.json, without memory for its weights."""
-    config = read_json(folder / "config.json")
-    try:
-        with torch.device("meta"):
-            return build(config)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise LGMError(f"{folder / 'config.json'} describes no model known here: {error}.", "weights") from error
+    path = folder / "config.json"
+    config = read_config(path)
+    with described(path), torch.device("meta"):
+        return build(config)
 
 
 def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> MultiViewUNet:
@@ -145,22 +126,16 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def load_image_processor(folder: Path) -> ImageProcessor:
     """What makes the image encoder's pixels of pictures."""
-    name = "preprocessor_config.json"
-    return _read(folder, lambda: ImageProcessor(**read_json(folder / name)), name)
+    path = folder / "preprocessor_config.json"
+    return _read(folder, lambda: ImageProcessor(**read_config(path)), path.name)
 
 
 def _read(folder: Path, read: Callable[[], Any], *files: str) -> Any:
     for file in files:
         if not (folder / file).is_file():
             raise LGMError(f"The model's file {folder / file} is missing. Fetch the preset's weights again.", "weights")
-    try:
+    with described(folder):
         return read()
-    except LGMError:
-        raise
-    except Exception as error:  # tokenizers raises Exception itself
-        raise LGMError(
-            f"The model's files in {folder} can't be read ({error}). Fetch the preset's weights again.", "weights"
-        ) from error
 
 
 def load_scheduler(folder: Path, name: str | None = None) -> Scheduler:
@@ -170,17 +145,13 @@ def load_scheduler(folder: Path, name: str | None = None) -> Scheduler:
         folder: Holds scheduler_config.json.
         name: One of SCHEDULERS' values, in place of the one that the configuration names.
     """
-    config = read_json(folder / "scheduler_config.json")
+    path = folder / "scheduler_config.json"
+    config = read_config(path)
     name = name or config.get("_class_name", SCHEDULERS["ddim"])
     if name not in SCHEDULERS.values():
         raise LGMError(
             f"The scheduler {name!r} is unknown. Name one of {', '.join(SCHEDULERS.values())} in preset.json.",
             "weights",
         )
-    try:
+    with described(path):
         return getattr(schedulers, name)(**config)
-    except (TypeError, ValueError) as error:
-        path = folder / "scheduler_config.json"
-        raise LGMError(
-            f"{path} describes no scheduler known here: {error}. Fetch the weights again.", "weights"
-        ) from error

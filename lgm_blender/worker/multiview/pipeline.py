@@ -373,7 +373,7 @@ class MultiViewPipeline:
             if image is not None and "image" not in self.modes:
                 raise LGMError("This preset can't start from an image; give a text alone, or choose another preset.")
             if image is not None and (image.ndim != 3 or image.shape[2] != 3 or not image.size):
-                raise LGMError(f"The image must have height, width and 3 colours, not the shape {list(image.shape)}.")
+                raise LGMError(f"The image's shape must be height, width and 3 colours, not {list(image.shape)}.")
         for prompt in prompts:
             if images[0] is None and not prompt.strip():
                 raise LGMError("Give an image, a text, or both.")

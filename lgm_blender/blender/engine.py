@@ -11,8 +11,6 @@ import contextlib
 import itertools
 import math
 import os
-import signal
-import sys
 import threading
 import time
 import uuid
@@ -27,6 +25,7 @@ from ..core.environment import data_folder
 from ..core.errors import ErrorKind, LGMError
 from ..core.files import OWNER_VARIABLE, remove_scraps
 from ..core.messages import Initialized, JobError, Progress, Request, Result
+from ..core.system.processes import describe_exit, was_killed
 from .process import Process, clean_variables
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -424,8 +423,8 @@ class Engine:
     def _died(self, code: int) -> None:
         doing = "could not start" if self.state == "starting" else "stopped unexpectedly"
         last = self._process.tail[-1] if self._process.tail else ""
-        killed = sys.platform != "win32" and code == -signal.SIGKILL
-        sentence = f"The worker {doing} ({_describe_exit(code)}){': ' + last if last and not killed else ''}."
+        killed = was_killed(code)
+        sentence = f"The worker {doing} ({describe_exit(code)}){': ' + last if last and not killed else ''}."
         if killed:
             sentence += " Perhaps there was not enough memory."
         self._drop()
@@ -500,11 +499,3 @@ def _read_error(error: Any) -> tuple[JobState, str, ErrorKind, str]:
     except LGMError:
         return "failed", sentence, "internal", ""
     return "cancelled" if data.kind == "cancelled" else "failed", sentence, data.kind, data.log
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}" if code < 1 << 16 else f"exit code {code:#x}"  # Windows: 0xc0000005 says more
-    with contextlib.suppress(ValueError):
-        return f"ended by {signal.Signals(-code).name}"
-    return f"ended by signal {-code}"

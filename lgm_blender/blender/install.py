@@ -23,7 +23,8 @@ from ..core import environment
 from ..core.environment import environment_python, package_name
 from ..core.errors import LGMError
 from ..core.files import replacing
-from .process import NO_WINDOW, clean_variables
+from ..core.system.processes import NO_WINDOW, program
+from .process import clean_variables
 from .tasks import Step, Task, Way
 
 UV_VERSION = "0.13.9"
@@ -228,7 +229,7 @@ def install_steps(plan: Plan, gpu: bool, settings: Mapping[str, str]) -> list[St
 
 def uv_path(tools: Path) -> Path:
     """Where uv lies in a folder that it was fetched to."""
-    return tools / "bin" / ("uv.exe" if os.name == "nt" else "uv")
+    return tools / "bin" / program("uv")
 
 
 def uv_steps(tools: Path, python: str) -> list[Step]:

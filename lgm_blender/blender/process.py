@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import errno
 import os
 import queue
-import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # no console may open beside Blender on Windows
+from ..core.system.processes import start_tied
 
 MAX_LINE = 1 << 20  # bytes; a longer line is no message
 MAX_WORDS = 500  # letters of a line of stderr that is shown
 MAX_LOG = 16 << 20  # bytes of one run's log
 MAX_WAITING = 16 << 20  # bytes that are read ahead; then the process waits in its turn
 GRACE = 2.0  # seconds in which a dead process's pipes must end: a grandchild may hold them open for ever
-ORPHANED = 1.5  # seconds that a process is given to leave by itself once this one is gone, however that went
-
-# Becomes the command, and leaves a child of its own behind in the command's process group: when the other end of the
-# pipe is closed, by the end of this program at the latest, that child ends the group. What the system has for this
-# (PR_SET_PDEATHSIG) is Linux's alone, reaches no grandchildren, and takes the end of a thread for that of a program.
-_TIED = """\
-import os, signal, sys, time
-pipe, patience = int(sys.argv[1]), float(sys.argv[2])
-if os.fork() == 0:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(nothing, descriptor)
-    os.read(pipe, 1)
-    time.sleep(patience)
-    os.killpg(0, signal.SIGKILL)
-os.close(pipe)
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
 
 
 def clean_variables(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -77,8 +55,7 @@ class Process:
             "stdout": subprocess.PIPE,
             "stderr": subprocess.STDOUT if merge_errors else subprocess.PIPE,
         }
-        start = _start_in_job_object if sys.platform == "win32" else _start_tied
-        self._popen, self._end_all = start(list(command), options)
+        self._popen, self._end_all = start_tied(command, options)
         self.tail: collections.deque[str] = collections.deque(maxlen=40)  # the last lines of stderr
         self._lines: collections.deque[bytes] = collections.deque()
         self._room = threading.Condition()  # guards the lines
@@ -216,66 +193,3 @@ class Process:
             while (data := self._outbox.get()) is not None:
                 pipe.write(data)
                 pipe.flush()
-
-
-# ---- What ends a program together with all that it has started: the one part that differs between systems
-
-
-def _start_tied(command: list[str], options: dict) -> tuple[subprocess.Popen, Callable[[], None]]:
-    """Not on Windows: a process that leads a session of its own, and what ends all of that."""
-    if shutil.which(command[0], path=options["env"].get("PATH")) is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
-    its, ours = os.pipe()  # nothing is ever written to it
-    python = sys.executable and shutil.which(sys.executable)
-    tied = [python, "-I", "-S", "-c", _TIED, str(its), str(ORPHANED)] if python else []
-    try:
-        # A session of its own: Ctrl-C in a terminal is for us to answer.
-        popen = subprocess.Popen([*tied, *command], **options, start_new_session=True, pass_fds=(its,))
-    except OSError:
-        os.close(ours)
-        raise
-    finally:
-        os.close(its)
-
-    def end_all() -> None:
-        with contextlib.suppress(OSError):
-            os.killpg(popen.pid, signal.SIGKILL)
-        os.close(ours)
-
-    return popen, end_all
-
-
-def _start_in_job_object(command: list[str], options: dict) -> tuple[subprocess.Popen, Callable[[], None]]:
-    """On Windows: a process in a job object, which ends with the last handle to it, and what ends all of that."""
-    import ctypes
-    from ctypes import wintypes
-
-    class Limits(ctypes.Structure):  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
-        _fields_ = (
-            ("times", ctypes.c_int64 * 2),
-            ("flags", wintypes.DWORD),
-            ("working_set", ctypes.c_size_t * 2),
-            ("processes", wintypes.DWORD),
-            ("affinity", ctypes.c_size_t),
-            ("classes", wintypes.DWORD * 2),
-            ("counters", ctypes.c_uint64 * 6),
-            ("memory", ctypes.c_size_t * 4),
-        )
-
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-    kernel.CreateJobObjectW.restype = wintypes.HANDLE
-    kernel.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)
-    kernel.SetInformationJobObject.argtypes = (wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.DWORD)
-    kernel.AssignProcessToJobObject.argtypes = (wintypes.HANDLE, wintypes.HANDLE)
-    kernel.CloseHandle.argtypes = (wintypes.HANDLE,)
-    popen = subprocess.Popen(command, **options, creationflags=NO_WINDOW)
-    job = kernel.CreateJobObjectW(None, None)
-    limits = Limits(flags=0x2000)  # JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
-    kernel.SetInformationJobObject(job, 9, ctypes.byref(limits), ctypes.sizeof(limits))
-    kernel.AssignProcessToJobObject(job, int(popen._handle))
-
-    def end_all() -> None:
-        popen.kill()
-        kernel.CloseHandle(job)
-
-    return popen, end_all

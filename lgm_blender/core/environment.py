@@ -96,9 +96,9 @@ def unsupported(system: str = sys.platform, machine: str = "", libc: tuple[str, 
     return ""
 
 
-def environment_python(folder: Path) -> Path:
+def environment_python(folder: Path, system: str = sys.platform) -> Path:
     """The Python executable of a virtual environment, whether it exists or not."""
-    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+    return folder / "Scripts" / "python.exe" if system == "win32" else folder / "bin" / "python"
 
 
 def site_packages(folder: Path) -> list[Path]:

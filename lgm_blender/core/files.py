@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import LGMError
+from .system.disks import is_forbidden, is_full, is_locked, keep_under, replace, take_name
 
 TEMPORARY_SUFFIX = ".part"
 FOLDER_PREFIX = "lgm_blender_previews_"
@@ -38,7 +39,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with temporary.open("xb") as file:
             yield file
             _flush(file)
-        temporary.replace(path)
+        replace(temporary, path)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
@@ -69,16 +70,16 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
                     _flush(file)
             for path, temporary in whole.items():
                 if not overwrite:
-                    _take_name(temporary, path)
+                    take_name(temporary, path)
                     undo.callback(_remove, path)
                 elif path.exists():
                     old = temporary_file(path.parent)
                     scraps.callback(_remove, old)
-                    _keep(path, old)
-                    temporary.replace(path)
+                    keep_under(path, old)
+                    replace(temporary, path)
                     undo.callback(old.replace, path)
                 else:
-                    temporary.replace(path)
+                    replace(temporary, path)
                     undo.callback(_remove, path)
             undo.pop_all()
     except FileExistsError:
@@ -164,35 +165,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _keep(path: Path, other: Path) -> None:
-    """Gives a file a second name; where the disk has no links (exFAT, some network disks), copies it."""
-    try:
-        os.link(path, other)
-    except OSError:
-        shutil.copyfile(path, other)
-
-
-def _take_name(temporary: Path, path: Path) -> None:
-    """Gives a file a name that no other has, or raises FileExistsError: no other program can come in between."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # no links here
-        path.open("xb").close()
-        try:
-            temporary.replace(path)
-        except OSError:
-            _remove(path)
-            raise
-
-
 def output_error(path: Path, error: OSError) -> LGMError:
     """The sentence for a file that could not be written."""
     folder = path.parent
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return LGMError(f"The disk is full: {path} could not be written. Free some space and try again.", "output")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if is_locked(error):
+        return LGMError(f"{path} could not be written: another program has it open. Close it there.", "output")
+    if is_forbidden(error):
         return LGMError(f"{path} could not be written: no permission. Choose another output folder.", "output")
     if not folder.is_dir():
         return LGMError(f"{path} could not be written: {folder} is not a folder. Choose another one.", "output")

@@ -14,7 +14,7 @@ from ..core.formats.checks import robust_box
 from ..core.formats.splat_files import FORMATS, WRITTEN, encode_splats, losses, read_splat_file, stem_of
 from ..core.gaussians import Gaussians
 from ..core.messages import CONVERT_STAGES, ConvertRequest, ConvertResult
-from ..core.names import file_stem
+from ..core.system.names import file_stem
 from . import outputs, webp
 from .jobs import IsCancelled, Job, OnProgress
 

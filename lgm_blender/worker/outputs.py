@@ -18,6 +18,7 @@ import numpy as np
 
 from ..core.errors import LGMError
 from ..core.files import output_error, replacing, sweep, temporary_file, write_together
+from ..core.system.names import fitting_stem
 from ..core.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def save_together(
     """
     make_folder(folder)
     sweep(folder)
-    suffixes = tuple(suffixes)
+    stem, suffixes = fitting_stem(stem, folder), tuple(suffixes)
     for number in range(1_000_000):
         name = f"{stem}_{number:03}" if number else stem
         taken = [folder / f"{name}{suffix}" for suffix in suffixes]

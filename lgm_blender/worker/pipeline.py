@@ -27,7 +27,7 @@ from ..core.messages import (
     MeshResult,
     OutputKind,
 )
-from ..core.names import file_stem
+from ..core.system.names import file_stem
 from . import convert, outputs, reconstruct, webp
 from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress

@@ -167,7 +167,13 @@ def test_image_whose_file_is_gone(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("apple.png", "apple"), ("a/b:c*.JPG", "a_b_c_"), ("  ", "image"), ("Äpfel v1.2", "Äpfel v1.2"), ("..", "image")],
+    [
+        ("apple.png", "apple"),
+        ("a/b:c*.JPG", "a_b_c_"),
+        ("  ", "untitled"),
+        ("Äpfel v1.2", "Äpfel v1.2"),
+        ("..", "untitled"),
+    ],
 )
 def test_file_stem(name, stem):
     assert images.file_stem(name) == stem

@@ -1,9 +1,11 @@
-"""core/system.py: what each system is asked for, on whichever one this runs."""
+"""core/system: what each system is asked for, on whichever one this runs."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -12,9 +14,13 @@ from pathlib import Path, PureWindowsPath
 import pytest
 from processes import is_running
 
-from lgm_blender.core import system
+from lgm_blender.core import environment
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.system import file_stem, fitting_stem
+from lgm_blender.core.system import disks, names, processes
+from lgm_blender.core.system.names import file_stem, fitting_stem
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lgm_blender"
 
 FAMILY = """
 import subprocess, sys
@@ -24,48 +30,78 @@ child.wait()
 """
 
 
-def test_a_child_and_its_children_end():
-    parent = subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, **system.child_options())
+def wait_for_the_end(number: int) -> None:
+    end = time.monotonic() + 20
+    while is_running(number):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_process_and_its_children_end_together():
+    options = {"env": dict(os.environ), "stdout": subprocess.PIPE}
+    parent, end_all = processes.start_tied([sys.executable, "-c", FAMILY], options)
     with parent.stdout as pipe:
         child = int(pipe.readline())
         assert is_running(child)
-        system.end_tree(parent)
+        end_all()
         parent.wait(20)
-        end = time.monotonic() + 20
-        while is_running(child):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-    system.end_tree(parent)  # one that has ended is no error
+        wait_for_the_end(child)
+
+
+def test_a_program_that_is_not_there():
+    with pytest.raises(FileNotFoundError):
+        processes.start_tied(["/no/such/program"], {"env": dict(os.environ)})
+
+
+class FakeKernel:
+    """Windows' functions for job objects: what was called, in order, and the limits that were set."""
+
+    def __init__(self):
+        self.calls, self.limits = [], b""
+
+    def __getattr__(self, name: str):
+        if name not in ("CreateJobObjectW", "SetInformationJobObject", "AssignProcessToJobObject", "CloseHandle"):
+            raise AttributeError(name)
+
+        def call(*given):
+            self.calls.append((name, *given))
+            if name == "SetInformationJobObject":
+                self.limits = ctypes.string_at(ctypes.addressof(given[2]._obj), given[3])
+            return 17
+
+        self.__dict__[name] = call
+        return call
 
 
 class FakeChild:
-    pid = 4711
+    _handle, killed = 42, False
 
-    def __init__(self, code: int | None):
-        self.code = code
-
-    def poll(self) -> int | None:
-        return self.code
+    def kill(self):
+        self.killed = True
 
 
-def test_windows_ends_the_tree_of_a_child_that_is_there(monkeypatch):
-    commands = []
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: commands.append((command, options)))
-    system.end_tree(FakeChild(0), "win32")
-    assert not commands
-    system.end_tree(FakeChild(None), "win32")
-    ((command, options),) = commands
-    assert command == ["taskkill", "/F", "/T", "/PID", "4711"]
-    assert options["creationflags"] == 0x08000000  # CREATE_NO_WINDOW: no console blinks up
-
-
-def test_the_other_systems_end_its_session(monkeypatch):
-    ended = []
-    monkeypatch.setattr(os, "killpg", lambda *given: ended.append(given), raising=False)
-    for name in ("linux", "darwin"):
-        assert system.child_options(name) == {"start_new_session": True}
-        system.end_tree(FakeChild(None), name)
-    assert ended == [(4711, 9), (4711, 9)]
+@pytest.mark.skipif(sys.platform == "win32", reason="has the real ones")
+def test_on_windows_a_job_object_ends_them(monkeypatch):
+    kernel, child, given = FakeKernel(), FakeChild(), {}
+    monkeypatch.setattr(ctypes, "WinDLL", lambda *_, **__: kernel, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: given.update(options, command=command) or child)
+    started, end_all = processes.start_tied(["program.exe", "word"], {"env": {}}, "win32")
+    assert started is child
+    assert given == {"command": ["program.exe", "word"], "env": {}, "creationflags": processes.NO_WINDOW}
+    assert [call[0] for call in kernel.calls] == [
+        "CreateJobObjectW",
+        "SetInformationJobObject",
+        "AssignProcessToJobObject",
+    ]
+    assert kernel.calls[2][1:] == (17, 42)
+    # JOBOBJECT_EXTENDED_LIMIT_INFORMATION of 64 bits: its length, and JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE in it.
+    assert kernel.calls[1][2] == 9
+    assert len(kernel.limits) == 144
+    assert struct.unpack_from("<qqI", kernel.limits) == (0, 0, 0x2000)
+    assert kernel.limits.count(0) == 143
+    end_all()
+    assert kernel.calls[-1] == ("CloseHandle", 17)
+    assert child.killed
 
 
 @pytest.mark.parametrize(
@@ -73,12 +109,12 @@ def test_the_other_systems_end_its_session(monkeypatch):
     [(0, "exit code 0"), (1, "exit code 1"), (0xC0000005, "exit code 0xc0000005"), (-99, "ended by signal 99")],
 )
 def test_exit_codes_in_words(code, words):
-    assert system.describe_exit(code) == words
+    assert processes.describe_exit(code) == words
 
 
 def test_only_where_signals_are_an_end_by_force_can_be_told():
-    assert [system.was_killed(-9, name) for name in ("linux", "darwin", "win32")] == [True, True, False]
-    assert not system.was_killed(1, "linux")
+    assert [processes.was_killed(-9, name) for name in ("linux", "darwin", "win32")] == [True, True, False]
+    assert not processes.was_killed(1, "linux")
 
 
 @pytest.mark.parametrize(
@@ -107,13 +143,13 @@ def test_names_that_every_system_takes(name, stem):
 def test_a_long_name_is_cut_between_letters():
     stem = file_stem("猫" * 100)
     assert stem == "猫" * 66
-    assert len(stem.encode()) <= system.NAME_BYTES
+    assert len(stem.encode()) <= names.NAME_BYTES
 
 
 def test_windows_paths_end_at_their_longest():
     folder = PureWindowsPath("C:\\", "x" * 150)
     stem = fitting_stem("y" * 150, folder, "win32")
-    assert len(str(folder / stem)) + system.LONGEST_SUFFIX == system.WINDOWS_PATH
+    assert len(str(folder / stem)) + names.LONGEST_SUFFIX == names.WINDOWS_PATH
     assert fitting_stem("apple", folder, "win32") == "apple"
     assert fitting_stem("😀" * 60, folder, "win32") == "😀" * 37  # two UTF-16 units each
     assert fitting_stem("y" * 150, folder, "linux") == "y" * 150
@@ -151,7 +187,7 @@ def test_windows_tries_again_while_a_file_is_open(tmp_path, monkeypatch):
     (tmp_path / "new").write_bytes(b"new")
     (tmp_path / "a").write_bytes(b"old")
     tries = refusing(monkeypatch, windows_error(32), 3)
-    system.replace(tmp_path / "new", tmp_path / "a", "win32")
+    disks.replace(tmp_path / "new", tmp_path / "a", "win32")
     assert len(tries) == 4
     assert (tmp_path / "a").read_bytes() == b"new"
 
@@ -161,16 +197,16 @@ def test_other_refusals_are_told_at_once(tmp_path, monkeypatch, name, number):
     (tmp_path / "new").write_bytes(b"new")
     tries = refusing(monkeypatch, windows_error(number), 3)
     with pytest.raises(PermissionError):
-        system.replace(tmp_path / "new", tmp_path / "a", name)
+        disks.replace(tmp_path / "new", tmp_path / "a", name)
     assert len(tries) == 1
 
 
 def test_windows_does_not_try_for_ever(tmp_path, monkeypatch):
     (tmp_path / "new").write_bytes(b"new")
-    monkeypatch.setattr(system, "LOCKED", 0.1)
+    monkeypatch.setattr(disks, "LOCKED", 0.1)
     refusing(monkeypatch, windows_error(5), 1000)
     with pytest.raises(PermissionError):
-        system.replace(tmp_path / "new", tmp_path / "a", "win32")
+        disks.replace(tmp_path / "new", tmp_path / "a", "win32")
     assert (tmp_path / "new").exists()
 
 
@@ -180,11 +216,11 @@ def test_a_name_is_taken_once(tmp_path, monkeypatch, links):
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
     for name in ("first", "second"):
         (tmp_path / name).write_text(name)
-    system.take_name(tmp_path / "first", tmp_path / "a")
+    disks.take_name(tmp_path / "first", tmp_path / "a")
     with pytest.raises(FileExistsError):
-        system.take_name(tmp_path / "second", tmp_path / "a")
+        disks.take_name(tmp_path / "second", tmp_path / "a")
     assert (tmp_path / "a").read_text() == "first"
-    system.keep_under(tmp_path / "a", tmp_path / "b")
+    disks.keep_under(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "first"
 
 
@@ -192,11 +228,46 @@ def test_full_disks_of_every_system():
     full, device = OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken")
     windows = OSError(errno.EINVAL, "Datenträger voll")
     windows.winerror = 112
-    assert [system.is_full(error) for error in (full, windows, device)] == [True, True, False]
+    assert [disks.is_full(error) for error in (full, windows, device)] == [True, True, False]
 
 
 def test_programs_of_an_environment():
     folder = Path("environment")
-    assert system.environment_python(folder, "win32") == folder / "Scripts" / "python.exe"
-    assert system.environment_python(folder, "darwin") == folder / "bin" / "python"
-    assert [system.program("uv", name) for name in ("win32", "linux")] == ["uv.exe", "uv"]
+    assert environment.environment_python(folder, "win32") == folder / "Scripts" / "python.exe"
+    assert environment.environment_python(folder, "darwin") == folder / "bin" / "python"
+    assert [processes.program("uv", name) for name in ("win32", "linux")] == ["uv.exe", "uv"]
+
+
+def test_an_open_file_is_told_apart_from_a_forbidden_one():
+    assert [disks.is_locked(windows_error(number), "win32") for number in (32, 5)] == [True, False]
+    assert not disks.is_locked(windows_error(32), "linux")
+
+
+def test_a_lock_is_one_processs_and_dies_with_it(tmp_path):
+    path = tmp_path / "journal"
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); from lgm_blender.core.system.disks import take_lock\n"
+        "file = open(sys.argv[2], 'a+b'); print(take_lock(file), flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, ROOT, path], stdout=subprocess.PIPE, text=True)
+    with other.stdout as pipe:
+        assert pipe.readline() == "True\n"
+        with path.open("a+b") as file:
+            assert not disks.take_lock(file)
+        other.kill()
+        other.wait(20)
+    with path.open("a+b") as file:
+        assert disks.take_lock(file)
+
+
+# What may ask for the system: what this is about, and which packages there are for which machine.
+MAY_ASK = {"core/environment.py", "blender/install.py", "worker/devices.py"}
+
+
+def test_nothing_else_asks_for_the_system():
+    asking = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(words in path.read_text(encoding="utf-8") for words in ("sys.platform", "os.name", "platform.system"))
+    }
+    assert {path for path in asking if not path.startswith("core/system/")} <= MAY_ASK

@@ -7,7 +7,7 @@ import pytest
 
 from lgm_blender.core import files as core_files
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.names import file_stem
+from lgm_blender.core.system.names import file_stem
 from lgm_blender.worker.outputs import Previews, save_together
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import struct
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import bpy
 
 from ...core.errors import LGMError
 from ...core.pictures import WORKER_PICTURES
+from ...core.system import names
 
 _SAMPLE_FORMAT, _FLOAT = 339, 3  # a TIFF's tag, and its value where numbers are floats
 
@@ -69,10 +69,10 @@ def readable_file(path: Path, folder: Path) -> Path:
 
 
 def file_stem(name: str) -> str:
-    """A datablock's name as a file's, without a picture's suffix: what no file system allows becomes '_'."""
+    """A datablock's name as a file's, without a picture's suffix."""
     if Path(name).suffix.lower() in bpy.path.extensions_image:
         name = name.rpartition(".")[0]
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name).strip(" .") or "image"
+    return names.file_stem(name)
 
 
 def _is_plain(path: Path) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..errors import LGMError
 from ..formats.splat_files import META, SUFFIXES, stem_of
-from ..names import file_stem
 from ..pictures import BLENDER_PICTURES, OTHER_PICTURES, WORKER_PICTURES
+from ..system.names import file_stem
 from .rows import read_rows
 
 # Splats that are taken of a folder; .glb and .gltf mostly hold meshes, and .json is SOG's only by its name.

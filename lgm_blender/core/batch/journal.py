@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import LGMError
 from ..files import output_error
-from .lock import take_lock
+from ..system.disks import take_lock
 
 NAME = "results.jsonl"
 FILES = ("ply", "glb", "views", "json", "blend", "png")  # of a record: names in the output folder

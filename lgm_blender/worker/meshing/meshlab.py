@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import LGMError
+from ...core.system.processes import NO_WINDOW
 from ..jobs import OnStep, silent
 from .topology import face_normals
 
@@ -84,7 +85,7 @@ def _filtered(name: str, device: torch.device, on_step: OnStep, **arrays: np.nda
                 stdout=output,
                 stderr=output,
                 env=os.environ | {"OMP_WAIT_POLICY": "passive"},  # threads that wait leave busy cores to others
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                creationflags=NO_WINDOW,
             )
             try:
                 while process.poll() is None:

@@ -1,0 +1,1 @@
+"""What differs between Linux, macOS and Windows. Functions take the system as `sys.platform` names it, for tests."""

@@ -213,6 +213,9 @@ class Cluster:
             self._lose(station, error)
             return
         except (RayError, LGMError) as error:  # it lives, and can't do what it should
+            cause = getattr(error, "cause", error)
+            if isinstance(cause, LGMError) and not station.ready:  # no other could, either
+                raise LGMError(cause.message, "worker") from None
             self._fail(station, LGMError(f"A maker failed: {_first_line(error)}.", "worker"))
             return
         if answer.result is None:
@@ -224,9 +227,11 @@ class Cluster:
             return
         task = self._take_back(station)
         try:
-            self.run.done(task, self.save(task, self.request(task), answer))
+            made = self.save(task, self.request(task), answer)
         except LGMError as error:
             self.run.failed(task, error)
+        else:
+            self.run.done(task, made)
 
     def _welcome(self, station: _Station, has_weights: bool, node: str) -> None:
         if not has_weights and (parcel := self._parcel()):

@@ -37,7 +37,7 @@ from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error
 from . import command_line, settings
-from .batch_maker import Maker
+from .batch_maker import Made, Maker
 from .command_line import EXIT_FAILED, EXIT_OK, Write, tell
 from .engine import Engine, worker_command
 from .pool import Pool, choose_workers, worker_share
@@ -136,14 +136,21 @@ def _give(pool: Pool, task: Task, options: argparse.Namespace, run: Run) -> None
     except LGMError as error:
         run.failed(task, error)
         return
-    pool.give((task, maker), (lambda engine: task.kept) if task.kept else maker.make)
+    pool.give((task, maker), partial(_make, task, maker))
+
+
+def _make(task: Task, maker: Maker, engine: Engine) -> Made:
+    """The worker's part of a task, in a thread."""
+    with task.spending("worker"):
+        return task.kept or maker.make(engine)
 
 
 def _end(task: Task, maker: Maker, future: Future, run: Run) -> None:
     """Does Blender's part of a task that has come back from its worker."""
     try:
         task.kept = future.result()
-        made = maker.finish(task.kept)
+        with task.spending("blender"):
+            made = maker.finish(task.kept)
     except LGMError as error:
         run.failed(task, error)
     except Exception as error:  # one bad image must not stop the others

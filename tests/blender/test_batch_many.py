@@ -111,8 +111,10 @@ def test_workers_go_on_while_blender_works(engines, pictures, tmp_path, monkeypa
     monkeypatch.setattr(batch, "_give", counted)
     monkeypatch.setattr(batch.Maker, "finish", slowly)
     some = [pictures / name for name in ("a.png", "a.jpg", "b.gif", "c.jfif")]
-    assert run("--input", *some, "--output", tmp_path / "out", "--workers", 1, *QUICK)[0] == 0
+    code, records = run("--input", *some, "--output", tmp_path / "out", "--workers", 1, *QUICK)
+    assert code == 0
     assert most[0] == 1 + pool.SPARE
+    assert all(record["seconds"] > 0.8 for record in records)
     assert beside.count(True) >= 2  # of four; nothing is left to do beside the last
 
 

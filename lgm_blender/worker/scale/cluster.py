@@ -100,6 +100,7 @@ class _Station:
     node: str = ""
     ready: bool = False
     task: Task | None = None
+    since: float = 0.0
     deadline: float | None = None
 
 
@@ -197,8 +198,8 @@ class Cluster:
             sentence = f"{request.image} could not be read ({error.strerror or error}). Choose another image."
             self.run.failed(task, LGMError(sentence))
             return
-        station.task = task
-        station.deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        station.task, station.since = task, time.monotonic()
+        station.deadline = None if self.timeout is None else station.since + self.timeout
         self._asked[station.actor.make.remote(request, image, request.image or "")] = station
         self.run.progress.show(task.name, f"in work with {sum(s.task is not None for s in self._stations) - 1} others")
 
@@ -281,6 +282,7 @@ class Cluster:
 
     def _take_back(self, station: _Station) -> Task:
         task, station.task, station.deadline = station.task, None, None
+        task.spent["worker"] = time.monotonic() - station.since
         return task
 
     def _end(self, station: _Station) -> None:

@@ -84,6 +84,7 @@ def test_every_item_once_by_several_workers(engines, pictures, tmp_path):
     assert len(engines.engines) == 3
     assert all(engine.pids for engine in engines.engines)  # each had something to do
     assert all(engine.gone for engine in engines.engines)
+    assert len({engine.log for engine in engines.engines}) == 3
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert {engine.variables["OMP_NUM_THREADS"] for engine in engines.engines} == {str(max(1, cores // 3))}
     small = Image.open(out / records[0]["thumbnails"]["result"])

@@ -133,6 +133,11 @@ def test_rows_of_one_image_have_names_of_their_own(pictures, out):
     assert [item.name for item in find_items([path], "", out, journal).items] == ["cup", "cup_png_2", "cup_png_3"]
 
 
+def test_wildcards(pictures, out):
+    write_list(pictures, "image,name\npot.jpg,vase\n")
+    assert names([pictures / "c*.png", pictures / "*.csv", pictures / "no*.png"], out) == ["cup", "vase", "no_"]
+
+
 def test_decimal_commas(pictures):
     (row,) = read_rows(Path(write_list(pictures, 'image;elevation;prompt\ncup.png;-12,5;"a; b"\n')))
     assert row.values == {"elevation": -12.5, "prompt": "a; b"}

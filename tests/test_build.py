@@ -120,6 +120,7 @@ def test_pyproject_reads_the_same_lists():
     }
     assert lists["worker"] == environment.requirements(libc=("glibc", "2.99"))
     assert lists["train"] == environment.requirements("training")
+    assert lists["scale"] == environment.requirements("worker/scale")
     assert lists["test"] == environments.test_requirements()
     assert "uvunwrap==0.3.*" in lists["worker"]
     (numpy,) = [line for line in lists["worker"] if environment.package_name(line) == "numpy"]

@@ -37,9 +37,9 @@ from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error
 from . import command_line, settings
-from .batch_maker import Maker
+from .batch_maker import Made, Maker
 from .command_line import EXIT_FAILED, EXIT_OK, Write, tell
-from .engine import Engine, worker_command
+from .engine import Engine, log_folder, worker_command
 from .pool import Pool, choose_workers, worker_share
 from .scene import render, results
 from .scene.thumbnails import write_thumbnail
@@ -133,24 +133,36 @@ def _give(pool: Pool, task: Task, options: argparse.Namespace, run: Run) -> None
     maker = Maker(task.item, options, run.folder, show, task.saved)
     try:
         maker.prepare()
-    except LGMError as error:
-        run.failed(task, error)
+    except Exception as error:
+        _fail(task, error, run)
         return
-    pool.give((task, maker), (lambda engine: task.kept) if task.kept else maker.make)
+    pool.give((task, maker), partial(_make, task, maker))
+
+
+def _make(task: Task, maker: Maker, engine: Engine) -> Made:
+    """The worker's part of a task, in a thread."""
+    with task.spending("worker"):
+        return task.kept or maker.make(engine)
 
 
 def _end(task: Task, maker: Maker, future: Future, run: Run) -> None:
     """Does Blender's part of a task that has come back from its worker."""
     try:
         task.kept = future.result()
-        made = maker.finish(task.kept)
-    except LGMError as error:
-        run.failed(task, error)
-    except Exception as error:  # one bad image must not stop the others
-        traceback.print_exc()
-        run.failed(task, LGMError(f"Something went wrong in the add-on: {error!r}", "internal"))
+        with task.spending("blender"):
+            made = maker.finish(task.kept)
+    except Exception as error:
+        _fail(task, error, run)
     else:
         run.done(task, made)
+
+
+def _fail(task: Task, error: Exception, run: Run) -> None:
+    """Tells of a failure; whatever it is, one bad image must not stop the others."""
+    if not isinstance(error, LGMError):
+        traceback.print_exception(error)
+        error = LGMError(f"Something went wrong in the add-on: {error!r}", "internal")
+    run.failed(task, error)
 
 
 def start_engines(workers: int | None, device: str, memory: float | None = None) -> list[Engine]:
@@ -171,7 +183,7 @@ def start_engines(workers: int | None, device: str, memory: float | None = None)
         if count == 1:
             return [first]
         shares = [worker_share(number, count, info.gpus) for number in range(count)]
-        others = [make_engine(memory, share) for share in shares[1:]]
+        others = [make_engine(memory, share, number) for number, share in enumerate(shares[1:], 1)]
         first.variables |= shares[0]
         first.stop()  # the next one, which has its share only, is started when there is something to do
         return [first, *others]
@@ -180,12 +192,13 @@ def start_engines(workers: int | None, device: str, memory: float | None = None)
         raise
 
 
-def make_engine(memory: float | None = None, variables: dict[str, str] | None = None) -> Engine:
+def make_engine(memory: float | None = None, variables: dict[str, str] | None = None, number: int = 0) -> Engine:
     """A worker of the preferences, the environment or build.py.
 
     Args:
         memory: GB that it may hold, or None.
         variables: Environment variables beside those that it has anyway.
+        number: Of the worker; all but the first have a folder of their own for their logs.
 
     Raises:
         LGMError: (kind 'worker') If there is none.
@@ -198,7 +211,9 @@ def make_engine(memory: float | None = None, variables: dict[str, str] | None = 
         ) from error
     limit = [] if memory is None else ["--memory", f"{memory:g}"]
     return Engine(
-        worker_command(python, "serve", *limit), variables={**settings.worker_variables(), **(variables or {})}
+        worker_command(python, "serve", *limit),
+        variables={**settings.worker_variables(), **(variables or {})},
+        logs=log_folder() / f"worker_{number + 1}" if number else None,
     )
 
 

@@ -37,8 +37,12 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for engine in self.engines:
-            engine.close()  # whatever it makes is cancelled, and its thread goes on to its end
+        while True:
+            for engine in self.engines:
+                engine.close()  # whatever it makes is cancelled, and its thread goes on to its end
+            if all(future.done() for future in self._tasks):
+                break
+            time.sleep(0.05)  # a thread may have been about to ask, and so to start a worker again
         self._threads.shutdown()
 
     @property

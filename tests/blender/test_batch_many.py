@@ -84,6 +84,7 @@ def test_every_item_once_by_several_workers(engines, pictures, tmp_path):
     assert len(engines.engines) == 3
     assert all(engine.pids for engine in engines.engines)  # each had something to do
     assert all(engine.gone for engine in engines.engines)
+    assert len({engine.log for engine in engines.engines}) == 3
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert {engine.variables["OMP_NUM_THREADS"] for engine in engines.engines} == {str(max(1, cores // 3))}
     small = Image.open(out / records[0]["thumbnails"]["result"])
@@ -111,8 +112,10 @@ def test_workers_go_on_while_blender_works(engines, pictures, tmp_path, monkeypa
     monkeypatch.setattr(batch, "_give", counted)
     monkeypatch.setattr(batch.Maker, "finish", slowly)
     some = [pictures / name for name in ("a.png", "a.jpg", "b.gif", "c.jfif")]
-    assert run("--input", *some, "--output", tmp_path / "out", "--workers", 1, *QUICK)[0] == 0
+    code, records = run("--input", *some, "--output", tmp_path / "out", "--workers", 1, *QUICK)
+    assert code == 0
     assert most[0] == 1 + pool.SPARE
+    assert all(record["seconds"] > 0.8 for record in records)
     assert beside.count(True) >= 2  # of four; nothing is left to do beside the last
 
 

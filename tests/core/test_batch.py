@@ -133,6 +133,11 @@ def test_rows_of_one_image_have_names_of_their_own(pictures, out):
     assert [item.name for item in find_items([path], "", out, journal).items] == ["cup", "cup_png_2", "cup_png_3"]
 
 
+def test_wildcards(pictures, out):
+    write_list(pictures, "image,name\npot.jpg,vase\n")
+    assert names([pictures / "c*.png", pictures / "*.csv", pictures / "no*.png"], out) == ["cup", "vase", "no_"]
+
+
 def test_decimal_commas(pictures):
     (row,) = read_rows(Path(write_list(pictures, 'image;elevation;prompt\ncup.png;-12,5;"a; b"\n')))
     assert row.values == {"elevation": -12.5, "prompt": "a; b"}
@@ -300,6 +305,18 @@ def test_what_is_tried_again(pictures, out, monkeypatch, kind, attempts):
     assert (failed["attempts"], failed["kind"], failed["error"]) == (attempts, kind, "No.")
 
 
+def test_waiting_is_no_part_of_an_items_time(pictures, out):
+    with Run_(out, items_of(pictures, out)) as run:
+        task = run.take()
+        with task.spending("worker"):
+            time.sleep(0.02)
+        spent = dict(task.spent)
+        time.sleep(0.02)
+        run.done(task, made(out, "cup"))
+    assert run.lines[0]["seconds"] == round(spent["worker"], 3) >= 0.02
+    assert run.progress.seconds_left == spent["worker"]
+
+
 def test_a_pause_before_the_next_attempt(pictures, out):
     with Run_(out, items_of(pictures, out)[:1]) as run:
         run.failed(run.take(), LGMError("Full.", "out_of_memory"))
@@ -419,11 +436,14 @@ def test_expected_end(capsys):
     progress.end("a", "failed")
     assert progress.seconds_left is None
     for seconds in (10, 1000, 12):
-        progress.end("b", "made", seconds)
-    assert progress.seconds_left == 12 * 3
+        progress.end("b", "made", {"worker": seconds})
+    assert progress.seconds_left == 12 / 2 * 6
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "[1/10] a: failed"
     assert said[-1].startswith("[4/10] b: made (about 36 s left, until ")
+    progress = Progress(10, workers=4)  # four wait for one Blender
+    progress.end("c", "made", {"worker": 8, "blender": 5})
+    assert progress.seconds_left == 5 * 9
 
 
 @pytest.mark.parametrize(

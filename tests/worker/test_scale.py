@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -61,9 +63,24 @@ def test_a_maker_makes_files_of_bytes(preset, tmp_path):
     assert not Path("/home/Käfer.ply").exists()
 
 
+def test_items_of_killed_makers_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(maker.tempfile, "tempdir", str(tmp_path))
+    old, new = (tmp_path / f"{maker.ITEM_PREFIX}{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, time.time() - 90_000))
+    Maker()
+    assert list(tmp_path.iterdir()) == [new]
+
+
 def test_a_maker_gives_up_at_its_memory(preset, monkeypatch):
     go_on = threading.Event()
-    monkeypatch.setattr(Pipeline, "generate", lambda self, request: go_on.wait(20))
+
+    def generate(self, request):
+        go_on.wait(20)
+        raise LGMError("Too late.")
+
+    monkeypatch.setattr(Pipeline, "generate", generate)
     request = GenerateRequest(job="x", output="", prompt="a cup", preset=str(preset))
     answer = Maker(memory=0.01).make(request, None, "")
     monkeypatch.undo()

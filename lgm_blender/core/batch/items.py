@@ -89,8 +89,9 @@ def find_items(
 def _expand(name: str, prompt: str, output: Path, blender: bool, remarks: list[str]) -> list[Item]:
     path = Path(name).expanduser().absolute()
     if not path.exists() and glob.has_magic(name):  # Windows' shell leaves that to the program
-        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) or [path]
-        return [Item(file) for file in found]
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        found = [item for file in found for item in _expand(str(file), prompt, output, blender, remarks)]
+        return found or [Item(path)]
     if path.suffix.lower() == ".csv" and not path.is_dir():
         return [Item(row.image, row.name, row.values) for row in read_rows(path, prompt)]
     if not path.is_dir() or (path / META).is_file():

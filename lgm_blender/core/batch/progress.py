@@ -8,6 +8,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Mapping
 
 
 class Progress:
@@ -21,7 +22,7 @@ class Progress:
     def __init__(self, total: int, workers: int = 1):
         self.total, self.workers = total, workers
         self.ended = 0
-        self._times: list[float] = []  # of those that were made
+        self._paces: list[float] = []  # of those that were made: seconds until the next one can be expected
         self._live = sys.stderr.isatty()
         self._lock = threading.Lock()
 
@@ -33,11 +34,16 @@ class Progress:
             with self._lock:
                 print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
 
-    def end(self, name: str, state: str, seconds: float | None = None) -> None:
-        """An item has ended so; `seconds` that it took to make if it was made."""
+    def end(self, name: str, state: str, spent: Mapping[str, float] | None = None) -> None:
+        """An item has ended so.
+
+        Args:
+            spent: If it was made, seconds in a worker ('worker') and in Blender ('blender'), of which there is one and
+                which works beside the workers.
+        """
         self.ended += 1
-        if seconds is not None:
-            self._times.append(seconds)
+        if spent:
+            self._paces.append(max(spent.get("worker", 0.0) / self.workers, spent.get("blender", 0.0)))
         self.say(f"[{self.ended}/{self.total}] {name}: {state}{self._left()}")
 
     def say(self, sentence: str) -> None:
@@ -50,9 +56,7 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """How long it takes from here if all others take the median of those that were made; None if none was."""
-        if not self._times:
-            return None
-        return statistics.median(self._times) * math.ceil((self.total - self.ended) / self.workers)
+        return statistics.median(self._paces) * (self.total - self.ended) if self._paces else None
 
     def _left(self) -> str:
         left = self.seconds_left

@@ -17,11 +17,11 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ErrorKind, LGMError
 from .items import Item
@@ -49,7 +49,7 @@ class Task:
         attempts: How often it was begun.
         lost: How often the machine that made it was gone.
         not_before: time.monotonic() before which it is not tried again.
-        began: time.monotonic() of the last attempt.
+        spent: Seconds of the last attempt in a worker and, where it has a part, in Blender; waiting is not counted.
         started: The first attempt's time.
         saved: Whether its files are there, of a batch that was killed before it could say so.
         kept: What an attempt had made before it failed, for the next one.
@@ -61,7 +61,7 @@ class Task:
     attempts: int = 0
     lost: int = 0
     not_before: float = 0.0
-    began: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
     started: str = ""
     saved: bool = False
     kept: Any = None
@@ -69,6 +69,20 @@ class Task:
     @property
     def name(self) -> str:
         return self.item.name
+
+    @property
+    def seconds(self) -> float:
+        """Of the last attempt."""
+        return round(sum(self.spent.values()), 3)
+
+    @contextmanager
+    def spending(self, part: Literal["worker", "blender"]) -> Iterator[None]:
+        """Takes the time of a part."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[part] = time.monotonic() - began
 
 
 class Run:
@@ -127,7 +141,7 @@ class Run:
             self._todo.remove(task)
             self._under_way += 1
             task.attempts += 1
-            task.began = now
+            task.spent = {}
             task.started = task.started or _now()
             task.saved = self._begun.was_saved(task.name, task.fingerprint)
             self._begun.begin(task.name, task.fingerprint)
@@ -148,7 +162,7 @@ class Run:
         else:
             what = f"{made['faces']:,} faces" if made.get("faces") else f"{made['gaussians']:,} Gaussians"
             file = made.get("ply") or made.get("glb")
-            self.progress.end(str(task.item), f"{what} in {record['seconds']:.1f} s, {file}", record["seconds"])
+            self.progress.end(str(task.item), f"{what} in {task.seconds:.1f} s, {file}", task.spent)
         self._note(record)
 
     def failed(self, task: Task, error: LGMError, *, lost: bool = False) -> None:
@@ -200,7 +214,7 @@ class Run:
             "attempts": task.attempts,
             "started": task.started,
             "ended": _now(),
-            "seconds": round(time.monotonic() - task.began, 3),
+            "seconds": task.seconds,
             **{name: task.settings.get(name) for name in ("prompt", "seed", "elevation")},
             "thumbnails": self._thumbnails(name, None if task.item.has_splats else source, picture),
         }

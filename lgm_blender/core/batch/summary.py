@@ -170,7 +170,7 @@ def _article(folder: Path, record: Mapping[str, Any]) -> str:
     link = _link(folder, source) if source else ""
     full = record.get("png") or record.get("views")
     first = _picture(pictures.get("input"), link, "input", "no picture" if source else "from text")
-    second = _picture(pictures.get("result"), _href(full) if full else "", "result", "nothing made" if not made else "")
+    second = _picture(pictures.get("result"), _href(full) if full else "", "result", "")
     facts = [f"{record['gaussians']:,} Gaussians"] if record.get("gaussians") else []
     facts += [f"{record['faces']:,} faces"] if record.get("faces") else []
     facts += [f"seed {record['seed']}"] if record.get("seed") is not None else []

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..errors import LGMError
 from ..files import TEMPORARY_SUFFIX, replacing
 
 NAME = ".lgm-under-way.json"
@@ -56,7 +57,7 @@ class UnderWay:
 
     def close(self) -> None:
         """Nothing is being made any more; what was not begun again is still known."""
-        with suppress(OSError):
+        with suppress(OSError, LGMError):
             if self._before or self._now:
                 self._write()
             else:

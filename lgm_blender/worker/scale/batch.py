@@ -26,10 +26,11 @@ from .maker import Answer, settings_at_home
 from .parcels import parcel_of
 
 QUALITY = 75  # of thumbnails
+STOPPED = 130  # the exit code after Ctrl-C
 
 
 def run_batch(options: argparse.Namespace) -> int:
-    """Runs the command: 0 if all went well, 1 if any failed.
+    """Runs the command: 0 if all went well, 1 if any failed, 130 if it was stopped.
 
     Raises:
         LGMError: If the command makes no sense, or nothing can be made.
@@ -63,6 +64,9 @@ def run_batch(options: argparse.Namespace) -> int:
         try:
             if run.unfinished:
                 _make_all(run, options)
+        except KeyboardInterrupt:
+            progress.say("Stopped. The same command goes on from here.")
+            return STOPPED
         finally:
             run.close()
     progress.say(f"{run.totals()}. Look at {run.summary.path}")

@@ -100,6 +100,7 @@ class _Station:
     node: str = ""
     ready: bool = False
     task: Task | None = None
+    since: float = 0.0
     deadline: float | None = None
 
 
@@ -197,8 +198,8 @@ class Cluster:
             sentence = f"{request.image} could not be read ({error.strerror or error}). Choose another image."
             self.run.failed(task, LGMError(sentence))
             return
-        station.task = task
-        station.deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        station.task, station.since = task, time.monotonic()
+        station.deadline = None if self.timeout is None else station.since + self.timeout
         self._asked[station.actor.make.remote(request, image, request.image or "")] = station
         self.run.progress.show(task.name, f"in work with {sum(s.task is not None for s in self._stations) - 1} others")
 
@@ -213,6 +214,9 @@ class Cluster:
             self._lose(station, error)
             return
         except (RayError, LGMError) as error:  # it lives, and can't do what it should
+            cause = getattr(error, "cause", error)
+            if isinstance(cause, LGMError) and not station.ready:  # no other could, either
+                raise LGMError(cause.message, "worker") from None
             self._fail(station, LGMError(f"A maker failed: {_first_line(error)}.", "worker"))
             return
         if answer.result is None:
@@ -224,9 +228,11 @@ class Cluster:
             return
         task = self._take_back(station)
         try:
-            self.run.done(task, self.save(task, self.request(task), answer))
+            made = self.save(task, self.request(task), answer)
         except LGMError as error:
             self.run.failed(task, error)
+        else:
+            self.run.done(task, made)
 
     def _welcome(self, station: _Station, has_weights: bool, node: str) -> None:
         if not has_weights and (parcel := self._parcel()):
@@ -276,6 +282,7 @@ class Cluster:
 
     def _take_back(self, station: _Station) -> Task:
         task, station.task, station.deadline = station.task, None, None
+        task.spent["worker"] = time.monotonic() - station.since
         return task
 
     def _end(self, station: _Station) -> None:

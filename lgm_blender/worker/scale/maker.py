@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +23,8 @@ from ..memory import watch_memory
 from ..pipeline import Pipeline
 from ..presets import find_preset
 from ..weights import WEIGHTS_VARIABLE
+
+ITEM_PREFIX = "lgm_blender_item_"  # of a folder for one item
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Maker:
         self.memory = memory
         self.pipeline = Pipeline()
         self._presets: dict[str, str] = {}  # as they are asked for: where they were put here
+        sweep_items()
 
     def hello(self, preset: str, device: str) -> tuple[bool, str]:
         """Whether the preset's weights are on this machine, and what its device is called.
@@ -107,7 +112,7 @@ class Maker:
         return answers[0]
 
     def _make(self, request: GenerateRequest, image: bytes | None, source: str) -> Answer:
-        with tempfile.TemporaryDirectory(prefix="lgm_blender_item_") as folder:
+        with tempfile.TemporaryDirectory(prefix=ITEM_PREFIX) as folder:
             path = Path(folder, f"image{Path(source).suffix}") if image is not None else None
             try:
                 if path is not None:
@@ -123,6 +128,14 @@ class Maker:
     def _here(self, request: GenerateRequest, folder: str, path: Path | None) -> GenerateRequest:
         values = vars(request) | {"output": str(Path(folder, "out")), "image": path and str(path), "previews": False}
         return GenerateRequest(**values | {"preset": self._presets.get(request.preset, request.preset)})
+
+
+def sweep_items() -> None:
+    """Removes the items of makers that were killed, once they are a day old."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{ITEM_PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def parcels_folder() -> Path:

@@ -3,8 +3,9 @@
     python benchmarks/soak.py --jobs 1000            # two hours on 2 cores
     python benchmarks/soak.py --tiny --mesh 100      # twenty minutes
 
-Runs in the worker's Python on Linux, with the bundled preset or a tiny one. Of 19 jobs 7 are of an image, 4 of a text, 5
-are cancelled at random moments and 3 fail; in between are meshes. Prints a table of slopes and, last, the same as a line of JSON.
+Runs in the worker's Python on Linux, with the bundled preset or a tiny one. Of 19 jobs 7 are of an image, 4 of a text,
+5 are cancelled at random moments and 3 fail; in between are meshes. Prints a table of slopes and, last, the same as a
+line of JSON.
 """
 
 from __future__ import annotations

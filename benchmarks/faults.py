@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import shutil
@@ -725,6 +726,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="beginnings of names")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    logging.lastResort = None  # what the worker's code logs in this process is no news
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options.times, options.seed)

@@ -196,6 +196,16 @@ def test_exit_codes_and_signals_are_the_commands_own():
         assert process.exit_code() == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_a_command_starts_with_no_signal_ignored_and_no_file_open():
+    code = "grep SigIgn /proc/self/status; ls /proc/self/fd | wc -l"
+    process = Process(["/bin/sh", "-c", code], clean_variables())
+    until(lambda: process.exit_code() is not None)
+    ignored, files = process.lines()
+    assert int(ignored.split()[1], 16) & ~(1 << (signal.SIGINT - 1)) & ~(1 << (signal.SIGQUIT - 1)) == 0
+    assert int(files) <= 4  # its three, and the folder that is listed
+
+
 @POSIX
 def test_a_stopped_worker_is_ended_when_cancelled(make_engine, tmp_path):
     engine = make_engine("steady", cancel_timeout=0.3)

@@ -19,16 +19,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from setup import Setup, table
+from setup import ROOT, Setup, table
 
-from lgm_blender.core.messages import MESH_STAGES, GenerateResult
+sys.path.extend(str(ROOT / "tests" / name) for name in ("", "worker"))
+from shapes import sphere
+
+from lgm_blender.core.formats.ply import write_ply
+from lgm_blender.core.messages import MESH_STAGES
 
 GENERATING = ("matting", "load", "views", "gaussians", "floaters", "save")
 
 
-def measure(setup: Setup, stage: str, delay: float, splats: GenerateResult | None) -> tuple[float, float] | None:
+def measure(setup: Setup, stage: str, delay: float, splats: Path) -> tuple[float, float] | None:
     """Cancels one job; seconds to its end and to the answer to another one, or None if it had ended before."""
-    request = setup.mesh(splats.ply) if stage in MESH_STAGES else setup.generate()
+    request = setup.mesh(splats) if stage in MESH_STAGES else setup.generate()
     job = setup.reach(request, stage, delay)
     if job.ended or job.progress.stage != stage:
         setup.engine.cancel(job)
@@ -55,14 +59,20 @@ def main() -> None:
     found: dict[str, list[tuple[float, float]]] = {stage: [] for stage in options.stages}
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(Path(folder))
-        splats = setup.engine.wait(setup.engine.submit(setup.generate()))
-        lasts = splats.timings | setup.engine.wait(setup.engine.submit(setup.mesh(splats.ply))).timings
-        lasts |= setup.engine.wait(setup.engine.submit(setup.generate())).timings | {"load": splats.timings["load"]}
+        first = setup.engine.wait(setup.engine.submit(setup.generate()))
+        ball = Path(folder) / "ball.ply"  # of few splats: what comes after rendering takes as long, and comes sooner
+        write_ply(ball, sphere(2000))
+        sources = {stage: Path(first.ply) if stage == "render" else ball for stage in MESH_STAGES}
+        lasts = {}
+        for splats in {sources[stage] for stage in options.stages if stage in sources}:
+            timings = setup.engine.wait(setup.engine.submit(setup.mesh(splats))).timings
+            lasts |= {stage: timings[stage] for stage, source in sources.items() if source == splats}
+        lasts |= setup.engine.wait(setup.engine.submit(setup.generate())).timings | {"load": first.timings["load"]}
         for stage in options.stages:
             while len(found[stage]) < options.each:
                 if stage == "load":  # only the first job of a worker spends time there
                     setup.engine.close()
-                pair = measure(setup, stage, chance.uniform(0, 0.9) * lasts[stage], splats)
+                pair = measure(setup, stage, chance.uniform(0, 0.9) * lasts[stage], sources.get(stage, ball))
                 found[stage] += [pair] if pair else []
             print(stage, [f"{a:.2f} {b:.2f}" for a, b in found[stage]], file=sys.stderr, flush=True)
         scraps = setup.scraps()

@@ -359,7 +359,7 @@ class Engine:
             try:
                 result = messages.from_params(messages.JOBS[job.method][1], message.get("result"))
             except LGMError as error:
-                self._end(job, "failed", f"The worker's answer can't be read: {error.message}", "internal")
+                self._give_up_worker(f"The worker's answer can't be read: {error.message}")
                 return
             if result.job != job.id:
                 self._give_up_worker(f"The worker took the job {job.id!r} for another, {result.job!r}.")

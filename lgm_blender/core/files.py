@@ -114,7 +114,7 @@ def remove_scraps(owner: str, folders: Iterable[str | os.PathLike]) -> None:
     for folder in folders:
         for path in _listed(folder, f".lgm-{owner}-*{TEMPORARY_SUFFIX}"):
             _remove(path)
-    for path in _listed(tempfile.gettempdir(), f"{FOLDER_PREFIX}{owner}_*"):
+    for path in _listed(None, f"{FOLDER_PREFIX}{owner}_*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -123,19 +123,16 @@ def sweep(folder: str | os.PathLike | None = None) -> None:
 
     They are what is left where both processes were killed, or the power went.
     """
-    if folder is None:
-        found = _listed(tempfile.gettempdir(), f"{FOLDER_PREFIX}*")
-    else:
-        found = _listed(folder, f".lgm-*{TEMPORARY_SUFFIX}")
-    for path in found:
+    pattern = f"{FOLDER_PREFIX}*" if folder is None else f".lgm-*{TEMPORARY_SUFFIX}"
+    for path in _listed(folder, pattern):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > OLD:
                 shutil.rmtree(path) if folder is None else path.unlink()
 
 
-def _listed(folder: str | os.PathLike, pattern: str) -> list[Path]:
-    with suppress(OSError):
-        return list(Path(folder).glob(pattern))
+def _listed(folder: str | os.PathLike | None, pattern: str) -> list[Path]:
+    with suppress(OSError):  # there may be no temporary folder
+        return list(Path(tempfile.gettempdir() if folder is None else folder).glob(pattern))
     return []
 
 

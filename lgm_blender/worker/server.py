@@ -54,8 +54,8 @@ def serve(idle_minutes: float = IDLE_MINUTES, memory: float | None = None) -> No
     """
     log_file = start_log()
     stdin, stdout = _take_standard_streams()
+    sweep()
     try:
-        sweep()
         previews = make_temporary_folder()
     except OSError as error:  # a full disk, say: no reason to do nothing
         log.warning("no previews: %s", error)

@@ -103,7 +103,7 @@ def test_a_flood_stops_nobody_and_fills_no_memory(make_engine, tmp_path, monkeyp
     engine = make_engine("floods", cancel_timeout=0.5)
     job = engine.submit(request(tmp_path))
     slowest, most = 0.0, 0
-    end = time.monotonic() + 2
+    end = time.monotonic() + 1
     while not job.ended:
         before = time.monotonic()
         if before > end:
@@ -136,7 +136,9 @@ def test_what_a_killed_worker_left_is_removed_and_nobody_elses(make_engine, tmp_
 STARTS = """
 import sys, time
 from pathlib import Path
+from lgm_blender.blender import process
 from lgm_blender.blender.engine import Engine
+process.ORPHANED = 0.3
 engine = Engine([sys.executable, "-u", sys.argv[1], "parent"], logs=Path(sys.argv[2]))
 info = engine.wait_ready()
 print(engine._process.pid, info.python, flush=True)
@@ -145,7 +147,9 @@ time.sleep(100)
 INSTALLS = """
 import subprocess, sys, time
 from pathlib import Path
+from lgm_blender.blender import process
 from lgm_blender.blender.tasks import Step, Task
+process.ORPHANED = 0.3
 code = ("import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; "
         "time.sleep(100)']); print(os.getpid(), child.pid, flush=True); time.sleep(100)")
 task = Task([Step.of("Fetching", [sys.executable, "-c", code])], Path(sys.argv[2]) / "log")
@@ -192,6 +196,16 @@ def test_exit_codes_and_signals_are_the_commands_own():
         assert process.exit_code() == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_a_command_starts_with_no_signal_ignored_and_no_file_open():
+    code = "grep SigIgn /proc/self/status; ls /proc/self/fd | wc -l"
+    process = Process(["/bin/sh", "-c", code], clean_variables())
+    until(lambda: process.exit_code() is not None)
+    ignored, files = process.lines()
+    assert int(ignored.split()[1], 16) & ~(1 << (signal.SIGINT - 1)) & ~(1 << (signal.SIGQUIT - 1)) == 0
+    assert int(files) <= 4  # its three, and the folder that is listed
+
+
 @POSIX
 def test_a_stopped_worker_is_ended_when_cancelled(make_engine, tmp_path):
     engine = make_engine("steady", cancel_timeout=0.3)
@@ -211,7 +225,8 @@ def test_a_laptop_that_slept_does_not_blame_the_worker(make_engine, tmp_path, mo
     """After an hour the clock is past every deadline, and the worker has just woken up too."""
     real, slept = time.monotonic, [0.0]
     monkeypatch.setattr(engine_module.time, "monotonic", lambda: real() + slept[0])
-    engine = make_engine("steady", start_timeout=60, cancel_timeout=30, idle_timeout=30)
+    behaviour = "slow" if doing == "waiting" else "steady"
+    engine = make_engine(behaviour, start_timeout=60, cancel_timeout=30, idle_timeout=30)
     if doing == "idle":
         engine.wait_ready()
         process = engine._process

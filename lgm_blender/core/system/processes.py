@@ -29,6 +29,8 @@ if os.fork() == 0:
     time.sleep(patience)
     os.killpg(0, signal.SIGKILL)
 os.close(pipe)
+for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and so would the command
+    signal.signal(number, signal.SIG_DFL)
 os.execvp(sys.argv[3], sys.argv[3:])
 """
 

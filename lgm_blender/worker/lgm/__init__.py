@@ -57,7 +57,7 @@ def lgm_from_file(
         model = LGM(config)
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     state = {
-        name: tensor.to(torch.float32 if name.startswith("conv.") else dtype)
+        name: tensor.to(torch.float32 if name.startswith("conv.") else dtype) if tensor.is_floating_point() else tensor
         for name, tensor in load_file(path).items()
         if not name.startswith("lpips_loss.")  # the published checkpoints carry them along with some versions
     }

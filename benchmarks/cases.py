@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/cases.py --inputs FOLDER --console cp1252 --locale C     # where little can be printed
 
 Each command runs as a user would start it, in a process whose console has that encoding, and is asked for little: two
-steps, a small mesh. A cell is 'made', with the warnings, or the sentence that the user gets; what ends in a traceback is
-CRASH. Prints a table in Markdown and, last, how many of each there are as a line of JSON.
+steps, a small mesh. A cell is 'made', with the warnings, or the sentence that the user gets; what ends in a traceback
+is CRASH. Prints a table in Markdown and, last, how many of each there are as a line of JSON.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ QUICK = {
     "mesh": ["--faces", "2000", "--texture-size", "512", "--formats", "obj", "glb"],
 }
 BATCH = ["--steps", "2", "--view-samples", "1", "--no-blend", "--no-render"]
+BLENDER = str(ROOT / ".venv-blender-5.3" / "bin" / "python")
 PARTS = ("generate", "mesh", "batch", "import")
 
 Told = dict[str, list[str]]  # for each file what became of it: 'made', or what was said
@@ -39,13 +40,12 @@ def shell(command: str, files: list[str], output: Path, encoding: str) -> Told:
     """Each file through a command of the worker's, with stdout and stderr of an encoding that may lack its letters."""
     from lgm_blender.worker.__main__ import main
 
-    option = ["--image"] if command == "generate" else ["--"]
     told = {}
     for file in files:
         pipes = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
         arguments = [command, "--output", str(output), *QUICK[command]]
         # An option's value may begin with a dash only where it is joined to it.
-        arguments += [f"--image={file}"] if option == ["--image"] else ["--", file]
+        arguments += [f"--image={file}"] if command == "generate" else ["--", file]
         try:
             with contextlib.redirect_stdout(pipes[0]), contextlib.redirect_stderr(pipes[1]):
                 code = main(arguments)
@@ -91,7 +91,7 @@ def batch(python: str, files: list[str], output: Path, variables: dict[str, str]
     """All files through the batch at once."""
     script = ROOT / "lgm_blender" / "blender" / "batch.py"
     command = [python, str(script), "--", "--input", *files, "--output", str(output), *BATCH]
-    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, env=variables, capture_output=True)
     told = {}
     for line in done.stdout.decode().splitlines():
         record = json.loads(line)
@@ -150,9 +150,7 @@ def cell(told: list[str] | None, file: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--inputs", required=True, help="a folder")
-    parser.add_argument(
-        "--blender", default=str(ROOT / ".venv-blender-5.3" / "bin" / "python"), help="a Python with bpy"
-    )
+    parser.add_argument("--blender", default=BLENDER, help="a Python with bpy")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--console", default="utf-8", help="encoding of stdout and stderr")
     parser.add_argument("--locale", default="", help="LC_ALL, with Python's own remedies for C off")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import LGMError
-from ..core.files import TEMPORARY_SUFFIX, output_error, replacing, write_together
+from ..core.files import TEMPORARY_SUFFIX, expanded, output_error, replacing, write_together
 from ..core.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def check_output(folder: str) -> Path:
     if not folder.strip() or "\0" in folder:
         raise LGMError("There is no output folder of that name. Choose one.", "output")
     try:
-        folder = Path(folder).expanduser().absolute()
+        folder = expanded(folder).absolute()
         existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         if not existing.is_dir():
             raise LGMError(

@@ -302,7 +302,7 @@ def start_log() -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "worker.log"
             handler = logging.handlers.RotatingFileHandler(
-                path, maxBytes=LOG_SIZE, backupCount=LOG_FILES - 1, encoding="utf-8"
+                path, maxBytes=LOG_SIZE, backupCount=LOG_FILES - 1, encoding="utf-8", errors="backslashreplace"
             )
             handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
             logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -178,7 +178,7 @@ class Engine:
             if self._process:
                 return
             with contextlib.suppress(OSError):
-                self.logs.mkdir(parents=True, exist_ok=True)
+                self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             variables = clean_variables({LOG_VARIABLE: str(self.logs), **self.variables})
             self.info, self.problem = None, ""
             try:

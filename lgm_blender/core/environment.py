@@ -122,7 +122,7 @@ def read_marker(folder: Path) -> dict | None:
 def has_nvidia_gpu() -> bool:
     """Whether this machine has an NVIDIA GPU whose driver answers. Hidden ones (CUDA_VISIBLE_DEVICES) count."""
     tool = shutil.which("nvidia-smi")
-    if not tool:
+    if not tool or Path(tool).parent == Path.cwd():  # Windows looks beside the opened .blend first
         return False
     try:
         answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20)
@@ -136,18 +136,21 @@ def home_folder() -> Path:
     temporary files."""
     with suppress(RuntimeError):
         return Path.home()
-    return private_folder(f"lgm_blender-{os.getuid()}")
+    return private_folder("lgm_blender_home")
 
 
 def private_folder(name: str) -> Path:
     """A folder among the temporary files that only this user can open: of that name, or of a new one if a neighbour has
     taken it."""
-    folder = Path(tempfile.gettempdir()) / name
+    own = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"{name}_{own}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status = folder.lstat()
-    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
-        return folder
+    if stat.S_ISDIR(status.st_mode) and (
+        sys.platform == "win32" or (status.st_uid, status.st_mode & 0o077) == (own, 0)
+    ):
+        return folder  # the folder of temporary files is the user's own on Windows
     return Path(tempfile.mkdtemp(prefix=f"{name}-"))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from huggingface_hub import constants
@@ -277,7 +277,13 @@ def read_preset(folder: Path, name: str = "") -> Preset:
         if not modes or not set(modes) <= {"image", "text"}:
             raise ValueError("modes")
         files = {name: File(int(facts["size"]), str(facts["sha256"])) for name, facts in values["files"].items()}
+        for file in files:
+            if not set(file) & {"\\", ":"} and not {"..", "."} & {*PurePosixPath(file).parts} and file[:1] != "/":
+                continue
+            raise ValueError(f"the file {file!r} lies elsewhere")
         if shared := values.get("multiview"):
+            if str(shared).startswith(("//", "\\\\")):  # Windows would tell that machine the user's password hash
+                raise ValueError("multiview is on another machine")
             multiview = find_preset(str(shared)).weights
         else:
             multiview = dict.fromkeys(modes, Weights(_below(files, "multiview/"), folder / "multiview"))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import environment, messages
-from ..core.environment import data_folder
+from ..core.environment import data_folder, private_folder
 from ..core.errors import Cancelled, LGMError
 from ..core.messages import Initialized, JobError, Progress, Request
 from ..core.version import VERSION
@@ -297,9 +297,14 @@ def describe(log_file: str = "") -> Initialized:
 def start_log() -> Path | None:
     """Sends this process's log into a file that is rotated, and returns it; None if no folder can be written to."""
     chosen = os.environ.get(LOG_VARIABLE)
-    for folder in (Path(chosen) if chosen else data_folder() / "logs", Path(tempfile.gettempdir())):
+    # Nobody else's business: logs name the user's files.
+    for folder in (
+        lambda: Path(chosen) if chosen else data_folder() / "logs",
+        lambda: private_folder("lgm_blender_logs"),
+    ):
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = folder()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = folder / "worker.log"
             handler = logging.handlers.RotatingFileHandler(
                 path, maxBytes=LOG_SIZE, backupCount=LOG_FILES - 1, encoding="utf-8", errors="backslashreplace"

@@ -502,3 +502,19 @@ def test_a_worker_without_its_packages_says_so(monkeypatch):
     with pytest.raises(server.LGMError, match=r"lacks no_such_package. Install the worker again") as caught:
         server.describe()
     assert caught.value.kind == "worker"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux to tell what listens")
+def test_no_port_is_open_and_what_is_temporary_is_private(shared, preset, image, tmp_path):
+    """Nobody on this machine or the network can talk to it, or look at what it makes meanwhile."""
+    shared.answer(shared.generate(job="port", output=str(tmp_path), image=str(image), preset=str(preset)))
+    links = [str(each.readlink()) for each in Path(f"/proc/{shared.process.pid}/fd").iterdir()]
+    sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
+    listening = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+        listening |= {row[9] for row in rows if row[3] in ("0A", "07")}
+    assert not sockets & listening
+    folders = [shared.logs, *shared.temporary.iterdir()]
+    assert len(folders) > 1
+    assert [folder.stat().st_mode & 0o077 for folder in folders] == [0] * len(folders)

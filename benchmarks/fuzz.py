@@ -135,13 +135,13 @@ def work(name: str, seeds: list[tuple[str, bytes]], numbers: range, current, pip
     os._exit(0)
 
 
-def _is_late(pid: int, current) -> bool:
+def _is_late(pid: int, began: float, computed: float) -> bool:
     """Whether an input has been computed for too long, on a busy machine too, or waits for something."""
-    if time.monotonic() - current[1] > PATIENCE:
+    if time.monotonic() - began > PATIENCE:
         return True
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS - current[2] > SECONDS
+        return (int(fields[11]) + int(fields[12])) / TICKS - computed > SECONDS
     return False
 
 
@@ -177,7 +177,8 @@ def fuzz(name: str, first: int, count: int) -> Row:
                     for result in ours.recv():
                         row.add(*result)
                         number = result[0] + 1
-            if current[1] and _is_late(process.pid, current):
+            _, began, computed = current[:]  # at once: the process changes it
+            if began and _is_late(process.pid, began, computed):
                 outcome = "hung"
                 process.kill()
             elif not process.is_alive():

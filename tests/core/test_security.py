@@ -6,6 +6,7 @@ import ast
 import base64
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -263,3 +264,14 @@ def test_absurd_colours_are_left_out(tmp_path):
         far = gaussians.select(np.arange(20, 21))
         far.positions[:] = 1e30
         encode_splats(name, far, webp=webp)
+
+
+def test_what_the_page_promises_is_tested():
+    page = PACKAGE.parent / "docs" / "security.md"
+    named, file = [], ""
+    for path, test in re.findall(r"`([\w/]+\.py|…)::(\w+)`", page.read_text(encoding="utf-8")):
+        file = file if path == "…" else path
+        named.append((file, test))
+    assert len(named) > 30
+    for file, test in named:
+        assert f"def {test}(" in (PACKAGE.parent / "tests" / file).read_text(encoding="utf-8"), (file, test)

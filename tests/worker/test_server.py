@@ -194,6 +194,7 @@ def test_bad_input_is_a_sentence_and_the_worker_goes_on(shared, preset, image, t
         (b"x" * 300_000, messages.PARSE_ERROR, None),
         (b"{}", messages.INVALID_REQUEST, None),
         (b'{"id": 3}', messages.INVALID_REQUEST, 3),
+        (b'{"id": [1], "method": "cancel", "params": {"job": 1}}', messages.INVALID_REQUEST, None),
         (b'{"id": {}, "method": "initialize"}', messages.INVALID_REQUEST, None),
         (b'{"id": true, "method": "initialize"}', messages.INVALID_REQUEST, None),
         (b'{"method": "initialize"}', messages.INVALID_REQUEST, None),
@@ -215,6 +216,12 @@ def test_garbage_is_answered(shared, line, code, id):
     assert message["id"] == id or (id is None and message["id"] is not None and code == messages.INVALID_REQUEST)
     assert message["error"]["code"] == code
     assert message["error"]["message"].endswith(".")
+
+
+@pytest.mark.parametrize("job", ["NaN", "1e999", "[1]", '"none"'])
+def test_a_job_that_is_none_can_not_be_cancelled(shared, job):
+    shared.write(b'{"id": 5, "method": "cancel", "params": {"job": %s}}\n' % job.encode())
+    assert shared.hear()["result"]["cancelled"] is False
 
 
 def test_a_message_may_come_in_pieces(shared):

@@ -106,6 +106,7 @@ def test_a_broken_view_is_left_out(tmp_path, matrix, reason):
         ({"frames": [{"file_path": "gone.png", "transform_matrix": np.eye(4).tolist()}]}, "there is no file"),
         ({"fl_x": "wide"}, "fl_x is not a number"),
         ({"w": 0}, "no size"),
+        ({"frames": [{"file_path": "a" * 5000, "transform_matrix": []}]}, "name too long|no file"),
         ({"fl_x": 10**400}, "int too large"),
         ({"frames": [{"file_path": "\\\\host\\a.png", "transform_matrix": []}]}, "on another machine"),
         ({"frames": [{"file_path": "//host/a.png", "transform_matrix": []}]}, "on another machine"),

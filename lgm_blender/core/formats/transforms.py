@@ -194,7 +194,7 @@ def read_transforms(folder: Path) -> ObjectFolder:
     for i, entry in enumerate(listed):
         try:
             frames.append(_read_frame(folder, content | entry if isinstance(entry, dict) else {}))
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, OSError) as error:
             problems.append(f"view {i}: {error}")
     if not frames:
         raise LGMError(f"{path} has no usable view; {problems[0]}. Correct it, or make the views again.")

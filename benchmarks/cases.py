@@ -38,8 +38,11 @@ Told = dict[str, list[str]]  # for each file what became of it: 'made', or what 
 
 def shell(command: str, files: list[str], output: Path, encoding: str) -> Told:
     """Each file through a command of the worker's, with stdout and stderr of an encoding that may lack its letters."""
+    from lgm_blender.worker import pipeline
     from lgm_blender.worker.__main__ import main
 
+    shared = pipeline.Pipeline()
+    pipeline.Pipeline = lambda: shared  # the models are loaded once
     told = {}
     for file in files:
         pipes = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]

@@ -70,7 +70,7 @@ def test_unknown_preset(tmp_path):
 
 def test_a_name_too_long_for_any_file():
     with pytest.raises(LGMError, match="There is no preset 'aaa") as caught:
-        find_preset("a" * 5000)
+        presets.find_preset("a" * 5000)
     assert len(caught.value.message) < 400
 
 

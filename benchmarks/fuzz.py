@@ -5,10 +5,10 @@
     .venv/bin/python benchmarks/fuzz.py --only PLY:1234           # one of them, here, with its traceback
 
 Each input is made from a valid file by mutations.py and follows from its number. It is read in a process of its own
-kind, which is ended if an input takes longer than 10 s, and which may take 1 GB of address space more than it has after
-a valid file. Wrong is: the process dies, an exception that is no LGMError, a MemoryError even if somebody caught it,
-and an LGMError that doesn't say what to do. Such inputs are kept in build/fuzz. Prints a table and,
-last, a line of JSON.
+kind, which is ended if an input takes longer than 10 s of computing, and which may take 1 GB of
+address space more than it has after a valid file. Wrong is: the process dies, an exception that is no LGMError, a
+MemoryError even if somebody caught it, and an LGMError that doesn't say what to do. Such inputs are kept in build/fuzz.
+Prints a table and, last, a line of JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from remedies import has_remedy
 
 from lgm_blender.core.errors import LGMError
 
-SECONDS, MEMORY = 10.0, 1 << 30
+SECONDS, PATIENCE, MEMORY = 10.0, 60.0, 1 << 30  # of computing, of waiting, of memory
+TICKS = os.sysconf("SC_CLK_TCK")
 KEPT = ROOT / "build" / "fuzz"
 OUTCOMES = ("read", "refused", "crashed", "hung", "over memory", "no remedy")
 
@@ -116,11 +117,11 @@ def work(name: str, seeds: list[tuple[str, bytes]], numbers: range, current, pip
     results = []
     for number in numbers:
         path = make(kind, seeds, number, folder)
-        current[0], current[1] = number, time.monotonic()
+        current[0], current[1], current[2] = number, time.monotonic(), time.process_time()
         _reset_peak()
-        before, began = _status("VmRSS"), time.perf_counter()
+        before, began = _status("VmRSS"), time.process_time()
         outcome, note = read(kind, path)
-        seconds, megabytes = time.perf_counter() - began, (_status("VmHWM") - before) / 1e6
+        seconds, megabytes = time.process_time() - began, (_status("VmHWM") - before) / 1e6
         if outcome == "read" and megabytes > MEMORY / 1e6:
             outcome, note = "over memory", f"{megabytes:.0f} MB"
         results.append((number, outcome, seconds, megabytes, note))
@@ -132,6 +133,16 @@ def work(name: str, seeds: list[tuple[str, bytes]], numbers: range, current, pip
     pipe.close()
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
+
+
+def _is_late(pid: int, began: float, computed: float) -> bool:
+    """Whether an input has been computed for too long, on a busy machine too, or waits for something."""
+    if time.monotonic() - began > PATIENCE:
+        return True
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS - computed > SECONDS
+    return False
 
 
 def _status(name: str) -> float:
@@ -154,7 +165,7 @@ def fuzz(name: str, first: int, count: int) -> Row:
     number, end = first, first + count
     context = multiprocessing.get_context("fork")
     while number < end:
-        current = context.Array(ctypes.c_double, [number, 0.0], lock=False)
+        current = context.Array(ctypes.c_double, [number, 0.0, 0.0], lock=False)
         ours, theirs = context.Pipe(False)
         process = context.Process(target=work, args=(name, seeds, range(number, end), current, theirs))
         process.start()
@@ -166,7 +177,8 @@ def fuzz(name: str, first: int, count: int) -> Row:
                     for result in ours.recv():
                         row.add(*result)
                         number = result[0] + 1
-            if current[1] and time.monotonic() - current[1] > SECONDS:
+            _, began, computed = current[:]  # at once: the process changes it
+            if began and _is_late(process.pid, began, computed):
                 outcome = "hung"
                 process.kill()
             elif not process.is_alive():
@@ -193,7 +205,7 @@ def fuzz_quietly(name: str, seeds, numbers: range) -> list:
     """Inputs that were read once without harm, for their results."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(False)
-    current = context.Array(ctypes.c_double, [numbers[0], 0.0], lock=False)
+    current = context.Array(ctypes.c_double, [numbers[0], 0.0, 0.0], lock=False)
     process = context.Process(target=work, args=(name, seeds, numbers, current, theirs))
     process.start()
     theirs.close()

@@ -9,14 +9,23 @@ _MODULES = tuple(
 
 
 def register() -> None:
-    """Registers the classes and opens the session. Once registered, it does nothing."""
+    """Registers the classes and opens the session. Once registered, it does nothing.
+
+    Raises:
+        RuntimeError: If another copy of the add-on is enabled. Blender shows the sentence, and leaves this one off.
+    """
     import bpy
 
     from . import handlers, session, settings
     from .ui import editing, properties, timer
 
-    if hasattr(bpy.types.Scene, "lgm"):
-        return
+    if owner := _owner():
+        if owner == __package__:
+            return
+        name = owner.removesuffix(".blender")
+        raise RuntimeError(
+            f"LGM for Blender is enabled already, as '{name}'. Disable that in the preferences to use this copy."
+        )
     session.open_session(settings.user_folder() / "logs", timer.start)
     for cls in _classes():
         bpy.utils.register_class(cls)
@@ -34,11 +43,13 @@ def unregister() -> None:
     from . import handlers, session
     from .ui import editing, icons, timer
 
+    if _owner() not in ("", __package__):
+        return
     handlers.unregister()
     timer.stop()
     session.close_session()
     icons.clear()
-    if not hasattr(bpy.types.Scene, "lgm"):
+    if not _owner():
         return
     editing.remove_menus()
     bpy.types.TOPBAR_MT_file_import.remove(_draw_import)
@@ -46,6 +57,14 @@ def unregister() -> None:
     del bpy.types.Scene.lgm
     for cls in reversed(_classes()):
         bpy.utils.unregister_class(cls)
+
+
+def _owner() -> str:
+    """Which copy of this package is registered: as an add-on and as an extension it may be there twice. '' if none."""
+    import bpy
+
+    registered = getattr(bpy.types, "LGM_OT_generate", None)
+    return registered.__module__.partition(".ui.")[0] if registered and hasattr(bpy.types.Scene, "lgm") else ""
 
 
 def _classes() -> tuple[type, ...]:

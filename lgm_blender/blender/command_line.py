@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import bpy
 
+from ..core.console import escape_unprintable
 from .engine import log_folder
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
@@ -56,6 +57,7 @@ def run(
         work: Does it; gives the exit code.
         write: Receives the lines for stdout; printed by default.
     """
+    escape_unprintable()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # --help: stdout is for results
             options = parser.parse_args(list(arguments))

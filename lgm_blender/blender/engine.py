@@ -183,7 +183,7 @@ class Engine:
             if self._process:
                 return
             with contextlib.suppress(OSError):
-                self.logs.mkdir(parents=True, exist_ok=True)
+                self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._owner = uuid.uuid4().hex[:12]
             variables = {LOG_VARIABLE: str(self.logs), OWNER_VARIABLE: self._owner, **self.variables}
             self.info, self.problem = None, ""

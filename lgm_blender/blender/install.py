@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ..core import environment
 from ..core.environment import environment_python, package_name
 from ..core.errors import LGMError
-from ..core.files import replacing
+from ..core.files import expanded, replacing
 from ..core.system.processes import NO_WINDOW, program
 from .process import clean_variables
 from .tasks import Step, Task, Way
@@ -77,7 +77,7 @@ def worker_python(preference: str = "") -> WorkerPython:
     variable = os.environ.get(environment.PYTHON_VARIABLE, "")
     for named, where in ((preference, "the preferences"), (variable, f"the variable {environment.PYTHON_VARIABLE}")):
         if named:
-            path = Path(named).expanduser()
+            path = expanded(named)
             path = environment_python(path) if path.is_dir() else path
             if not path.is_file():
                 return WorkerPython(None, f"The worker's Python set in {where} does not exist: {path}")

@@ -160,5 +160,5 @@ class Task:
             self._process.kill()
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")

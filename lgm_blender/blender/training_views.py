@@ -25,6 +25,7 @@ import bpy
 from ..core.arguments import integer
 from ..core.cameras import VIEWS
 from ..core.errors import LGMError
+from ..core.files import expanded
 from ..core.formats.transforms import caption_from_name, unique_names
 from . import command_line, compat
 from .command_line import EXIT_FAILED, EXIT_OK, ProgressLine, Write, tell
@@ -87,7 +88,7 @@ def _run(options: argparse.Namespace, write: Write) -> int:
             continue
         maker = ViewMaker(
             items,
-            Path(options.output).expanduser().absolute(),
+            expanded(options.output).absolute(),
             size=options.size,
             views=options.views,
             overwrite=options.overwrite,
@@ -120,7 +121,7 @@ def find_files(inputs: Sequence[str]) -> dict[Path, str]:
     """
     files = {}
     for name in inputs:
-        path = Path(name).expanduser().absolute()
+        path = expanded(name).absolute()
         if path.is_dir():
             found = sorted(f for f in path.rglob("*") if f.suffix.lower() in _OPENERS and f.is_file())
             if not found:

@@ -136,6 +136,13 @@ def _listed(folder: str | os.PathLike | None, pattern: str) -> list[Path]:
     return []
 
 
+def expanded(path: str | os.PathLike) -> Path:
+    """A path whose ~ is the user's home; as it is, where no such user or no home is known."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """The content of a file of at most `limit` bytes. Through a link there may be a device that never ends, or a pipe
     that never begins; they are not opened.

@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..core.console import escape_unprintable
+from ..core.environment import ensure_home
 from ..core.errors import LGMError
 from ..core.messages import Progress
 
@@ -27,10 +29,9 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None, remedy: st
     Returns:
         0 if all went well, 1 after an error (a sentence on stderr), 130 after Ctrl-C.
     """
+    escape_unprintable()
+    ensure_home()
     options = parser.parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # no console's code page may make an error of a path, with the work done
-            stream.reconfigure(errors="backslashreplace")
     try:
         return options.run(options)
     except LGMError as error:

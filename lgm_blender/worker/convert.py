@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
 from ..core.affine import UPRIGHT, transformed, upright
 from ..core.errors import LGMError
+from ..core.files import expanded
 from ..core.formats.checks import robust_box
 from ..core.formats.splat_files import FORMATS, WRITTEN, encode_splats, losses, read_splat_file, stem_of
 from ..core.gaussians import Gaussians
@@ -40,7 +40,7 @@ def convert(
         raise LGMError(f"There is no axis '{request.up}'. Choose one of {', '.join(UPRIGHT)}.")
     if not 0 <= request.size < float("inf"):
         raise LGMError(f"The size must be 0, which keeps the file's own, or more, not {request.size}.")
-    source = Path(request.file).expanduser().absolute()
+    source = expanded(request.file).absolute()
     folder = outputs.check_output(request.output)
     job = Job(request.job, CONVERT_STAGES, progress, cancelled)
     with job.stage("read"):

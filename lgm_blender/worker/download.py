@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.errors import (
@@ -103,6 +104,7 @@ def _remote_files(weights: Weights, endpoint: str | None) -> list[_RemoteFile]:
     repository, cache = weights.repository, cache_folder(weights.repository)
     api = HfApi(endpoint=endpoint, library_name="lgm_blender", library_version=VERSION)
     address = f"{api.endpoint}/{repository}"
+    _check_private(address)
     with _explained(address, cache):
         try:
             info = _model_info(api, weights)
@@ -169,8 +171,10 @@ def fetch_file(
         headers: Of the request.
 
     Raises:
-        LGMError: If the server can't be reached or refuses, another file came, or the disk is full.
+        LGMError: If the server can't be reached or refuses, is not asked by https, another file came, or the disk is
+            full.
     """
+    _check_private(url)
     partial = _partial(path)
     lock = partial.with_name(f"{partial.name}.lock")
     with _explained(url, path):
@@ -211,6 +215,8 @@ def _receive(
                         if file.tell() > size:  # it may have no end; what came is not the file, as its hash will tell
                             return
                         progress(file.tell(), size)
+                        if file.tell() > size:  # a server that never ends must not fill the disk
+                            break
         except HTTPError as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code not in (429, *range(500, 600)):
                 raise
@@ -219,6 +225,17 @@ def _receive(
         if failures > RETRIES:
             raise _unreachable(url, problem) from problem
         time.sleep(0.2 * 2**failures if failures else 0)
+
+
+def _check_private(url: str) -> None:
+    """That nobody on the way can change what comes: not every file's hash is known beforehand.
+
+    Raises:
+        LGMError: (kind 'weights') If it is not https, and not on this machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise LGMError(f"{url} is not https, so anybody on the way could change it. Correct HF_ENDPOINT.", "weights")
 
 
 @contextmanager

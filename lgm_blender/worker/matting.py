@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from ..core.color import lab_to_srgb, srgb_to_lab
 from ..core.errors import LGMError
+from ..core.files import expanded
 from .images import read_image, to_rgba
 
 Method = Literal["alpha", "border", "rembg"]
@@ -316,7 +317,7 @@ def rembg_network() -> tuple[str, Path] | None:
     ]
     for name in REMBG_NETWORKS:
         for home in filter(None, homes):
-            folder = Path(home).expanduser()
+            folder = expanded(home)
             for file in (folder / f"{name}.onnx", folder / "models" / name / f"{name}.onnx"):
                 if file.is_file():
                     return name, file

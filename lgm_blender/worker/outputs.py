@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import LGMError
-from ..core.files import output_error, replacing, sweep, temporary_file, write_together
+from ..core.files import expanded, output_error, replacing, sweep, temporary_file, write_together
 from ..core.system.names import fitting_stem
 from ..core.version import VERSION
 
@@ -36,7 +36,7 @@ def check_output(folder: str) -> Path:
     if not folder.strip() or "\0" in folder:
         raise LGMError("There is no output folder of that name. Choose one.", "output")
     try:
-        folder = Path(folder).expanduser().absolute()
+        folder = expanded(folder).absolute()
         existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         if not existing.is_dir():
             raise LGMError(

@@ -15,6 +15,8 @@ from typing import Any, get_args
 import numpy as np
 
 from ..core.errors import Cancelled, LGMError
+from ..core.files import expanded
+from ..core.formats.obj import obj_name
 from ..core.formats.splat_files import read_splat_file, stem_of
 from ..core.messages import (
     MESH_STAGES,
@@ -376,7 +378,7 @@ def mesh_file(
     """
     settings = settings or MeshSettings()
     settings.check()
-    file = Path(file).expanduser().absolute()
+    file = expanded(file).absolute()
     folder = outputs.check_output(str(output))
     device = resolve_device(settings.device)
     work = Job(job, (*MESH_STAGES, "save"), progress, cancelled)
@@ -385,6 +387,7 @@ def mesh_file(
     mesh = mesh_from_gaussians(gaussians, settings, work)
     with work.stage("save"):
         stem = file_stem(name or stem_of(file), None)
+        stem = obj_name(stem) if "obj" in formats else stem
         paths = outputs.save_together(
             folder,
             stem,

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from huggingface_hub import constants
@@ -277,7 +278,13 @@ def read_preset(folder: Path, name: str = "") -> Preset:
         if not modes or not set(modes) <= {"image", "text"}:
             raise ValueError("modes")
         files = {name: File(int(facts["size"]), str(facts["sha256"])) for name, facts in values["files"].items()}
+        for file in files:
+            if not set(file) & {"\\", ":"} and not {"..", "."} & {*PurePosixPath(file).parts} and file[:1] != "/":
+                continue
+            raise ValueError(f"the file {file!r} lies elsewhere")
         if shared := values.get("multiview"):
+            if str(shared).startswith(("//", "\\\\")):  # Windows would tell that machine the user's password hash
+                raise ValueError("multiview is on another machine")
             multiview = find_preset(str(shared)).weights
         else:
             multiview = dict.fromkeys(modes, Weights(_below(files, "multiview/"), folder / "multiview"))
@@ -370,17 +377,19 @@ def find_preset(name: str) -> Preset:
     """
     if name == PUBLISHED.name:
         return PUBLISHED
-    if (BUNDLED / name / "preset.json").is_file() and name == Path(name).name:
-        return read_preset(BUNDLED / name)
+    with suppress(OSError):  # a name too long for any file
+        if (BUNDLED / name / "preset.json").is_file() and name == Path(name).name:
+            return read_preset(BUNDLED / name)
     if name == "mini":
         raise LGMError(
             f"The bundled models are missing: there is no {BUNDLED / name}. Install the extension's release zip again.",
             "weights",
         )
-    if Path(name).is_dir():
-        return read_preset(Path(name), name)
+    with suppress(OSError):
+        if Path(name).is_dir():
+            return read_preset(Path(name), name)
     known = ", ".join(f"'{preset}'" for preset in preset_names())
-    raise LGMError(f"There is no preset '{name}'. Choose {known}, or the folder of one.")
+    raise LGMError(f"There is no preset '{name[:200]}'. Choose {known}, or the folder of one.")
 
 
 def preset_names() -> list[str]:

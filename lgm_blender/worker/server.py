@@ -15,7 +15,6 @@ import platform
 import queue
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import environment, messages
-from ..core.environment import data_folder
+from ..core.environment import data_folder, private_folder
 from ..core.errors import Cancelled, LGMError
 from ..core.files import make_temporary_folder, owner, remove_scraps, sweep
 from ..core.messages import Initialized, JobError, Progress, Request
@@ -320,13 +319,17 @@ def describe(log_file: str = "") -> Initialized:
 def start_log() -> Path | None:
     """Sends this process's log into a file that is rotated, and returns it; None if no folder can be written to."""
     chosen = os.environ.get(LOG_VARIABLE)
-    for find in (lambda: Path(chosen) if chosen else data_folder() / "logs", lambda: Path(tempfile.gettempdir())):
+    # Nobody else's business: logs name the user's files.
+    for find in (
+        lambda: Path(chosen) if chosen else data_folder() / "logs",
+        lambda: private_folder("lgm_blender_logs"),
+    ):
         with contextlib.suppress(OSError):  # there may be no temporary folder either
             folder = find()
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = folder / "worker.log"
             handler = logging.handlers.RotatingFileHandler(
-                path, maxBytes=LOG_SIZE, backupCount=LOG_FILES - 1, encoding="utf-8"
+                path, maxBytes=LOG_SIZE, backupCount=LOG_FILES - 1, encoding="utf-8", errors="backslashreplace"
             )
             handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
             logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.environment import data_folder
 from ..core.errors import Cancelled, LGMError
-from ..core.files import replacing
+from ..core.files import expanded, replacing
 
 WEIGHTS_VARIABLE = "LGM_BLENDER_WEIGHTS"
 MAIN = "main"  # the branch of a repository
@@ -61,7 +61,7 @@ class Weights:
             yield self.folder
             return
         if chosen := os.environ.get(WEIGHTS_VARIABLE):
-            root = Path(chosen).expanduser()
+            root = expanded(chosen)
             yield from (root / self.repository, root / self.repository.split("/")[1], root)
         snapshots = cache_folder(self.repository) / "snapshots"
         *commits, _ = self.revisions()

@@ -185,6 +185,17 @@ def test_result_of_another_shape(make_engine, tmp_path):
         engine.wait(engine.submit(request(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    "line", [b'{"id": [1], "result": {}}', b'{"id": {}}', b'{"id": NaN}', b'{"method": []}', b"[" * 100_000]
+)
+def test_a_line_that_makes_no_sense_is_passed_over(make_engine, tmp_path, line):
+    engine = make_engine()
+    engine.wait_ready(20)
+    job = engine.submit(request(tmp_path))
+    engine._receive(line)
+    assert engine.wait(job, timeout=20)
+
+
 def test_noise_on_stdout_is_not_a_message(make_engine, tmp_path):
     engine = make_engine("chatty")
     assert engine.wait(engine.submit(request(tmp_path)), timeout=20).gaussians == 4000

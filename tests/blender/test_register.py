@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -62,6 +63,37 @@ def test_twice_is_no_mistake():
     assert session.current() is now
     lgm_blender.unregister()
     lgm_blender.unregister()
+
+
+@pytest.fixture
+def copy():
+    """The same package under another name, as an extension beside the add-on has it."""
+    folder = Path(lgm_blender.__file__).parent
+    places = {"submodule_search_locations": [str(folder)]}
+    spec = importlib.util.spec_from_file_location("bl_ext_lgm", folder / "__init__.py", **places)
+    module = sys.modules["bl_ext_lgm"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    module.unregister()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bl_ext_lgm"]:
+        del sys.modules[name]
+
+
+def test_a_second_copy_says_so_and_stays_off(copy):
+    """Enabled as an add-on and as an extension: whichever comes second, and whichever is disabled first."""
+    for first, second in ((lgm_blender, copy), (copy, lgm_blender)):
+        first.register()
+        before = traces()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=f"enabled already, as '{first.__name__}'. Disable"):
+                second.register()
+            second.unregister()
+            assert traces() == before
+        assert bpy.context.scene.lgm.preset == "mini"
+        first.unregister()
+        assert not hasattr(bpy.types.Scene, "lgm")
+        second.register()  # now it may
+        second.unregister()
 
 
 def test_registration_asks_for_no_worker_and_no_torch():

@@ -62,12 +62,20 @@ def test_other_peoples_have_no_normals_and_their_own_roughness(tmp_path):
     np.testing.assert_array_equal(again.vertices[again.faces], found.vertices[found.faces])
 
 
+def glb_of(text: bytes) -> bytes:
+    """A GLB of this JSON."""
+    return struct.pack("<4sII", b"glTF", 2, 20 + len(text)) + struct.pack("<I4s", len(text), b"JSON") + text
+
+
 def test_files_that_are_none_of_ours(tmp_path):
     positions, uv, faces = bumpy_ball(4, 6)
     whole = write_glb(tmp_path / "whole.glb", piece(positions, faces, uv=uv, picture=patchwork())).read_bytes()
     files = {
         "cut": whole[:-100],
         "empty": b"",
+        "deep": glb_of(b"[" * 100_000),
+        "no objects": glb_of(b'{"meshes": [{"primitives": [{"attributes": "none"}]}]}'),
+        "not even a list": glb_of(b'{"meshes": 3}'),
         "text": b"o cube\nv 0 0 0\n",
         "ends in the header": whole[:15],
         "another length": struct.pack("<4sII", b"glTF", 2, len(whole) + 1) + whole[12:],

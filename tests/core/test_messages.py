@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,7 @@ def test_numbers_without_a_point_are_floats_where_floats_are_meant():
         ({"overwrite": 1}, "'overwrite' can't be 1"),
         ({"output": None}, "'output' can't be None"),
         ({"elevation": "high"}, "'elevation' can't be 'high'"),
+        ({"seed": "x" * 10_000}, "'seed' can't be 'xxx"),
         ({"colour": 1}, "no field 'colour'"),
     ],
 )
@@ -72,6 +74,21 @@ def test_answers_fields_that_do_not_fit(change, sentence):
     with pytest.raises(LGMError) as caught:
         messages.from_params(GenerateRequest, messages.to_params(REQUEST) | change)
     assert sentence in caught.value.message
+    assert len(caught.value.message) < 400
+
+
+def test_numbers_beyond_all_others_are_infinite():
+    """JSON has no largest number, and Python's own conversion would fail."""
+    read = messages.from_params(GenerateRequest, messages.to_params(REQUEST) | {"elevation": 10**400})
+    assert read.elevation == math.inf
+
+
+@pytest.mark.parametrize("presets", [3.5, None, {}, [3], "all"])
+def test_a_first_answer_without_presets(presets):
+    values = {"protocol": 4, "presets": presets, "log": ""}
+    values |= dict.fromkeys(("version", "python", "torch", "device", "device_name"), "")
+    with pytest.raises(LGMError):
+        messages.from_params(messages.Initialized, values)
 
 
 def test_answers_what_is_missing_and_what_is_no_object():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from lgm_blender.core.formats.gltf import GlbMesh
-from lgm_blender.core.formats.obj import encode_obj
+from lgm_blender.core.formats.obj import encode_obj, obj_name
 
 
 def test_a_quad_and_a_triangle_with_a_seam_between_them():
@@ -25,7 +26,43 @@ def test_a_quad_and_a_triangle_with_a_seam_between_them():
     np.testing.assert_allclose(triangle, uvs[2])
     assert len(table["vt"]) == 7  # what the quad's halves have in common is there once
     assert table["vn"].tolist() == [[0, 0, 1]]
-    assert ["mtllib", "my", "thing", "亀.mtl"] in lines
+    assert ["mtllib", "my_thing_亀.mtl"] in lines
     words = dict(line.split(" ", 1) for line in mtl.decode().splitlines())
-    assert (words["newmtl"], words["Pr"], words["map_Kd"]) == ("my_thing_亀", "0.25", "my thing 亀_texture.png")
+    assert (words["newmtl"], words["Pr"], words["map_Kd"]) == ("my_thing_亀", "0.25", "my_thing_亀_texture.png")
     assert ["usemtl", words["newmtl"]] in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("my pot", "my_pot"),
+        ("#1 pot", "_1_pot"),
+        ("-s 2 2 2 pot", "_s_2_2_2_pot"),
+        ("-clamp on", "_clamp_on"),
+        ("a\\", "a_"),
+        ("tab\tnew\nline\u3000wide", "tab_new_line_wide"),
+        ("K\udce4fer", "K_fer"),
+        ("猫", "猫"),
+        ("a-b_c.d", "a-b_c.d"),
+    ],
+)
+def test_names_that_readers_take_whole(name, safe):
+    """A space would end them, a hash begin a comment, a dash an option of the texture."""
+    assert obj_name(name) == safe
+    assert obj_name(safe) == safe
+    vertices, faces = np.eye(3, dtype=np.float32), np.int32([[0, 1, 2]])
+    uvs, normals = np.zeros((1, 3, 2), np.float32), np.ones((1, 3, 3), np.float32)
+    obj, mtl = encode_obj(GlbMesh(vertices, faces, uvs, b"", normals), name)
+    words = dict(line.split() for line in obj.decode().splitlines() if line.split()[0] in ("mtllib", "o", "usemtl"))
+    words |= {
+        line.split()[0]: line.split()[1]
+        for line in mtl.decode().splitlines()
+        if line.split()[0] in ("newmtl", "map_Kd")
+    }
+    assert words == {
+        "mtllib": f"{safe}.mtl",
+        "o": safe,
+        "usemtl": safe,
+        "newmtl": safe,
+        "map_Kd": f"{safe}_texture.png",
+    }

@@ -106,6 +106,10 @@ def test_a_broken_view_is_left_out(tmp_path, matrix, reason):
         ({"frames": [{"file_path": "gone.png", "transform_matrix": np.eye(4).tolist()}]}, "there is no file"),
         ({"fl_x": "wide"}, "fl_x is not a number"),
         ({"w": 0}, "no size"),
+        ({"frames": [{"file_path": "a" * 5000, "transform_matrix": []}]}, "name too long|no file"),
+        ({"fl_x": 10**400}, "int too large"),
+        ({"frames": [{"file_path": "\\\\host\\a.png", "transform_matrix": []}]}, "on another machine"),
+        ({"frames": [{"file_path": "//host/a.png", "transform_matrix": []}]}, "on another machine"),
         ({**NO_INTRINSICS, "camera_angle_x": None}, "what its lens is"),
         ({**NO_INTRINSICS, "camera_angle_x": 4.0}, "below 180°"),
         ({"fl_x": -1}, "what its lens is"),
@@ -118,7 +122,7 @@ def test_an_object_without_a_usable_view(tmp_path, changes, words):
         read_transforms(write(tmp_path / "a", **changes))
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe\x00", b"3"])
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe\x00", b"3", b"[" * 100_000])
 def test_a_file_that_is_not_json(tmp_path, text):
     (tmp_path / "transforms.json").write_bytes(text)
     with pytest.raises(LGMError, match=r"is not JSON|lists no frames"):

@@ -68,6 +68,12 @@ def test_unknown_preset(tmp_path):
         presets.find_preset(str(tmp_path))
 
 
+def test_a_name_too_long_for_any_file():
+    with pytest.raises(LGMError, match="There is no preset 'aaa") as caught:
+        presets.find_preset("a" * 5000)
+    assert len(caught.value.message) < 400
+
+
 def test_the_bundled_preset_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(presets, "BUNDLED", tmp_path)
     with pytest.raises(LGMError, match="Install the extension's release zip") as caught:

@@ -193,6 +193,7 @@ def test_bad_input_is_a_sentence_and_the_worker_goes_on(shared, preset, image, t
         (b"x" * 300_000, messages.PARSE_ERROR, None),
         (b"{}", messages.INVALID_REQUEST, None),
         (b'{"id": 3}', messages.INVALID_REQUEST, 3),
+        (b'{"id": [1], "method": "cancel", "params": {"job": 1}}', messages.INVALID_REQUEST, None),
         (b'{"id": {}, "method": "initialize"}', messages.INVALID_REQUEST, None),
         (b'{"id": true, "method": "initialize"}', messages.INVALID_REQUEST, None),
         (b'{"method": "initialize"}', messages.INVALID_REQUEST, None),
@@ -214,6 +215,12 @@ def test_garbage_is_answered(shared, line, code, id):
     assert message["id"] == id or (id is None and message["id"] is not None and code == messages.INVALID_REQUEST)
     assert message["error"]["code"] == code
     assert message["error"]["message"].endswith(".")
+
+
+@pytest.mark.parametrize("job", ["NaN", "1e999", "[1]", '"none"'])
+def test_a_job_that_is_none_can_not_be_cancelled(shared, job):
+    shared.write(b'{"id": 5, "method": "cancel", "params": {"job": %s}}\n' % job.encode())
+    assert shared.hear()["result"]["cancelled"] is False
 
 
 def test_a_message_may_come_in_pieces(shared):
@@ -492,3 +499,19 @@ def test_a_worker_without_its_packages_says_so(monkeypatch):
     with pytest.raises(server.LGMError, match=r"lacks no_such_package. Install the worker again") as caught:
         server.describe()
     assert caught.value.kind == "worker"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux to tell what listens")
+def test_no_port_is_open_and_what_is_temporary_is_private(shared, preset, image, tmp_path):
+    """Nobody on this machine or the network can talk to it, or look at what it makes meanwhile."""
+    shared.answer(shared.generate(job="port", output=str(tmp_path), image=str(image), preset=str(preset)))
+    links = [str(each.readlink()) for each in Path(f"/proc/{shared.process.pid}/fd").iterdir()]
+    sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
+    listening = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+        listening |= {row[9] for row in rows if row[3] in ("0A", "07")}
+    assert not sockets & listening
+    folders = [shared.logs, *shared.temporary.iterdir()]
+    assert len(folders) > 1
+    assert [folder.stat().st_mode & 0o077 for folder in folders] == [0] * len(folders)

@@ -194,7 +194,7 @@ def read_transforms(folder: Path) -> ObjectFolder:
     for i, entry in enumerate(listed):
         try:
             frames.append(_read_frame(folder, content | entry if isinstance(entry, dict) else {}))
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, OSError) as error:
             problems.append(f"view {i}: {error}")
     if not frames:
         raise LGMError(f"{path} has no usable view; {problems[0]}. Correct it, or make the views again.")
@@ -268,7 +268,10 @@ def _find_picture(folder: Path, name: object) -> Path:
     """The file of a view; a name without a suffix stands for a PNG, as NeRF's own data has it."""
     if not isinstance(name, str) or not name:
         raise ValueError("it has no file_path")
-    path = folder / name.replace("\\", "/")
+    name = name.replace("\\", "/")
+    if name.startswith("//"):  # Windows would tell that machine the user's password hash
+        raise ValueError("its picture is on another machine")
+    path = folder / name
     candidates: Sequence[Path] = (path, *(path.with_name(path.name + suffix) for suffix in SUFFIXES))
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:

@@ -22,6 +22,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SKIP_SCALE = math.sqrt(0.5)
 
 
+LARGEST_SIZE = 2048  # pixels of a view
+
+
 @dataclass(frozen=True)
 class LGMConfig:
     """A U-Net and a head.
@@ -63,9 +66,19 @@ class LGMConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LGMConfig:
-        """The configuration from a JSON object; lists become tuples."""
+        """The configuration from a JSON object; lists become tuples.
+
+        Raises:
+            TypeError, ValueError: If it is not one.
+        """
         renamed = {"guess_channel": "averaged_channel"}  # as it was called before 0.2
-        return cls(**{renamed.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        config = cls(**{renamed.get(k, k): tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        for name in ("input_size", "splat_size", "num_heads"):
+            if not isinstance(value := getattr(config, name), int) or not 1 <= value <= LARGEST_SIZE:
+                raise ValueError(f"{name} is {value!r}")
+        if config.position not in ("xyz", "ray") or config.scale not in ("fixed", "pixel"):
+            raise ValueError(f"position is {config.position!r}, scale {config.scale!r}")
+        return config
 
 
 LGM_CONFIGS: dict[str, LGMConfig] = {

@@ -161,7 +161,7 @@ def _fail(task: Task, error: Exception, run: Run) -> None:
     """Tells of a failure; whatever it is, one bad image must not stop the others."""
     if not isinstance(error, LGMError):
         traceback.print_exception(error)
-        error = LGMError(f"Something went wrong in the add-on: {error!r}", "internal")
+        error = LGMError(f"Something went wrong in the add-on ({error!r}). Please report it.", "internal")
     run.failed(task, error)
 
 

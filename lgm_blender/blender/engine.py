@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core import messages
-from ..core.environment import data_folder
 from ..core.errors import ErrorKind, LGMError
 from ..core.files import OWNER_VARIABLE, remove_scraps
 from ..core.messages import Initialized, JobError, Progress, Request, Result
+from ..core.system.folders import data_folder
 from ..core.system.processes import describe_exit, was_killed
 from .process import Process, clean_variables
 

@@ -23,6 +23,7 @@ from ..core import environment
 from ..core.environment import environment_python, package_name
 from ..core.errors import LGMError
 from ..core.files import expanded, replacing
+from ..core.system import folders
 from ..core.system.processes import NO_WINDOW, program
 from .process import clean_variables
 from .tasks import Step, Task, Way
@@ -84,7 +85,7 @@ def worker_python(preference: str = "") -> WorkerPython:
             return WorkerPython(path, where)
     clones = (root for root in environment.PACKAGE.parents if (root / "build.py").is_file())
     made = [(root / ".venv", "build.py") for root in clones if (root / "lgm_blender").is_dir()]
-    for folder, where in [*made, (environment.data_folder() / "environment", "installed")]:
+    for folder, where in [*made, (folders.data_folder() / "environment", "installed")]:
         if environment.read_marker(folder):
             return WorkerPython(environment_python(folder), where)
     missing = "The worker is not installed yet. Press Install in the preferences of LGM."
@@ -93,12 +94,12 @@ def worker_python(preference: str = "") -> WorkerPython:
 
 def installed_python() -> Path:
     """The Python of the environment that the panel's button makes, whether it exists or not."""
-    return environment_python(environment.data_folder() / "environment")
+    return environment_python(folders.data_folder() / "environment")
 
 
 def is_outdated() -> bool:
     """Whether the environment that the panel's button has made is there and lacks something of today's list."""
-    marker = environment.read_marker(environment.data_folder() / "environment")
+    marker = environment.read_marker(folders.data_folder() / "environment")
     return marker is not None and not {*environment.requirements()} <= {*marker.get("requirements", ())}
 
 
@@ -106,7 +107,7 @@ def size() -> int:
     """Bytes on disk that `remove` gives back; a file with several links counts once."""
     files = {}
     for name in CONTENTS:
-        for parent, _, names in os.walk(environment.data_folder() / name):
+        for parent, _, names in os.walk(folders.data_folder() / name):
             for file in names:
                 with contextlib.suppress(OSError):
                     status = os.stat(os.path.join(parent, file), follow_symlinks=False)  # noqa: PTH116, PTH118
@@ -120,7 +121,7 @@ def remove() -> None:
     Raises:
         LGMError: If something could not be deleted, as on Windows while a worker runs from it.
     """
-    folder = environment.data_folder()
+    folder = folders.data_folder()
     # Whatever happens next, it is not whole any more.
     (folder / "environment" / environment.MARKER).unlink(missing_ok=True)
     try:
@@ -174,7 +175,7 @@ class Plan:
 
 def shared_plan() -> Plan:
     """The worker's environment for all Blender versions, as the panel's button makes it."""
-    folder = environment.data_folder()
+    folder = folders.data_folder()
     log = folder / "logs" / "install.log"
     return Plan(
         folder / "environment",

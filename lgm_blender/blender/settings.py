@@ -7,8 +7,8 @@ from typing import Any
 
 import bpy
 
-from ..core import environment
 from ..core.errors import LGMError
+from ..core.system import folders
 from . import install
 
 ADDON = __package__.rpartition(".blender")[0]  # lgm_blender, or bl_ext.user_default.lgm_blender as an extension
@@ -26,7 +26,7 @@ def user_folder() -> Path:
     try:
         return Path(bpy.utils.extension_path_user(ADDON))
     except ValueError:  # not run as an extension
-        return environment.data_folder()
+        return folders.data_folder()
 
 
 def output_folder(chosen: str = "") -> Path:

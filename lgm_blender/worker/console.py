@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..core.console import escape_unprintable
-from ..core.environment import ensure_home
 from ..core.errors import LGMError
 from ..core.messages import Progress
+from ..core.system.folders import ensure_home
 
 if TYPE_CHECKING:
     from .download import Fetched

@@ -206,7 +206,7 @@ def _receive(
                 if comes and int(comes) != size - (done if answer.status_code == 206 else 0):
                     raise LGMError(
                         f"{url} is not the file that was asked for: {int(comes):,} bytes came in place of {size:,}. Is "
-                        "there a proxy in between, or a network to log in to? Try again then.",
+                        "there a proxy in between, or a network to log in to? Then try again.",
                         "weights",
                     )
                 with partial.open("ab" if answer.status_code == 206 else "wb") as file:

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core import environment, messages
-from ..core.environment import data_folder, private_folder
 from ..core.errors import Cancelled, LGMError
 from ..core.files import make_temporary_folder, owner, remove_scraps, sweep
 from ..core.messages import Initialized, JobError, Progress, Request
+from ..core.system.folders import data_folder, private_folder
 from ..core.version import VERSION
 from .devices import device_name, gpu_count, resolve_device
 from .memory import watch_memory

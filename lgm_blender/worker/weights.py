@@ -13,9 +13,9 @@ from pathlib import Path
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
-from ..core.environment import data_folder
 from ..core.errors import Cancelled, LGMError
 from ..core.files import expanded, replacing
+from ..core.system.folders import data_folder
 
 WEIGHTS_VARIABLE = "LGM_BLENDER_WEIGHTS"
 MAIN = "main"  # the branch of a repository

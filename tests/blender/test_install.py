@@ -12,6 +12,7 @@ import pytest
 
 from lgm_blender.blender import install, tasks
 from lgm_blender.core import environment
+from lgm_blender.core.system import folders
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for uv is a shell script")
 
@@ -43,7 +44,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "PACKAGE", install_package(tmp_path))  # not below what build.py made in this clone
     monkeypatch.setattr(install, "pip_settings", lambda python: {})
     monkeypatch.setattr(install, "DISK_NEEDED", {False: 0, True: 0})  # however full the disk is that tests run on
-    folder = environment.data_folder()
+    folder = folders.data_folder()
     uv = folder / "tools" / "bin" / "uv"
     uv.parent.mkdir(parents=True)
     (folder / "tools" / f"uv-{install.UV_VERSION}.dist-info").mkdir()

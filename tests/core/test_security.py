@@ -22,6 +22,7 @@ from lgm_blender.core.files import replacing, write_together
 from lgm_blender.core.formats import gltf_splats
 from lgm_blender.core.formats.splat_files import encode_splats, read_splat_file
 from lgm_blender.core.formats.transforms import read_transforms
+from lgm_blender.core.system import folders
 
 PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
@@ -205,16 +206,16 @@ def test_one_mesh_in_very_many_places_is_refused(tmp_path):
 @POSIX
 def test_temporary_folders_are_private_and_a_neighbours_are_not_taken(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = environment.private_folder("ours")
+    folder = folders.private_folder("ours")
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert environment.private_folder("ours") == folder
+    assert folders.private_folder("ours") == folder
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     for plant in (lambda: folder.symlink_to(tmp_path / "elsewhere"), lambda: folder.mkdir(), folder.touch):
         folder.rmdir() if folder.is_dir() and not folder.is_symlink() else folder.unlink()
         plant()
         if not folder.is_symlink():
             folder.chmod(0o777)
-        other = environment.private_folder("ours")
+        other = folders.private_folder("ours")
         assert other != folder
         assert other.parent == tmp_path
         assert other.stat().st_mode & 0o777 == 0o700
@@ -232,11 +233,11 @@ def test_without_a_home_there_is_a_private_one(tmp_path, monkeypatch):
     for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    assert tmp_path in environment.data_folder().parents
-    environment.ensure_home()
+    assert tmp_path in folders.data_folder().parents
+    folders.ensure_home()
     import getpass
 
-    assert Path.home() == Path("~").expanduser() == environment.home_folder()
+    assert Path.home() == Path("~").expanduser() == folders.home_folder()
     assert Path.home().stat().st_mode & 0o777 == 0o700
     assert getpass.getuser()
 

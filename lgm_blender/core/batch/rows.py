@@ -93,7 +93,9 @@ def _row(given: dict[str, str], where: str, folder: Path, prompt: str, separator
         except (ValueError, RuntimeError):  # a null character; a home of nobody
             there = False
         if not there:
-            raise LGMError(f"{where}, column image: there is no file {path or image!r}. Paths begin at the list.")
+            raise LGMError(
+                f"{where}, column image: there is no file {path or image!r}. Write paths as seen from the list."
+            )
     values: dict[str, Any] = {column: given[column] for column in ("prompt", "negative_prompt") if column in given}
     if "seed" in given:
         values["seed"] = _number(given["seed"], f"{where}, column seed", 0, 2**32 - 1, whole=True)

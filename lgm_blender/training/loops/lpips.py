@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...core.environment import data_folder
 from ...core.errors import LGMError
 from ...core.files import output_error
+from ...core.system.folders import data_folder
 from ...worker.download import fetch_file
 from ...worker.quantization import load_file
 

@@ -161,7 +161,9 @@ class Cluster:
             while self.run.unfinished:
                 self._step()
         except RaySystemError as error:
-            raise LGMError(f"The cluster is gone ({error}). The same command goes on from here.", "worker") from None
+            raise LGMError(
+                f"The cluster is gone ({error}). Start it again; the same command goes on from here.", "worker"
+            ) from None
 
     def _step(self) -> None:
         for station in self._stations:
@@ -174,7 +176,13 @@ class Cluster:
         now = time.monotonic()
         for station in self._stations:
             if station.deadline is not None and now > station.deadline:
-                self._fail(station, LGMError(f"The job took longer than {self.timeout:g} seconds.", "worker"))
+                self._fail(
+                    station,
+                    LGMError(
+                        f"The job took longer than {self.timeout:g} seconds. Raise --timeout, or leave it out.",
+                        "worker",
+                    ),
+                )
         if any(station.ready for station in self._stations):
             self._alone_since = now
         elif now - self._alone_since > PATIENCE:
@@ -217,7 +225,12 @@ class Cluster:
             cause = getattr(error, "cause", error)
             if isinstance(cause, LGMError) and not station.ready:  # no other could, either
                 raise LGMError(cause.message, "worker") from None
-            self._fail(station, LGMError(f"A maker failed: {_first_line(error)}.", "worker"))
+            self._fail(
+                station,
+                LGMError(
+                    f"A worker failed ({_first_line(error)}). Try it alone, to see whether it is the input.", "worker"
+                ),
+            )
             return
         if answer.result is None:
             error = LGMError(answer.error, answer.kind)
@@ -255,7 +268,7 @@ class Cluster:
     def _lose(self, station: _Station, error: RayActorError) -> None:
         """A maker is gone: with its machine, or by itself."""
         if station.task is not None:
-            sentence = f"The worker stopped unexpectedly ({_first_line(error)})."
+            sentence = f"The worker stopped unexpectedly ({_first_line(error)}). Try it alone, or on fewer at once."
             lost = not _lives(station.node) or "node" in str(error).lower()
             self.run.failed(self._take_back(station), LGMError(sentence, "worker"), lost=lost)
         else:
@@ -276,7 +289,7 @@ class Cluster:
         if self._broken > MAX_BROKEN * len(self._stations):
             raise LGMError(
                 f"No worker could start on the cluster: {_first_line(error)}. Its machines need the worker's packages "
-                "and this Python: docs/batch.md says how.",
+                "and this Python. Install them there: docs/batch.md says how.",
                 "worker",
             )
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...core.environment import data_folder
 from ...core.errors import ErrorKind, LGMError
 from ...core.files import TEMPORARY_SUFFIX
 from ...core.messages import GenerateRequest, GenerateResult
+from ...core.system.folders import data_folder
 from ..devices import device_name, resolve_device
 from ..memory import watch_memory
 from ..pipeline import Pipeline

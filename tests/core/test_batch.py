@@ -408,9 +408,16 @@ def test_scraps_of_killed_processes_go(pictures, out):
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, time.time() - SCRAP_AGE - 10))
-    Run_(out, items_of(pictures, out)).close()
+    run = Run_(out, items_of(pictures, out))
     assert not old.exists()
     assert new.exists()
+    run.take()
+    run.journal.close()  # it was killed, and its own scraps are nobody's any more
+    own = [out / f".lgm-{os.getpid()}{end}" for end in ("-cc.part", ".blend")]
+    for path in own:
+        path.write_bytes(b"half")
+    Run_(out, items_of(pictures, out)).close()
+    assert [path.exists() for path in (*own, new)] == [False, False, True]
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was(pictures, out, monkeypatch):

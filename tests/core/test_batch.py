@@ -357,26 +357,27 @@ def test_somebody_elses_file_is_left_alone(out, text):
     assert (out / "results.jsonl").read_text() == text
 
 
-def test_a_reader_sees_whole_lines_only(pictures, out):
-    items = items_of(pictures, out)
-    seen, ended = [], threading.Event()
+def test_it_can_be_read_while_it_is_written(pictures, out):
+    """Every line is whole, but for a last one without its end; there are never fewer than before."""
+    counts, broken, ended = [], [], threading.Event()
 
     def read():
         while not ended.is_set():
-            data = (out / "results.jsonl").read_bytes()
-            seen.append(data.endswith(b"\n") or not data)
+            *lines, _ = (out / "results.jsonl").read_bytes().split(b"\n")
+            broken.extend(line for line in lines if not isinstance(json.loads(line), dict))
+            counts.append(len(read_journal(out)))
 
-    with Run_(out, items[:1]) as run:
+    with Run_(out, items_of(pictures, out)[:1]) as run:
+        run.done(run.take(), made(out, "cup", warnings=["x" * 20_000]))
         reader = threading.Thread(target=read)
         reader.start()
-        record = made(out, "cup", warnings=["x" * 20_000])
-        run.done(run.take(), record)
         for _ in range(30):
             run.journal.add(run.journal.records[0])
         ended.set()
         reader.join()
-    assert len(seen) > 3
-    assert all(seen)
+    assert counts == sorted(counts)
+    assert not broken
+    assert len(read_journal(out)) == 31
 
 
 HOLD = """
@@ -407,9 +408,16 @@ def test_scraps_of_killed_processes_go(pictures, out):
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, time.time() - SCRAP_AGE - 10))
-    Run_(out, items_of(pictures, out)).close()
+    run = Run_(out, items_of(pictures, out))
     assert not old.exists()
     assert new.exists()
+    run.take()
+    run.journal.close()  # it was killed, and its own scraps are nobody's any more
+    own = [out / f".lgm-{os.getpid()}{end}" for end in ("-cc.part", ".blend")]
+    for path in own:
+        path.write_bytes(b"half")
+    Run_(out, items_of(pictures, out)).close()
+    assert [path.exists() for path in (*own, new)] == [False, False, True]
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was(pictures, out, monkeypatch):

@@ -16,7 +16,7 @@ from tiny_preset import write_preset
 
 from lgm_blender.core.batch.items import Item
 from lgm_blender.core.batch.journal import Journal, read_journal
-from lgm_blender.core.batch.run import Run, Task
+from lgm_blender.core.batch.run import Task
 from lgm_blender.core.errors import LGMError
 from lgm_blender.core.formats.ply import read_ply
 from lgm_blender.core.messages import GenerateRequest
@@ -151,37 +151,33 @@ def test_a_machine_is_lost_in_the_middle(preset, tmp_path, monkeypatch, capsys):
 
     from lgm_blender.worker.scale import cluster as module
 
-    for number in range(8):
+    for number in range(5):
         picture(tmp_path / "in" / f"thing {number}.png", 10 * number)
     out = tmp_path / "out"
     arguments = ["--input", tmp_path / "in", "--output", out, "--preset", preset, "--steps", 100]
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_timeout_ms": 1000}
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_timeout_ms": 4000}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick | {"health_check_failure_threshold": 2}}
     machines = Cluster(initialize_head=True, head_node_args=head)
     nodes = [machines.add_node(num_cpus=1) for _ in range(2)]
-    working = []
-    monkeypatch.setattr(module.Cluster, "__enter__", lambda self, enter=module.Cluster.__enter__: (
-        working.append(self), enter(self))[1])  # fmt: skip
     killed = []
 
-    def done(self, task, made, done=Run.done):
-        done(self, task, made)
-        busy = [station.node for station in working[0]._stations if station.task]
-        if self.good >= 2 and busy and not killed:
-            killed.extend(node for node in nodes if node.node_id == busy[0])
+    def give(self, station, task, give=module.Cluster._give):
+        give(self, station, task)
+        if self.run.good and not killed:  # both work by now; this one's item has only just begun
+            killed.extend(node for node in nodes if node.node_id == station.node)
             manager = psutil.Process(killed[0].all_processes["raylet"][0].process.pid)
             for process in (manager, *manager.children(recursive=True)):  # as if the power went
                 process.kill()
             machines.remove_node(killed[0], allow_graceful=False)
 
-    monkeypatch.setattr(Run, "done", done)
+    monkeypatch.setattr(module.Cluster, "_give", give)
     try:
         code = command(*arguments, "--ray-address", machines.address, "--processes", 2)
         said = capsys.readouterr()
         assert code == 0, said.err
         assert killed
         assert "its machine was lost" in said.err
-        names = [f"thing {number}" for number in range(8)]
+        names = [f"thing {number}" for number in range(5)]
         assert sorted(record["name"] for record in read_journal(out)) == names
         assert sorted(path.stem for path in out.glob("*.ply")) == names
         assert all(len(read_ply(path)) for path in out.glob("*.ply"))

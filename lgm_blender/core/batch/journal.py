@@ -1,7 +1,7 @@
-"""The journal of an output folder: results.jsonl, a line for each item that has ended, whole lines at any time.
+"""The journal of an output folder: results.jsonl, a line for each item that has ended, added when it ends.
 
 It says what is finished, so that a batch goes on where it was stopped, and which name each item has, so that it keeps
-it when there are more. One batch at a time writes it; anybody may read it meanwhile.
+it when there are more. One batch at a time writes it; anybody may read it meanwhile, whose last line may lack its end.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Journal:
 
     def _append(self, line: bytes) -> None:
         rest = memoryview(line)
-        while rest:  # in one piece where the system does so: who reads meanwhile sees all of it or nothing
+        while rest:
             rest = rest[self._file.write(rest) :]
         os.fsync(self._file.fileno())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ class UnderWay:
         with suppress(OSError, ValueError, AttributeError):
             before = json.loads(self.path.read_text(encoding="utf-8"))
             self._before = {name: entry for name, entry in before.items() if isinstance(entry, dict)}
-        remove_scraps(folder)
+        remove_scraps(folder, {entry.get("process") for entry in self._before.values()})
 
     def was_saved(self, name: str, fingerprint: str) -> bool:
         """Whether the batch before made NAME's files with these settings, and was killed before it could say so."""
@@ -47,7 +49,8 @@ class UnderWay:
         """
         if not self.was_saved(name, fingerprint):
             self._before.pop(name, None)
-        self._now[name] = self._before.get(name) or {"fingerprint": fingerprint, "json": self._state(name)}
+        entry = self._before.get(name) or {"fingerprint": fingerprint, "json": self._state(name)}
+        self._now[name] = entry | {"process": os.getpid()}
         self._write()
 
     def end(self, name: str) -> None:
@@ -74,10 +77,15 @@ class UnderWay:
             file.write(json.dumps(self._before | self._now).encode("ascii"))
 
 
-def remove_scraps(folder: Path) -> None:
-    """Removes what a killed process left half-written under another name, once it is old enough to be nobody's."""
+def remove_scraps(folder: Path, gone: Collection[int | None] = ()) -> None:
+    """Removes what killed processes left half-written under another name, once it is old enough to be nobody's.
+
+    Args:
+        gone: Numbers of processes that are known to have ended: what is theirs goes at once.
+    """
+    owned = tuple(f".lgm-{number}{end}" for number in gone for end in "-.")
     for pattern in (f".lgm-*{TEMPORARY_SUFFIX}", ".lgm-*.blend"):
         for scrap in folder.glob(pattern):
             with suppress(OSError):
-                if time.time() - scrap.stat().st_mtime > SCRAP_AGE:
+                if scrap.name.startswith(owned) or time.time() - scrap.stat().st_mtime > SCRAP_AGE:
                     scrap.unlink()

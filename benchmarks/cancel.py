@@ -2,6 +2,7 @@
 
     python benchmarks/cancel.py                      # 104 cancels
     python benchmarks/cancel.py --each 2
+    python benchmarks/cancel.py --gaps               # the longest that a job goes without asking, in seconds of CPU
 
 Runs in the worker's Python, with the bundled preset. Prints a table and, last, the same as a line of JSON.
 """
@@ -17,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from setup import ROOT, Setup, table
@@ -26,6 +28,7 @@ from shapes import sphere
 
 from lgm_blender.core.formats.ply import write_ply
 from lgm_blender.core.messages import MESH_STAGES
+from lgm_blender.worker.pipeline import Pipeline
 
 GENERATING = ("matting", "load", "views", "gaussians", "floaters", "save")
 
@@ -49,12 +52,45 @@ def measure(setup: Setup, stage: str, delay: float, splats: Path) -> tuple[float
     return ended, time.monotonic() - began
 
 
+def gaps() -> None:
+    """Prints, for each stage of a warm job, the most CPU time between two questions whether it goes on.
+
+    Of all threads together, so that what else the machine does makes no difference; with two that are busy the clock
+    shows half of it.
+    """
+    longest: dict[str, float] = {}
+    now = {"stage": "", "asked": 0.0}
+
+    def cancelled() -> bool:
+        used = time.process_time()
+        stage = now["stage"]
+        longest[stage] = max(longest.get(stage, 0.0), used - now["asked"])
+        now["asked"] = used
+        return False
+
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(Path(folder))
+        pipeline = Pipeline()
+        for _ in range(2):  # the first one warms up
+            longest.clear()
+            now["asked"] = time.process_time()
+            request = replace(setup.generate(output_kind="both"), job="gaps")
+            pipeline.generate(request, lambda progress: now.update(stage=progress.stage), cancelled)
+    rows = [[stage, seconds] for stage, seconds in longest.items() if stage]
+    print(table(["stage", "longest, seconds of CPU"], rows))
+    print(json.dumps({"cores": os.cpu_count(), "rows": {stage: round(seconds, 3) for stage, seconds in rows}}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=8, help="cancels of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="+", default=[*GENERATING, *MESH_STAGES])
+    parser.add_argument("--gaps", action="store_true", help="in place of cancelling")
     options = parser.parse_args()
+    if options.gaps:
+        gaps()
+        return
     chance = random.Random(options.seed)
     found: dict[str, list[tuple[float, float]]] = {stage: [] for stage in options.stages}
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +110,7 @@ def main() -> None:
                     setup.engine.close()
                 pair = measure(setup, stage, chance.uniform(0, 0.9) * lasts[stage], sources.get(stage, ball))
                 found[stage] += [pair] if pair else []
+                print(stage, pair, file=sys.stderr, flush=True)
             print(stage, [f"{a:.2f} {b:.2f}" for a, b in found[stage]], file=sys.stderr, flush=True)
         scraps = setup.scraps()
         setup.engine.close()

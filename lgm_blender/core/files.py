@@ -18,6 +18,7 @@ from .errors import LGMError
 from .system.disks import is_forbidden, is_full, is_locked, keep_under, replace, take_name
 
 TEMPORARY_SUFFIX = ".part"
+OLD_SUFFIX = ".old.part"  # of a file that is being replaced
 FOLDER_PREFIX = "lgm_blender_previews_"
 # What the unfinished files of a process are called by, if another one is to remove them once it was killed.
 OWNER_VARIABLE = "LGM_BLENDER_OWNER"
@@ -73,7 +74,7 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
                     take_name(temporary, path)
                     undo.callback(_remove, path)
                 elif path.exists():
-                    old = temporary_file(path.parent)
+                    old = temporary_file(path.parent, OLD_SUFFIX)
                     scraps.callback(_remove, old)
                     keep_under(path, old)
                     replace(temporary, path)
@@ -88,10 +89,10 @@ def write_together(files: Mapping[Path, bytes], *, overwrite: bool = True) -> No
         raise output_error(path, error) from error
 
 
-def temporary_file(folder: Path) -> Path:
+def temporary_file(folder: Path, suffix: str = TEMPORARY_SUFFIX) -> Path:
     """A name for a file in `folder` that is not finished; no other program takes it."""
     # Not a file's own name plus a suffix: a name may already be as long as the file system allows.
-    return folder / f".lgm-{owner()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    return folder / f".lgm-{owner()}-{secrets.token_hex(4)}{suffix}"
 
 
 def make_temporary_folder() -> Path:
@@ -107,12 +108,22 @@ def owner() -> str:
 def remove_scraps(owner: str, folders: Iterable[str | os.PathLike]) -> None:
     """Removes what a process that was killed could not: its unfinished files in `folders`, and its temporary folders.
 
+    Of files that belong together and of which only some had got their names, these go too, where the disk has links.
+
     Args:
         owner: Its OWNER_VARIABLE. A process's number would do for this machine only, and folders are shared.
         folders: Where it may have written to.
     """
     for folder in folders:
-        for path in _listed(folder, f".lgm-{owner}-*{TEMPORARY_SUFFIX}"):
+        scraps = _listed(folder, f".lgm-{owner}-*{TEMPORARY_SUFFIX}")
+        with suppress(OSError):
+            found = [path.stat() for path in scraps if not path.name.endswith(OLD_SUFFIX)]
+            named = {status.st_ino for status in found if status.st_nlink > 1}
+            if named and len(named) < len(found):
+                for path in _listed(folder, "*"):
+                    if path not in scraps and path.stat(follow_symlinks=False).st_ino in named:
+                        _remove(path)
+        for path in scraps:
             _remove(path)
     for path in _listed(None, f"{FOLDER_PREFIX}{owner}_*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -41,7 +41,7 @@ LOG_VARIABLE = "LGM_BLENDER_LOG_DIR"
 LOG_SIZE, LOG_FILES = 1_000_000, 3
 IDLE_MINUTES = 5.0  # without a job, after which the models' memory is given back
 LINE_LIMIT = 1 << 24  # bytes of a message
-GRACE = 1.0  # seconds for a job to notice that the worker should leave: not everything listens
+GRACE = 0.8  # seconds for a job to notice that the worker should leave: not everything listens
 
 
 def serve(idle_minutes: float = IDLE_MINUTES, memory: float | None = None) -> None:

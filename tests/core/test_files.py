@@ -220,3 +220,45 @@ def test_what_nobody_will_finish_any_more_is_swept(tmp_path, monkeypatch):
     sweep(tmp_path / "none")
     kept = [".lgm-new.part", "lgm_blender", "lgm_blender_previews_new", "other.part"]
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+def dies(folder, moment: int, overwrite: bool) -> None:
+    """A process that writes a, b and c together, and dies when it has named so many files."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from lgm_blender.core.files import write_together\n"
+        "folder, left = Path(sys.argv[1]), [int(sys.argv[2])]\n"
+        "def dying(real):\n"
+        "    def call(*arguments, **options):\n"
+        "        if not left[0]:\n"
+        "            os._exit(9)\n"
+        "        left[0] -= 1\n"
+        "        return real(*arguments, **options)\n"
+        "    return call\n"
+        "os.link, Path.unlink = dying(os.link), dying(Path.unlink)\n"
+        "write_together({folder / name: b'new' for name in 'abc'}, overwrite=sys.argv[3] == 'True')\n"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(moment), str(overwrite)]
+    environment = {**os.environ, OWNER_VARIABLE: "one", "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(command, env=environment).returncode == 9
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+@pytest.mark.parametrize(("moment", "kept"), [(0, ""), (1, ""), (2, ""), (3, "abc"), (4, "abc"), (5, "abc")])
+def test_killed_while_files_get_their_names_leaves_all_or_none(tmp_path, moment, kept):
+    (tmp_path / "other").write_bytes(b"old")
+    dies(tmp_path, moment, overwrite=False)
+    remove_scraps("one", [tmp_path])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*kept, "other"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+@pytest.mark.parametrize("moment", range(4))
+def test_killed_while_files_are_replaced_leaves_each_whole(tmp_path, moment):
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"old")
+    dies(tmp_path, moment, overwrite=True)
+    remove_scraps("one", [tmp_path])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    assert {path.read_bytes() for path in tmp_path.iterdir()} <= {b"old", b"new"}

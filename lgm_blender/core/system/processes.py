@@ -13,20 +13,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # no console may open beside Blender on Windows
-ORPHANED = 1.5  # seconds that a process is given to leave by itself once this one is gone, however that went
+ORPHANED = 1.2  # seconds that a process is given to leave by itself once this one is gone, however that went
 
 # Becomes the command, and leaves a child of its own behind in the command's process group: when the other end of the
 # pipe is closed, by the end of this program at the latest, that child ends the group. What the system has for this
 # (PR_SET_PDEATHSIG) is Linux's alone, reaches no grandchildren, and takes the end of a thread for that of a program.
 _TIED = """\
 import os, signal, sys, time
-pipe, patience = int(sys.argv[1]), float(sys.argv[2])
+pipe, patience, command = int(sys.argv[1]), float(sys.argv[2]), os.getpid()
 if os.fork() == 0:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
     os.read(pipe, 1)
-    time.sleep(patience)
+    end = time.monotonic() + patience
+    while os.getppid() == command and time.monotonic() < end:
+        time.sleep(0.02)
     os.killpg(0, signal.SIGKILL)
 os.close(pipe)
 for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and so would the command

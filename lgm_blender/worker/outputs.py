@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import LGMError
-from ..core.files import TEMPORARY_SUFFIX, expanded, output_error, replacing, write_together
+from ..core.files import TEMPORARY_SUFFIX, output_error, replacing, write_together
+from ..core.paths import expanded
 from ..core.version import VERSION
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from typing import Any, get_args
 import numpy as np
 
 from ..core.errors import Cancelled, LGMError
-from ..core.files import expanded
 from ..core.formats.obj import obj_name
 from ..core.formats.splat_files import read_splat_file, stem_of
 from ..core.messages import (
@@ -29,6 +28,7 @@ from ..core.messages import (
     MeshResult,
     OutputKind,
 )
+from ..core.paths import expanded
 from . import convert, outputs, reconstruct, webp
 from .devices import device_name, explain_out_of_memory, resolve_device
 from .jobs import IsCancelled, Job, OnProgress

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.environment import data_folder
 from ..core.errors import Cancelled, LGMError
-from ..core.files import expanded, replacing
+from ..core.files import replacing
+from ..core.paths import expanded
 
 WEIGHTS_VARIABLE = "LGM_BLENDER_WEIGHTS"
 MAIN = "main"  # the branch of a repository

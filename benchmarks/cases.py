@@ -16,6 +16,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,30 +38,43 @@ PARTS = ("generate", "mesh", "batch", "import")
 Told = dict[str, list[str]]  # for each file what became of it: 'made', or what was said
 
 
-def shell(command: str, files: list[str], output: Path, encoding: str, preset: str) -> Told:
+class _Late(BaseException):
+    """A file takes too long."""
+
+
+def _give_up(*_) -> None:
+    raise _Late
+
+
+def shell(command: str, files: list[str], options: argparse.Namespace) -> Told:
     """Each file through a command of the worker's, with stdout and stderr of an encoding that may lack its letters."""
     from lgm_blender.worker import pipeline
     from lgm_blender.worker.__main__ import main
 
     shared = pipeline.Pipeline()
     pipeline.Pipeline = lambda: shared  # the models are loaded once
+    signal.signal(signal.SIGALRM, _give_up)
     told = {}
     for file in files:
-        pipes = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
-        arguments = [command, "--output", str(output), *QUICK[command]]
+        signal.alarm(options.patience)
+        pipes = [io.TextIOWrapper(io.BytesIO(), options.console) for _ in range(2)]
+        arguments = [command, "--output", options.output, *QUICK[command]]
         # An option's value may begin with a dash only where it is joined to it.
-        arguments += [f"--image={file}", "--preset", preset] if command == "generate" else ["--", file]
+        arguments += [f"--image={file}", "--preset", options.preset] if command == "generate" else ["--", file]
         try:
             with contextlib.redirect_stdout(pipes[0]), contextlib.redirect_stderr(pipes[1]):
                 code = main(arguments)
             for pipe in pipes:
                 pipe.flush()
-            said = [line for line in pipes[1].buffer.getvalue().decode(encoding).splitlines() if ": " in line]
+            said = [line for line in pipes[1].buffer.getvalue().decode(options.console).splitlines() if ": " in line]
             said = [line for line in said if line.startswith(("Warning: ", "Error: "))]
             made = ["made"] if code == 0 else []
             told[file] = made + [line.partition(": ")[2] for line in said]
+        except _Late:
+            told[file] = [f"not ended after {options.patience} s"]
         except (Exception, SystemExit) as error:
             told[file] = [_crash(error)]
+        signal.alarm(0)
     return told
 
 
@@ -114,10 +128,9 @@ def _crash(error: BaseException) -> str:
 def child(options: argparse.Namespace) -> None:
     """One part, in this process: its answer goes into a file, since stdout may lack letters."""
     files = json.loads(Path(options.files).read_text())
-    output = Path(options.output)
     parts: dict[str, Callable[[], Told]] = {
-        "generate": lambda: shell("generate", files, output, options.console, options.preset),
-        "mesh": lambda: shell("mesh", files, output, options.console, options.preset),
+        "generate": lambda: shell("generate", files, options),
+        "mesh": lambda: shell("mesh", files, options),
         "import": lambda: importer(files),
     }
     Path(options.told).write_text(json.dumps(parts[options.part]()))
@@ -148,6 +161,7 @@ def run_part(part: str, files: list[str], options: argparse.Namespace, folder: P
         "--preset",
         preset,
     ]
+    command += ["--patience", str(options.patience)]
     done = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if not told.exists():
         sys.exit(f"{part} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-3000:]}")
@@ -169,6 +183,7 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--console", default="utf-8", help="encoding of stdout and stderr")
     parser.add_argument("--locale", default="", help="LC_ALL, with Python's own remedies for C off")
+    parser.add_argument("--patience", type=int, default=600, help="seconds for one file")
     for name in ("part", "files", "told", "output", "preset"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     options = parser.parse_args()

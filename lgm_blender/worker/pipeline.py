@@ -15,7 +15,6 @@ from typing import Any, get_args
 import numpy as np
 
 from ..core.errors import Cancelled, LGMError
-from ..core.formats.obj import obj_name
 from ..core.formats.splat_files import read_splat_file, stem_of
 from ..core.messages import (
     MESH_STAGES,
@@ -378,7 +377,6 @@ def mesh_file(
     mesh = mesh_from_gaussians(gaussians, settings, work)
     with work.stage("save"):
         stem = outputs.file_stem(name or stem_of(file), None)
-        stem = obj_name(stem) if "obj" in formats else stem
         paths = outputs.save_together(
             folder,
             stem,
@@ -386,6 +384,7 @@ def mesh_file(
             lambda name: mesh_files.encode_files(mesh, name, formats),
             overwrite=overwrite,
             source=file,
+            file_name=mesh_files.file_name,
         )
     log.info("%s became a mesh of %d faces: %s", file, mesh.polygons, work.timings)
     return MeshFiles(

@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/cases.py --inputs FOLDER --blender .venv-blender-5.3/bin/python
     .venv/bin/python benchmarks/cases.py --inputs FOLDER --console cp1252 --locale C     # where little can be printed
 
-Each command runs as a user would start it, in a process whose console has that encoding, and is asked for little: two
-steps, a small mesh. A cell is 'made', with the warnings, or the sentence that the user gets; what ends in a traceback
-is CRASH. Prints a table in Markdown and, last, how many of each there are as a line of JSON.
+Each command runs as a user would start it, in a process whose console has that encoding. It is the inputs that are
+tried, so models are those of the tests, tiny and untrained, and meshes small. A cell is 'made', with the warnings, or
+the sentence that the user gets; what ends in a traceback is CRASH. Prints a table in Markdown and, last, how many of
+each there are as a line of JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,42 +26,55 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / room) for room in (".", "core", "worker"))]
 QUICK = {
-    "generate": ["--steps", "2", "--view-samples", "1"],
+    "generate": ["--steps", "2"],
     "mesh": ["--faces", "2000", "--texture-size", "512", "--formats", "obj", "glb"],
 }
-BATCH = ["--steps", "2", "--view-samples", "1", "--no-blend", "--no-render"]
+BATCH = ["--steps", "2", "--no-blend", "--no-render"]
 BLENDER = str(ROOT / ".venv-blender-5.3" / "bin" / "python")
 PARTS = ("generate", "mesh", "batch", "import")
 
 Told = dict[str, list[str]]  # for each file what became of it: 'made', or what was said
 
 
-def shell(command: str, files: list[str], output: Path, encoding: str) -> Told:
+class _Late(BaseException):
+    """A file takes too long."""
+
+
+def _give_up(*_) -> None:
+    raise _Late
+
+
+def shell(command: str, files: list[str], options: argparse.Namespace) -> Told:
     """Each file through a command of the worker's, with stdout and stderr of an encoding that may lack its letters."""
     from lgm_blender.worker import pipeline
     from lgm_blender.worker.__main__ import main
 
     shared = pipeline.Pipeline()
     pipeline.Pipeline = lambda: shared  # the models are loaded once
+    signal.signal(signal.SIGALRM, _give_up)
     told = {}
     for file in files:
-        pipes = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
-        arguments = [command, "--output", str(output), *QUICK[command]]
+        signal.alarm(options.patience)
+        pipes = [io.TextIOWrapper(io.BytesIO(), options.console) for _ in range(2)]
+        arguments = [command, "--output", options.output, *QUICK[command]]
         # An option's value may begin with a dash only where it is joined to it.
-        arguments += [f"--image={file}"] if command == "generate" else ["--", file]
+        arguments += [f"--image={file}", "--preset", options.preset] if command == "generate" else ["--", file]
         try:
             with contextlib.redirect_stdout(pipes[0]), contextlib.redirect_stderr(pipes[1]):
                 code = main(arguments)
             for pipe in pipes:
                 pipe.flush()
-            said = [line for line in pipes[1].buffer.getvalue().decode(encoding).splitlines() if ": " in line]
+            said = [line for line in pipes[1].buffer.getvalue().decode(options.console).splitlines() if ": " in line]
             said = [line for line in said if line.startswith(("Warning: ", "Error: "))]
             made = ["made"] if code == 0 else []
             told[file] = made + [line.partition(": ")[2] for line in said]
+        except _Late:
+            told[file] = [f"not ended after {options.patience} s"]
         except (Exception, SystemExit) as error:
             told[file] = [_crash(error)]
+        signal.alarm(0)
     return told
 
 
@@ -90,10 +105,10 @@ def importer(files: list[str]) -> Told:
     return told
 
 
-def batch(python: str, files: list[str], output: Path, variables: dict[str, str]) -> Told:
+def batch(python: str, files: list[str], output: Path, variables: dict[str, str], preset: str) -> Told:
     """All files through the batch at once."""
     script = ROOT / "lgm_blender" / "blender" / "batch.py"
-    command = [python, str(script), "--", "--input", *files, "--output", str(output), *BATCH]
+    command = [python, str(script), "--", "--input", *files, "--output", str(output), "--preset", preset, *BATCH]
     done = subprocess.run(command, env=variables, capture_output=True)
     told = {}
     for line in done.stdout.decode().splitlines():
@@ -113,10 +128,9 @@ def _crash(error: BaseException) -> str:
 def child(options: argparse.Namespace) -> None:
     """One part, in this process: its answer goes into a file, since stdout may lack letters."""
     files = json.loads(Path(options.files).read_text())
-    output = Path(options.output)
     parts: dict[str, Callable[[], Told]] = {
-        "generate": lambda: shell("generate", files, output, options.console),
-        "mesh": lambda: shell("mesh", files, output, options.console),
+        "generate": lambda: shell("generate", files, options),
+        "mesh": lambda: shell("mesh", files, options),
         "import": lambda: importer(files),
     }
     Path(options.told).write_text(json.dumps(parts[options.part]()))
@@ -129,13 +143,25 @@ def run_part(part: str, files: list[str], options: argparse.Namespace, folder: P
     variables = {**os.environ, "LGM_BLENDER_PYTHON": sys.executable, "PYTHONIOENCODING": options.console}
     if options.locale:
         variables |= {"LC_ALL": options.locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    output = folder / part
+    output, preset = folder / part, str(folder / "tiny")
     if part == "batch":
-        return batch(options.blender, files, output, variables)
+        return batch(options.blender, files, output, variables, preset)
     listed, told = folder / "files.json", folder / f"{part}.json"
     listed.write_text(json.dumps(files))
     command = [options.blender if part == "import" else sys.executable, __file__, "--inputs", "-", "--part", part]
-    command += ["--files", str(listed), "--told", str(told), "--output", str(output), "--console", options.console]
+    command += [
+        "--files",
+        str(listed),
+        "--told",
+        str(told),
+        "--output",
+        str(output),
+        "--console",
+        options.console,
+        "--preset",
+        preset,
+    ]
+    command += ["--patience", str(options.patience)]
     done = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if not told.exists():
         sys.exit(f"{part} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-3000:]}")
@@ -157,14 +183,18 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--console", default="utf-8", help="encoding of stdout and stderr")
     parser.add_argument("--locale", default="", help="LC_ALL, with Python's own remedies for C off")
-    for name in ("part", "files", "told", "output"):
+    parser.add_argument("--patience", type=int, default=600, help="seconds for one file")
+    for name in ("part", "files", "told", "output", "preset"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
         child(options)
+    from tiny_preset import write_preset
+
     top = Path(options.inputs).absolute()
     files = sorted(str(path) for path in top.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as folder:
+        write_preset(Path(folder) / "tiny")
         parts = {part: run_part(part, files, options, Path(folder)) for part in options.parts}
     counts = {part: Counter() for part in parts}
     print("| file | " + " | ".join(parts) + " |\n|" + "---|" * (len(parts) + 1))

@@ -22,7 +22,8 @@ from typing import NamedTuple
 from ..core import environment
 from ..core.environment import environment_python, package_name
 from ..core.errors import LGMError
-from ..core.files import expanded, replacing
+from ..core.files import replacing
+from ..core.paths import expanded
 from ..core.system import folders
 from ..core.system.processes import NO_WINDOW, program
 from .process import clean_variables

@@ -25,8 +25,8 @@ import bpy
 from ..core.arguments import integer
 from ..core.cameras import VIEWS
 from ..core.errors import LGMError
-from ..core.files import expanded
 from ..core.formats.transforms import caption_from_name, unique_names
+from ..core.paths import expanded
 from . import command_line, compat
 from .command_line import EXIT_FAILED, EXIT_OK, ProgressLine, Write, tell
 from .scene.training_items import Item, object_items

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -145,29 +143,6 @@ def _listed(folder: str | os.PathLike | None, pattern: str) -> list[Path]:
     with suppress(OSError):  # there may be no temporary folder
         return list(Path(tempfile.gettempdir() if folder is None else folder).glob(pattern))
     return []
-
-
-def expanded(path: str | os.PathLike) -> Path:
-    """A path whose ~ is the user's home; as it is, where no such user or no home is known."""
-    with suppress(RuntimeError):
-        return Path(path).expanduser()
-    return Path(path)
-
-
-def read_regular(path: Path, limit: int) -> bytes:
-    """The content of a file of at most `limit` bytes. Through a link there may be a device that never ends, or a pipe
-    that never begins; they are not opened.
-
-    Raises:
-        OSError: If it can't be read, is larger, or no regular file.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    if status.st_size > limit:
-        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", str(path))
-    with path.open("rb") as file:
-        return file.read(limit)
 
 
 def _flush(file: BinaryIO) -> None:

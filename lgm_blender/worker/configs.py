@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import LGMError
-from ..core.files import read_regular
+from ..core.paths import read_regular
 
 LARGEST = 1 << 20  # bytes of a file, and the largest whole number in it: no model has a million of anything
 MOST_LAYERS = 256  # numbers of these decide how long a model takes to build

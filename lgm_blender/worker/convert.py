@@ -9,11 +9,11 @@ import numpy as np
 
 from ..core.affine import UPRIGHT, transformed, upright
 from ..core.errors import LGMError
-from ..core.files import expanded
 from ..core.formats.checks import robust_box
 from ..core.formats.splat_files import FORMATS, WRITTEN, encode_splats, losses, read_splat_file, stem_of
 from ..core.gaussians import Gaussians
 from ..core.messages import CONVERT_STAGES, ConvertRequest, ConvertResult
+from ..core.paths import expanded
 from ..core.system.names import file_stem
 from . import outputs, webp
 from .jobs import IsCancelled, Job, OnProgress

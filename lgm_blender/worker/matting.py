@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from ..core.color import lab_to_srgb, srgb_to_lab
 from ..core.errors import LGMError
-from ..core.files import expanded
+from ..core.paths import expanded
 from .images import read_image, to_rgba
 
 Method = Literal["alpha", "border", "rembg"]

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import LGMError
-from ..core.files import expanded, output_error, replacing, sweep, temporary_file, write_together
+from ..core.files import output_error, replacing, sweep, temporary_file, write_together
+from ..core.paths import expanded
 from ..core.system.names import fitting_stem
 from ..core.version import VERSION
 
@@ -74,6 +75,7 @@ def save_together(
     *,
     overwrite: bool = False,
     source: str | Path | None = None,
+    file_name: Callable[[str, str], str] = str.__add__,
 ) -> dict[str, Path]:
     """Writes files NAME + suffix of one result, all or none; the last one gets its name last.
 
@@ -84,6 +86,7 @@ def save_together(
         contents: Given NAME, what each suffix's file is to hold.
         overwrite: Whether files of that name may be replaced; all but `source`.
         source: What the result was made from.
+        file_name: What the file of NAME and a suffix is called.
 
     Returns:
         The files' paths by their suffixes.
@@ -96,13 +99,13 @@ def save_together(
     stem, suffixes = fitting_stem(stem, folder), tuple(suffixes)
     for number in range(1_000_000):
         name = f"{stem}_{number:03}" if number else stem
-        taken = [folder / f"{name}{suffix}" for suffix in suffixes]
+        taken = [folder / file_name(name, suffix) for suffix in suffixes]
         if overwrite:
             taken = [path for path in taken if source and path.resolve() == Path(source).resolve()]
         if any(os.path.lexists(path) for path in taken):
             continue
         data = contents(name)
-        paths = {suffix: folder / f"{name}{suffix}" for suffix in data}
+        paths = {suffix: folder / file_name(name, suffix) for suffix in data}
         try:
             write_together({paths[suffix]: content for suffix, content in data.items()}, overwrite=overwrite)
         except FileExistsError:  # another process took the name meanwhile

@@ -15,8 +15,6 @@ from typing import Any, get_args
 import numpy as np
 
 from ..core.errors import Cancelled, LGMError
-from ..core.files import expanded
-from ..core.formats.obj import obj_name
 from ..core.formats.splat_files import read_splat_file, stem_of
 from ..core.messages import (
     MESH_STAGES,
@@ -29,6 +27,7 @@ from ..core.messages import (
     MeshResult,
     OutputKind,
 )
+from ..core.paths import expanded
 from ..core.system.names import file_stem
 from . import convert, outputs, reconstruct, webp
 from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
@@ -387,7 +386,6 @@ def mesh_file(
     mesh = mesh_from_gaussians(gaussians, settings, work)
     with work.stage("save"):
         stem = file_stem(name or stem_of(file), None)
-        stem = obj_name(stem) if "obj" in formats else stem
         paths = outputs.save_together(
             folder,
             stem,
@@ -395,6 +393,7 @@ def mesh_file(
             lambda name: mesh_files.encode_files(mesh, name, formats),
             overwrite=overwrite,
             source=file,
+            file_name=mesh_files.file_name,
         )
     log.info("%s became a mesh of %d faces: %s", file, mesh.polygons, work.timings)
     return MeshFiles(

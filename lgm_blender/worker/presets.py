@@ -21,8 +21,9 @@ from typing import Any, Literal
 from huggingface_hub import constants
 
 from ..core.errors import LGMError
-from ..core.files import read_regular, replacing
+from ..core.files import replacing
 from ..core.messages import PresetInfo
+from ..core.paths import read_regular
 from .configs import LARGEST
 from .weights import CheckedFiles, File, Weights, file_sha256
 

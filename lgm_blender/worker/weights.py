@@ -14,7 +14,8 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from ..core.errors import Cancelled, LGMError
-from ..core.files import expanded, replacing
+from ..core.files import replacing
+from ..core.paths import expanded
 from ..core.system.folders import data_folder
 
 WEIGHTS_VARIABLE = "LGM_BLENDER_WEIGHTS"

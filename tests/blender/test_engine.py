@@ -185,9 +185,7 @@ def test_result_of_another_shape(make_engine, tmp_path):
         engine.wait(engine.submit(request(tmp_path)))
 
 
-@pytest.mark.parametrize(
-    "line", [b'{"id": [1], "result": {}}', b'{"id": {}}', b'{"id": NaN}', b'{"method": []}', b"[" * 100_000]
-)
+@pytest.mark.parametrize("line", [b'{"id": {}}', b'{"id": NaN}', b'{"method": []}', b"[" * 100_000])
 def test_a_line_that_makes_no_sense_is_passed_over(make_engine, tmp_path, line):
     engine = make_engine()
     engine.wait_ready(20)

@@ -511,9 +511,9 @@ def test_the_token_goes_to_the_hub_and_to_nobody_else(hub):
 
 
 def test_a_proxy_is_used(hub):
-    variables = {"HF_ENDPOINT": "http://hub.example", "HTTP_PROXY": hub.url, "NO_PROXY": "localhost"}
+    variables = {"HF_ENDPOINT": "http://127.0.0.1:9", "HTTP_PROXY": hub.url, "NO_PROXY": "localhost"}
     assert start("download(PRESET)", hub, **variables).wait() == 0
-    assert hub.asked[0][0] == f"http://hub.example/some/lgm/resolve/{ONE}/m.safetensors"
+    assert hub.asked[0][0] == f"http://127.0.0.1:9/some/lgm/resolve/{ONE}/m.safetensors"
 
 
 # ---- The command

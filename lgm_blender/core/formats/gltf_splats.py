@@ -20,9 +20,9 @@ import numpy as np
 
 from ..affine import transformed
 from ..errors import LGMError
-from ..files import read_regular
 from ..gaussians import SH_C0, Gaussians, joined, rotation_matrices
 from ..harmonics import COUNTS
+from ..paths import read_regular
 from . import spz
 from .checks import LARGEST, OnWarning, too_large, unit_quaternions, unpack_limit
 

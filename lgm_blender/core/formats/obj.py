@@ -8,8 +8,10 @@ from .gltf import QUAD, GlbMesh
 
 
 def obj_name(name: str) -> str:
-    """A name for an OBJ's files and its material. In OBJ and MTL a name ends at a space, a '#' begins a comment, a dash
-    an option, and a backslash joins lines."""
+    """A name for an OBJ's MTL, texture and material.
+
+    In OBJ and MTL a name ends at a space, a '#' begins a comment, a dash an option, and a backslash joins lines.
+    """
     label = "".join("_" if c.isspace() or c in '#\\"' or not c.isprintable() else c for c in name)
     return f"_{label[1:]}" if label.startswith("-") else label
 

@@ -22,9 +22,9 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import LGMError
-from ..files import read_regular
 from ..gaussians import SH_C0, Gaussians
 from ..harmonics import COUNTS
+from ..paths import read_regular
 from .checks import LARGEST, OnWarning, too_large, unpack_limit
 from .compressed_ply import from_smallest_three, morton_order, smallest_three
 

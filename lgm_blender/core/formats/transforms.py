@@ -24,7 +24,8 @@ import numpy as np
 
 from ..cameras import FOV_Y
 from ..errors import LGMError
-from ..files import TEMPORARY_SUFFIX, output_error, read_regular, replacing
+from ..files import TEMPORARY_SUFFIX, output_error, replacing
+from ..paths import read_regular
 
 NAME = "transforms.json"
 LARGEST = 1 << 28  # bytes of it: a view takes about 500

@@ -10,12 +10,17 @@ import numpy as np
 
 from ...core.cameras import points_to_blender
 from ...core.formats import gltf
-from ...core.formats.obj import encode_obj
+from ...core.formats.obj import encode_obj, obj_name
 from ..outputs import encode_png
 from . import TexturedMesh
 
 FORMATS = ("glb", "obj", "ply")
 SUFFIXES = (".glb", ".obj", ".mtl", "_texture.png", "_mesh.ply")  # of every file that a mesh may have
+
+
+def file_name(name: str, suffix: str) -> str:
+    """What a mesh's file of NAME and a suffix is called: those that OBJ and MTL name, so that readers find them."""
+    return f"{obj_name(name) if suffix in ('.mtl', '_texture.png') else name}{suffix}"
 
 
 def encode_files(mesh: TexturedMesh, name: str, formats: tuple[str, ...] = FORMATS) -> dict[str, bytes]:

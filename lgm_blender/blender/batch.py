@@ -36,6 +36,7 @@ from ..core.batch.run import Run, Task
 from ..core.environment import PYTHON_VARIABLE
 from ..core.errors import LGMError
 from ..core.files import output_error
+from ..core.paths import expanded
 from . import command_line, settings
 from .batch_maker import Made, Maker
 from .command_line import EXIT_FAILED, EXIT_OK, Write, tell
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace, write: Write) -> int:
     if not options.input and not options.prompt:
         make_parser().error("give --input, --prompt or both")
     try:
-        output = Path(options.output).expanduser().absolute()
+        output = expanded(options.output).absolute()
         find_items(options.input, options.prompt, output)  # before the folder is made
         _make_folder(output)
         with contextlib.closing(Journal(output)) as journal:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import LGMError
 from ..formats.splat_files import META, SUFFIXES, stem_of
+from ..paths import expanded
 from ..pictures import BLENDER_PICTURES, OTHER_PICTURES, WORKER_PICTURES
 from ..system.names import file_stem
 from .rows import read_rows
@@ -87,7 +88,7 @@ def find_items(
 
 
 def _expand(name: str, prompt: str, output: Path, blender: bool, remarks: list[str]) -> list[Item]:
-    path = Path(name).expanduser().absolute()
+    path = expanded(name).absolute()
     if not path.exists() and glob.has_magic(name):  # Windows' shell leaves that to the program
         found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         found = [item for file in found for item in _expand(str(file), prompt, output, blender, remarks)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import LGMError
 from ..formats.splat_files import META
+from ..paths import expanded
 
 COLUMNS = ("image", "prompt", "negative_prompt", "seed", "elevation", "name")
 MAX_SIZE = 64 << 20  # bytes; a list of a million rows has less
@@ -87,7 +88,7 @@ def _row(given: dict[str, str], where: str, folder: Path, prompt: str, separator
     path = None
     if image is not None:
         try:
-            path = (folder / Path(image).expanduser()).absolute()
+            path = (folder / expanded(image)).absolute()
             path = path.parent.resolve() / path.name
             there = path.is_file() or (path / META).is_file()
         except (ValueError, RuntimeError):  # a null character; a home of nobody

@@ -80,7 +80,7 @@ class Bench:
     def setup(self, *, forked: bool = False, **options) -> Setup:
         """A new one in an empty folder; `forked`: its worker has its imports behind it when it starts."""
         self.number += 1
-        process_module._start_tied = start_forked if forked else START_TIED
+        process_module.start_tied = start_forked if forked else START_TIED
         return Setup(self.folder / f"setup{self.number}", **options)
 
     def small(self, setup: Setup, **fields):
@@ -116,7 +116,7 @@ class Bench:
 
 # ---- A worker whose imports are done when it starts: a fork of this process
 
-START_TIED = process_module._start_tied
+START_TIED = process_module.start_tied
 
 
 class Forked:

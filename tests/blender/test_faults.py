@@ -136,9 +136,9 @@ def test_what_a_killed_worker_left_is_removed_and_nobody_elses(make_engine, tmp_
 STARTS = """
 import sys, time
 from pathlib import Path
-from lgm_blender.blender import process
 from lgm_blender.blender.engine import Engine
-process.ORPHANED = 0.3
+from lgm_blender.core.system import processes
+processes.ORPHANED = 0.3
 engine = Engine([sys.executable, "-u", sys.argv[1], "parent"], logs=Path(sys.argv[2]))
 info = engine.wait_ready()
 print(engine._process.pid, info.python, flush=True)
@@ -147,9 +147,9 @@ time.sleep(100)
 INSTALLS = """
 import subprocess, sys, time
 from pathlib import Path
-from lgm_blender.blender import process
 from lgm_blender.blender.tasks import Step, Task
-process.ORPHANED = 0.3
+from lgm_blender.core.system import processes
+processes.ORPHANED = 0.3
 code = ("import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; "
         "time.sleep(100)']); print(os.getpid(), child.pid, flush=True); time.sleep(100)")
 task = Task([Step.of("Fetching", [sys.executable, "-c", code])], Path(sys.argv[2]) / "log")

@@ -58,14 +58,14 @@ def test_the_source_is_never_replaced(tmp_path):
 
 def test_another_process_that_takes_the_name_meanwhile_keeps_it(tmp_path, monkeypatch):
     """Between the look and the writing: both results are whole in the end."""
-    take = core_files._take_name
+    take = core_files.take_name
 
     def late(temporary, path):
         if path.name == "a.json":
             path.write_bytes(b"theirs")
         take(temporary, path)
 
-    monkeypatch.setattr(core_files, "_take_name", late)
+    monkeypatch.setattr(core_files, "take_name", late)
     paths = save_together(tmp_path, "a", (".ply", ".json"), contents)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a_001.json", "a_001.ply"]
     assert (tmp_path / "a.json").read_bytes() == b"theirs"

@@ -97,13 +97,15 @@ class Job:
         Costs a CPU microseconds each, which is nothing to it and much to a GPU that waits for the next. Nothing may be
         imported meanwhile: a module whose import was broken off can't be imported again.
         """
+        from torch import Tensor
         from torch.overrides import TorchFunctionMode
 
         cancelled = self.cancelled
 
         class Listening(TorchFunctionMode):
             def __torch_function__(self, function, types, args=(), kwargs=None):
-                if cancelled():
+                # What computes has a tensor. What has none may be putting things back, as the end of `no_grad` does.
+                if any(isinstance(arg, Tensor) for arg in args) and cancelled():
                     raise _Stopped
                 return function(*args, **(kwargs or {}))
 

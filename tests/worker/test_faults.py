@@ -64,15 +64,26 @@ def test_a_library_in_between_does_not_take_a_cancel_for_an_error_of_its_own():
     job = Job("a", ["load"], cancelled=lambda: next(asked))
 
     def library():
-        torch.ones(1)
+        tensor = torch.ones(1) + 1
         try:
-            return torch.zeros(1)
+            return tensor + 1
         except Exception as error:
             raise ValueError("unable to make a tensor") from error
 
     with pytest.raises(Cancelled), job.listening():
         library()
     assert torch.zeros(1) == 0  # nobody listens any more
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_a_cancel_leaves_torch_as_it_was(mode):
+    """What puts a mode back goes through torch too, and must not be stopped itself."""
+    job = Job("j", ("views",), cancelled=lambda: True)
+    before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    tensor = torch.ones(1)
+    with pytest.raises(Cancelled), job.listening(), mode():
+        tensor + 1
+    assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
 
 
 @pytest.mark.parametrize("stage", ["load", "views", "gaussians"])

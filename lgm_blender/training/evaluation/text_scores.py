@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
-from ...worker.multiview.loading import load_image_processor, load_tokenizer
 from ...worker.weights import File, Weights
 from ..loops.lpips import LPIPS
 
@@ -30,8 +29,11 @@ class ClipScore:
     """
 
     def __init__(self, folder: Path, device: str):
-        from transformers import CLIPModel
+        import transformers
+        from transformers import CLIPModel, CLIPTokenizer
 
+        # The plain name is another implementation where torchvision is installed, with other results.
+        processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
         model, found = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         # Older files hold the positions' buffers; anything else that does not fit would be random weights.
         if missing := set(found["missing_keys"]) | {k for k in found["unexpected_keys"] if "position_ids" not in k}:
@@ -39,8 +41,8 @@ class ClipScore:
                 f"The CLIP in {folder} does not fit this transformers: {min(missing)}. Fetch it again.", "weights"
             )
         self.model = model.to(device).eval()
-        self.tokenizer = load_tokenizer(folder)
-        self.processor = load_image_processor(folder)
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        self.processor = processor.from_pretrained(folder, local_files_only=True)
 
     @staticmethod
     def find() -> tuple[str, Path] | None:

@@ -175,7 +175,7 @@ class Orbits:
     def __init__(self, sets: Sets):
         self.sets = sets
         folder = sets.work / "vae"
-        if not (folder / "config.json").exists():  # diffusers would look for it in the internet
+        if not (folder / "config.json").exists():
             raise LGMError(f"{sets.work} has no VAE. Train one (stage vae), or give a preset's multiview/ as --init.")
         self.vae_file = folder / "diffusion_pytorch_model.safetensors"
         self.vae = load_vae(folder, torch.device(sets.device), torch.float32).to(memory_format=torch.channels_last)

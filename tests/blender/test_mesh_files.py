@@ -10,7 +10,7 @@ import pytest
 from mathutils import Vector
 
 from lgm_blender.worker.meshing import TexturedMesh
-from lgm_blender.worker.meshing.files import encode_files
+from lgm_blender.worker.meshing.files import encode_files, file_name
 
 NAME = "Käktus 仙 1"
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 def write(mesh: TexturedMesh, folder: Path, name: str) -> None:
     for suffix, data in encode_files(mesh, name).items():
-        (folder / f"{name}{suffix}").write_bytes(data)
+        (folder / file_name(name, suffix)).write_bytes(data)
 
 
 IMPORTS = {

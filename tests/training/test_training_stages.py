@@ -97,7 +97,7 @@ def test_the_decoder_alone_leaves_the_latents(views, tmp_path):
     first = train_vae(views, tmp_path / "first", settings, config=SMALL)
     settings = replace(settings, steps=2, init=tmp_path / "first", decoder_only=True)
     again = train_vae(views, tmp_path / "again", settings)
-    assert again.config.scaling_factor == first.config.scaling_factor
+    assert again.scaling_factor == first.scaling_factor
     state = again.state_dict()
     changed = {name for name, tensor in first.state_dict().items() if not torch.equal(tensor, state[name])}
     assert {name.split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
@@ -139,7 +139,7 @@ def test_archives_are_joined(archive, tmp_path, capsys):
     assert [o["id"] for o in read_index(joined)] == ["a", "b", "c", "d"]
     assert len(read_object(joined, "d").corners) == len(read_object(archive, "a").corners)
     assert main(["join", str(archive), str(archive), "--output", joined]) == 1
-    assert "has an object a that an archive before it has too" in capsys.readouterr().err
+    assert "has an object a that one before it has too" in capsys.readouterr().err
 
 
 def test_without_a_vae_there_is_a_sentence(archive, tmp_path, capsys):

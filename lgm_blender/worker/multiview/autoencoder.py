@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .unet import Upsample
+
 EPSILON = 1e-6  # of every group norm
 
 # Settings of AutoencoderKL that no model known here changes.
@@ -80,37 +82,30 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # below and to the right, as it was trained
 
 
-class Upsample(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+class Level(nn.Module):
+    """Residual blocks at one size and, behind them, what a subclass adds: the way to the next size."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class DownBlock(nn.Module):
-    def __init__(self, channels: int, out: int, layers: int, groups: int, last: bool):
+    def __init__(self, channels: int, out: int, layers: int, groups: int):
         super().__init__()
         self.resnets = nn.ModuleList(Resnet(channels if i == 0 else out, out, groups) for i in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layers in self.children():
+            for layer in layers:
+                x = layer(x)
+        return x
+
+
+class DownBlock(Level):
+    def __init__(self, channels: int, out: int, layers: int, groups: int, last: bool):
+        super().__init__(channels, out, layers, groups)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(out)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.downsamplers):
-            x = layer(x)
-        return x
 
-
-class UpBlock(nn.Module):
+class UpBlock(Level):
     def __init__(self, channels: int, out: int, layers: int, groups: int, last: bool):
-        super().__init__()
-        self.resnets = nn.ModuleList(Resnet(channels if i == 0 else out, out, groups) for i in range(layers))
+        super().__init__(channels, out, layers, groups)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(out)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
-        return x
 
 
 class Encoder(nn.Module):

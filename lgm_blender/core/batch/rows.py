@@ -95,7 +95,7 @@ def _row(given: dict[str, str], where: str, folder: Path, prompt: str, separator
             there = False
         if not there:
             raise LGMError(
-                f"{where}, column image: there is no file {path or image!r}. Write paths as seen from the list."
+                f"{where}, column image: there is no file {path or image}. Write paths as seen from the list."
             )
     values: dict[str, Any] = {column: given[column] for column in ("prompt", "negative_prompt") if column in given}
     if "seed" in given:

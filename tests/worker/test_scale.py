@@ -143,6 +143,44 @@ def test_shares():
     assert choose_share(9, "cpu", [node(2)]) == Share(9, 1, 0)
 
 
+class Told:
+    """What a cluster tells its run."""
+
+    def __init__(self):
+        self.failures: list[tuple[str, bool]] = []
+
+    def failed(self, task, error, lost=False):
+        self.failures.append((error.message, lost))
+
+
+@needs_ray
+@pytest.mark.parametrize("machine_lives", [True, False])
+def test_a_dead_maker_is_judged_once_its_machine_is_known_to_live(machine_lives, tmp_path, monkeypatch):
+    """Ray hears of a maker's death before it hears of its machine's."""
+    from ray.exceptions import RayActorError
+
+    from lgm_blender.worker.scale import cluster as module
+
+    told, manned, lives = Told(), [], [True]
+    monkeypatch.setattr(module, "_lives", lambda node: lives[0])
+    monkeypatch.setattr(module.Cluster, "_man", lambda self, station: manned.append(station))
+    share = module.Share(1, 1, 0)
+    makers = module.Cluster(told, None, None, None, preset="", device="cpu", parcel=None, share=share)
+    station = makers._stations[0]
+    station.task, station.since = Task(Item(tmp_path / "cup.png", "cup"), {}, "f"), time.monotonic()
+    makers._lose(station, RayActorError(error_msg="The connection broke"))
+    assert told.failures == [] == manned
+    if machine_lives:
+        station.doubt_until = 0.0
+    else:
+        lives[0] = False
+    makers._judge(station)
+    [(sentence, lost)] = told.failures
+    assert "stopped unexpectedly" in sentence
+    assert lost is not machine_lives
+    assert (manned, station.task, station.death) == ([station], None, "")
+
+
 @needs_ray
 def test_a_machine_is_lost_in_the_middle(preset, tmp_path, monkeypatch, capsys):
     """Two machines, one of them killed with an item under way: every item is there, once. Then all is finished."""

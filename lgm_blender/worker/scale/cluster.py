@@ -28,6 +28,7 @@ PASSED_ON = (WEIGHTS_VARIABLE, "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE")  # e
 PAUSE = 0.2  # seconds
 PATIENCE = 30.0  # seconds without any maker after which it is said that there is none
 MAX_BROKEN = 3  # makers that can't start, one after the other
+DOUBT = 15.0  # seconds in which a maker's death may turn out to be its machine's, of which Ray hears later
 
 
 def connect(address: str | None, processes: int | None) -> None:
@@ -102,6 +103,8 @@ class _Station:
     task: Task | None = None
     since: float = 0.0
     deadline: float | None = None
+    death: str = ""  # why the maker is gone, until it is known whether its machine is gone as well
+    doubt_until: float = 0.0
 
 
 class Cluster:
@@ -175,7 +178,9 @@ class Cluster:
             self._hear(station, reference)
         now = time.monotonic()
         for station in self._stations:
-            if station.deadline is not None and now > station.deadline:
+            if station.death:
+                self._judge(station)
+            elif station.deadline is not None and now > station.deadline:
                 self._fail(
                     station,
                     LGMError(
@@ -267,12 +272,22 @@ class Cluster:
 
     def _lose(self, station: _Station, error: RayActorError) -> None:
         """A maker is gone: with its machine, or by itself."""
-        if station.task is not None:
-            sentence = f"The worker stopped unexpectedly ({_first_line(error)}). Try it alone, or on fewer at once."
-            lost = not _lives(station.node) or "node" in str(error).lower()
-            self.run.failed(self._take_back(station), LGMError(sentence, "worker"), lost=lost)
-        else:
+        if station.task is None:
             self._count_broken(error)
+            self._man(station)
+            return
+        station.actor, station.ready = None, False
+        station.death, station.doubt_until = _first_line(error), time.monotonic() + DOUBT
+        self._judge(station, lost="node" in str(error).lower())
+
+    def _judge(self, station: _Station, lost: bool = False) -> None:
+        """Gives a dead maker's item back once it is known whether its machine is gone too: then it isn't its fault."""
+        lost = lost or not _lives(station.node)
+        if not lost and time.monotonic() < station.doubt_until:
+            return
+        sentence = f"The worker stopped unexpectedly ({station.death}). Try it alone, or on fewer at once."
+        station.death = ""
+        self.run.failed(self._take_back(station), LGMError(sentence, "worker"), lost=lost)
         self._man(station)
 
     def _fail(self, station: _Station, error: LGMError) -> None:

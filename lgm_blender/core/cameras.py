@@ -55,6 +55,21 @@ def orbit_cameras(
     return np.stack([orbit_camera(elevation, azimuth, radius) for azimuth in azimuths])
 
 
+def levelled(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cameras turned as a whole about the origin until the first stands at +z, level, as LGM's training had them.
+
+    Args:
+        poses: [V, 4, 4] camera-to-world, the first one looking at the origin.
+
+    Returns:
+        The turned poses, and the rotation [3, 3] that turns what they see back.
+    """
+    turn = np.asarray(poses[0][:3, :3], np.float64)
+    back = np.eye(4)
+    back[:3, :3] = turn.T
+    return (back @ poses).astype(np.float32), turn
+
+
 def view_poses(name: str, count: int = VIEWS) -> tuple[np.ndarray, np.ndarray]:
     """An object's training cameras, the same every time.
 

@@ -2,16 +2,18 @@
 
 Blender asks (each request has an `id`; each answer carries it back):
 
-    initialize {}                     -> Initialized: versions, device, presets and what each can do
-    generate   {job, image | prompt}  -> the result of the job (see GenerateRequest, GenerateResult)
-    mesh       {job, ply}             -> the result of the job (see MeshRequest, MeshResult)
-    convert    {job, file, formats}   -> the result of the job (see ConvertRequest, ConvertResult)
-    cancel     {job}                  -> {"job": ..., "cancelled": bool}; the job itself then ends in a cancelled error
-    shutdown   {}                     -> {}; the worker leaves
+    initialize   {}                            -> Initialized: versions, device, presets and what each can do
+    generate     {job, image | prompt}         -> a job's result: GenerateRequest, GenerateResult
+    sample       {job, image | prompt, seeds}  -> a job's result: SampleRequest, SampleResult
+    reconstruct  {job, views}                  -> a job's result: ReconstructRequest, GenerateResult
+    mesh         {job, ply}                    -> a job's result: MeshRequest, MeshResult
+    convert      {job, file, formats}          -> a job's result: ConvertRequest, ConvertResult
+    cancel       {job}                         -> {"job": ..., "cancelled": bool}; the job then ends in an error
+    shutdown     {}                            -> {}; the worker leaves
 
 The worker tells, without an `id`:
 
-    progress   {job, stage, stage_index, stages, step, steps, preview}
+    progress     {job, stage, stage_index, stages, step, steps, preview}
 
 One job runs at a time; a second waits its turn. `cancel` takes effect within one denoising step, or at once for a job
 that waits. Pictures and Gaussians go by file, written under another name and renamed when whole. The worker leaves when
@@ -22,13 +24,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import LGMError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 _UPDATE = "Restart Blender, so that add-on and worker are of one version."  # they are the only ones who write messages
 
@@ -39,12 +41,16 @@ INVALID_PARAMS = -32602
 JOB_FAILED = -32000  # error.data is a JobError
 
 OutputKind = Literal["splats", "mesh", "both"]
+VIEW_NAMES = ("front", "right", "back", "left")  # from azimuth 0, 90, 180, 270; so Blender names its views, too
+MAX_CANDIDATES = 16
 FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
 
 # An image that can't be used is told before any model is loaded. A text alone skips 'matting'. Where a mesh is made,
 # its stages come before 'save'.
 STAGES = ("matting", "load", "views", "gaussians", "floaters", "save")
 MESH_STAGES = ("render", "fuse", "simplify", "refine", "unwrap", "bake")
+SAMPLE_STAGES = ("matting", "load", "views", "save")
+RECONSTRUCT_STAGES = ("matting", "load", "gaussians", "floaters", "save")
 CONVERT_STAGES = ("read", "save")
 STAGE_LABELS = {
     "read": "Reading the splats",
@@ -64,18 +70,16 @@ STAGE_LABELS = {
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
-    """One job. Paths are absolute.
+class _Sampling:
+    """What views are sampled of, and how. Paths are absolute.
 
     Attributes:
-        output: Folder that receives NAME.ply, NAME.glb, NAME_views.png, NAME_input.png and NAME.json; made if missing.
+        output: Folder that receives the files; made if missing.
         image: The input image, or None.
         prompt: The text, or ''. An image, a prompt or both must be given.
         name: Stem of the files' names; '' takes the image's, or the prompt's first words.
-        overwrite: Whether files of that name in `output` may be replaced; otherwise a number is appended.
         negative_prompt: What the views should not show; None takes the preset's.
         preset: A name from `initialize`'s presets.
-        seed: 0 to 2**32 - 1.
         steps: Denoising steps, or None for the preset's.
         guidance: Classifier-free guidance scale (1 is none), or None for the preset's.
         view_samples: How many samples of the views are averaged, 1 to 16, or None for the preset's. One is crisp; the
@@ -83,10 +87,6 @@ class GenerateRequest:
         elevation: Degrees of the input view above the object, -90 to 90.
         device: 'auto', 'cpu' or 'cuda'.
         previews: Whether progress messages carry a picture of the views so far.
-        output_kind: 'splats' (NAME.ply), 'mesh' (NAME.glb) or 'both'.
-        faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
-        quads: Whether the mesh's triangles are joined to quads where they can be.
-        splat_formats: In which formats the splats are written, of splat_files.WRITTEN; PLY always.
     """
 
     job: str
@@ -94,16 +94,125 @@ class GenerateRequest:
     image: str | None = None
     prompt: str = ""
     name: str = ""
-    overwrite: bool = False
     negative_prompt: str | None = None
     preset: str = "mini"
-    seed: int = 0
     steps: int | None = None
     guidance: float | None = None
     view_samples: int | None = None
     elevation: float = 0.0
     device: str = "auto"
     previews: bool = True
+
+
+@dataclass(frozen=True)
+class GenerateRequest(_Sampling):
+    """An image, a text or both to splats or a mesh in files: NAME.ply, .glb, _views.png, _input.png and .json.
+
+    Attributes:
+        overwrite: Whether files of that name in `output` may be replaced; otherwise a number is appended.
+        seed: 0 to 2**32 - 1.
+        output_kind: 'splats' (NAME.ply), 'mesh' (NAME.glb) or 'both'.
+        faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
+        quads: Whether the mesh's triangles are joined to quads where they can be.
+        splat_formats: In which formats the splats are written, of splat_files.WRITTEN; PLY always.
+    """
+
+    overwrite: bool = False
+    seed: int = 0
+    output_kind: str = "splats"
+    faces: int = FACES
+    texture_size: int = TEXTURE_SIZE
+    quads: bool = False
+    splat_formats: list[str] = field(default_factory=lambda: ["ply"])
+
+
+@dataclass(frozen=True)
+class SampleRequest(_Sampling):
+    """Four views for each of several seeds, to choose from: NAME_SEED_front.png and so on, and NAME_input.png.
+
+    Attributes:
+        seeds: 1 to MAX_CANDIDATES different ones, sampled together.
+        kept: Pictures of VIEW_NAMES that stay as they are, in that order, '' for those that are sampled to go with
+            them; [] samples all four. They are square, as LGM's cameras see the object, on white or with alpha.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0])
+    kept: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The views of one seed.
+
+    Attributes:
+        seed: Theirs.
+        views: Their files, in the order of VIEW_NAMES.
+        agreement: How well they go together and with the input, 0 to 1 (worker/agreement.py).
+    """
+
+    seed: int
+    views: list[str]
+    agreement: float
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """The views to choose from.
+
+    Attributes:
+        candidates: The one whose views agree best first.
+        input: The matted, recentred input image, or None for text alone.
+        settings, versions, timings, device, warnings: See GenerateResult.
+    """
+
+    job: str
+    candidates: list[Candidate]
+    input: str | None
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    timings: dict[str, float]
+    device: str
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """The first view of the best."""
+        return self.candidates[0].views[0]
+
+    @property
+    def files(self) -> list[str]:
+        """The views, the best candidate's first."""
+        return [file for candidate in self.candidates for file in candidate.views]
+
+
+@dataclass(frozen=True)
+class ReconstructRequest:
+    """Four pictures of an object to splats or a mesh, by LGM alone. Paths are absolute.
+
+    Attributes:
+        views: The pictures, in the order of VIEW_NAMES.
+        framed: Whether they are square and as LGM's cameras see the object, on white or with alpha: rendered under such
+            cameras, or sampled. Else they are cut out and framed, all by one scale.
+        generated: Which of the four a model made, for an LGM that has learnt what to make of those; [] is none.
+        elevation: Degrees that the four cameras are above the object, -90 to 90.
+        quick: Whether nothing but NAME.ply is written, for who does it again and again; no floaters are looked for.
+        facts: More for the result's settings: how the views were made.
+        output, name, preset, device: See GenerateRequest; without a name the files get that of the first view.
+        overwrite, output_kind, faces, texture_size, quads, splat_formats: See GenerateRequest.
+    """
+
+    job: str
+    output: str
+    views: list[str]
+    framed: bool = False
+    generated: list[bool] = field(default_factory=list)
+    elevation: float = 0.0
+    quick: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    overwrite: bool = False
+    preset: str = "mini"
+    device: str = "auto"
     output_kind: str = "splats"
     faces: int = FACES
     texture_size: int = TEXTURE_SIZE
@@ -117,9 +226,9 @@ class GenerateResult:
 
     Attributes:
         ply: The Gaussians, pruned, a 3DGS PLY in LGM's frame; None if only a mesh was asked for.
-        views: A picture of the four views side by side, azimuth 0, 90, 180, 270.
-        input: The matted, recentred input image, or None for text alone.
-        json: The file that holds this result.
+        views: A picture of the four views side by side, azimuth 0, 90, 180, 270; '' of a quick `reconstruct`.
+        input: The matted, recentred input image, or None without one.
+        json: The file that holds this result; '' of a quick `reconstruct`.
         gaussians: How many there are, in the PLY or behind the mesh.
         settings: The request as it was carried out, every default filled in.
         versions: Of the extension, Python, torch, numpy and the preset's weights.
@@ -150,6 +259,11 @@ class GenerateResult:
     def file(self) -> str:
         """The splats, or the mesh where there are none."""
         return self.ply or self.glb or ""
+
+    @property
+    def files(self) -> list[str]:
+        """All of them."""
+        return [file for file in (self.ply, *self.splat_files, self.glb, self.views, self.input, self.json) if file]
 
 
 @dataclass(frozen=True)
@@ -251,10 +365,12 @@ class ConvertResult:
         return self.files[0]
 
 
-Request = GenerateRequest | MeshRequest | ConvertRequest
-Result = GenerateResult | MeshResult | ConvertResult
+Request = GenerateRequest | SampleRequest | ReconstructRequest | MeshRequest | ConvertRequest
+Result = GenerateResult | SampleResult | MeshResult | ConvertResult
 JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked, what is answered
     "generate": (GenerateRequest, GenerateResult),
+    "sample": (SampleRequest, SampleResult),
+    "reconstruct": (ReconstructRequest, GenerateResult),
     "mesh": (MeshRequest, MeshResult),
     "convert": (ConvertRequest, ConvertResult),
 }
@@ -344,8 +460,8 @@ def from_params(cls: type, params: Any) -> Any:
     values = {}
     for name, value in params.items():
         hint = hints[name]
-        if hint == list[PresetInfo] and isinstance(value, list):
-            value = [from_params(PresetInfo, item) for item in value]
+        if (parts := get_args(hint)) and is_dataclass(parts[0]) and isinstance(value, list):
+            value = [from_params(parts[0], item) for item in value]
         elif isinstance(value, int) and not isinstance(value, bool) and hint in (float, float | None):
             value = float(value) if abs(value) < 1 << 1000 else math.inf
         elif not _fits(value, hint):
@@ -357,9 +473,11 @@ def from_params(cls: type, params: Any) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for kind in kinds:
-        kind = get_origin(kind) or kind
-        if kind is Any or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
+        plain, parts = get_origin(kind) or kind, get_args(kind)
+        if plain is Any:
             return True
+        if isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
+            return plain is not list or all(_fits(item, parts[0]) for item in value)
     return False
 
 

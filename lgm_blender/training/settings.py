@@ -48,6 +48,9 @@ class LGMSettings(RunSettings):
     surface_weight: float = setting(
         0.3, "of a Gaussian's distance from the point that its pixel sees; falls to a tenth"
     )
+    level_first: bool = setting(
+        False, "turn an object's cameras as a whole until its first input is level; as published"
+    )
     # Otherwise what generated views disagree about becomes translucent, the mean of what may be there.
     translucency_weight: float = setting(0.0, "of what is half transparent, alpha · (1 - alpha), on generated views")
     augmentation: bool = setting(True, "distort and jitter the input views (augment.py)")

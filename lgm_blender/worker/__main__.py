@@ -1,4 +1,5 @@
-"""The worker: python -m lgm_blender.worker serve | generate | batch | mesh | convert | models."""
+"""The worker: python -m lgm_blender.worker serve | generate | sample | reconstruct | batch | mesh |
+convert | models."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ import json
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 try:
     from ..core.arguments import count_or_auto, positive
     from ..core.batch.options import add_options
     from ..core.errors import LGMError
     from ..core.formats.splat_files import WRITTEN
-    from ..core.messages import FACES, TEXTURE_SIZE, ConvertRequest, GenerateRequest, OutputKind, to_params
+    from ..core.messages import FACES, JOBS, TEXTURE_SIZE, VIEW_NAMES, ConvertRequest, OutputKind, to_params
     from .meshing.settings import MeshSettings, Method, Up
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
@@ -33,7 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_serve, _add_generate, _add_batch, _add_mesh, _add_convert, _add_models):
+    for add in (
+        _add_serve,
+        _add_generate,
+        _add_sample,
+        _add_reconstruct,
+        _add_batch,
+        _add_mesh,
+        _add_convert,
+        _add_models,
+    ):
         add(commands)
     return run(parser, arguments)
 
@@ -57,13 +67,53 @@ def _serve(options: argparse.Namespace) -> int:
 def _add_generate(commands) -> None:
     about = "Make Gaussians, a mesh or both of an image, a text or both. Prints the paths of the files it made."
     parser = commands.add_parser("generate", help=about, description=about)
-    parser.add_argument("--image", metavar="FILE", help="a picture of one object")
-    parser.add_argument("--prompt", metavar="TEXT", default="", help="what it is; may go without an image")
+    _add_sampling(parser)
+    parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: 0)")
+    _add_results(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _add_sample(commands) -> None:
+    about = (
+        "Sample the four views of several seeds, to choose from. Prints the paths of the views, the best seed's first."
+    )
+    parser = commands.add_parser("sample", help=about, description=about)
+    _add_sampling(parser)
+    about = "0 to 4294967295 each, at most 16 (default: 0 1 2 3)"
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], metavar="N", help=about)
+    for view in VIEW_NAMES:
+        about = f"the view from the {view}, to which the others are sampled; square"
+        parser.add_argument(f"--keep-{view}", metavar="FILE", default="", help=about)
+    parser.set_defaults(run=_sample)
+
+
+def _add_reconstruct(commands) -> None:
+    about = "Make Gaussians, a mesh or both of four views of an object. Prints the paths of the files it made."
+    parser = commands.add_parser("reconstruct", help=about, description=about)
+    about = "from the front, its right (+x), the back and the left, at one height and distance"
+    parser.add_argument("--views", nargs=4, metavar=("FRONT", "RIGHT", "BACK", "LEFT"), required=True, help=about)
+    about = "they are square and as LGM's cameras see the object; else they are cut out and framed together"
+    parser.add_argument("--framed", action="store_true", help=about)
+    parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the cameras above the object")
+    _add_place(parser)
+    _add_results(parser)
+    parser.set_defaults(run=_reconstruct)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """Where results go, of which models, computed where."""
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
     parser.add_argument("--name", default="", help="of the results; by default the image's, or the text's first words")
-    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
     parser.add_argument("--preset", default="mini", help="mini, lgm, or the folder of one (default: mini)")
-    parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: 0)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """What views are sampled of, and how."""
+    parser.add_argument("--image", metavar="FILE", help="a picture of one object")
+    parser.add_argument("--prompt", metavar="TEXT", default="", help="what it is; may go without an image")
+    _add_place(parser)
     parser.add_argument("--steps", type=int, help="denoising steps (default: the preset's)")
     parser.add_argument("--guidance", type=float, help="how closely to follow; 1 is none (default: the preset's)")
     parser.add_argument(
@@ -74,30 +124,43 @@ def _add_generate(commands) -> None:
     )
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to show (default: the preset's)")
     parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the camera above the object")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """What is made of the views."""
+    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
     parser.add_argument("--output-kind", choices=get_args(OutputKind), default="splats", help="NAME.ply, .glb or both")
     about = "of the splats; PLY is always written"
     parser.add_argument("--splat-formats", nargs="+", choices=WRITTEN, default=["ply"], help=about)
     _add_mesh_settings(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
-    parser.set_defaults(run=_generate)
 
 
 def _generate(options: argparse.Namespace) -> int:
+    return _run_job("generate", options, previews=False)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    kept = [getattr(options, f"keep_{view}") for view in VIEW_NAMES]
+    kept = [file and str(Path(file).absolute()) for file in kept]
+    return _run_job("sample", options, previews=False, kept=kept if any(kept) else [])
+
+
+def _reconstruct(options: argparse.Namespace) -> int:
+    return _run_job("reconstruct", options, views=[str(Path(file).absolute()) for file in options.views])
+
+
+def _run_job(method: str, options: argparse.Namespace, **values: Any) -> int:
+    """Does a job as the options and `values` describe it, and prints what it made."""
     from .pipeline import Pipeline
 
-    asked = {field.name: getattr(options, field.name) for field in fields(GenerateRequest) if field.name in options}
-    for path in ("output", "image"):
+    kind, _ = JOBS[method]
+    asked = {field.name: getattr(options, field.name) for field in fields(kind) if field.name in options}
+    for path in asked.keys() & {"output", "image"}:
         asked[path] = asked[path] and str(Path(asked[path]).absolute())
-    request = GenerateRequest(job="generate", previews=False, **asked)
-    result = Pipeline().generate(request, print_progress)
+    result = getattr(Pipeline(), method)(kind(job=method, **asked | values), print_progress)
     for warning in result.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(to_params(result)))
-    else:
-        files = (result.ply, *result.splat_files, result.glb, result.views, result.input, result.json)
-        print(*filter(None, files), sep="\n")
+    print(json.dumps(to_params(result)) if options.json else "\n".join(result.files))
     return 0
 
 
@@ -163,7 +226,7 @@ def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _mesh(options: argparse.Namespace) -> int:
-    from .pipeline import mesh_file
+    from .mesh_file import mesh_file
 
     result = mesh_file(
         options.file,

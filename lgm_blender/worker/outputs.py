@@ -126,7 +126,7 @@ class Previews:
         self._pause, self._last = 0.0, -math.inf
 
     def write(self, step: int, decode: Callable[[], np.ndarray]) -> str | None:
-        """A file with the views [V, H, W, 3] side by side, or None if it is too early for another one.
+        """A file with the views [B, V, H, W, 3] of each candidate in a row, or None if it is too early for another one.
 
         Each is a file of its own, so that who reads one never sees it change.
         """
@@ -136,7 +136,7 @@ class Previews:
         path = self.folder / f"{self.prefix}_{step:04}.png"
         try:
             with replacing(path) as file:
-                file.write(encode_png(side_by_side(decode())))
+                file.write(encode_png(np.concatenate([side_by_side(views) for views in decode()])))
             for old in sorted(self.folder.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)[:-2]:
                 old.unlink(missing_ok=True)
         except (LGMError, OSError) as error:  # a full temporary disk is no reason to lose the job

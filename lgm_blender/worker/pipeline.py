@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import os
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
 from ..core.errors import Cancelled, LGMError
-from ..core.formats.splat_files import read_splat_file, stem_of
+from ..core.gaussians import Gaussians
 from ..core.messages import (
+    MAX_CANDIDATES,
     MESH_STAGES,
+    RECONSTRUCT_STAGES,
+    SAMPLE_STAGES,
     STAGES,
+    VIEW_NAMES,
     ConvertRequest,
     ConvertResult,
     GenerateRequest,
@@ -26,24 +28,30 @@ from ..core.messages import (
     MeshRequest,
     MeshResult,
     OutputKind,
+    ReconstructRequest,
+    SampleRequest,
+    SampleResult,
 )
-from ..core.paths import expanded
-from ..core.system.names import file_stem
-from . import convert, outputs, reconstruct, webp
-from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
+from . import convert, four_views, outputs, reconstruct, results
+from .agreement import agreement
+from .devices import explain_out_of_memory, is_cuda_in_use, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress
+from .mesh_file import MeshFiles, mesh_file
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
-from .meshing import files as mesh_files
-from .meshing.files import FORMATS
-from .presets import MAX_SAMPLES, MAX_STEPS, Mode, Preset, find_preset
+from .presets import MAX_SAMPLES, MAX_STEPS, Mode, ModelPart, Preset, find_preset
+from .results import Made
 from .weights import CheckedFiles
+
+if TYPE_CHECKING:
+    from .lgm import LGM
+    from .multiview.pipeline import MultiViewPipeline
 
 log = logging.getLogger(__name__)
 
 WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
+SEEDS_AT_ONCE = 4
 
-# What `generate` writes, and what a batch in Blender adds.
-SUFFIXES = (*convert.SUFFIXES.values(), ".glb", "_views.png", "_input.png", ".json", ".png", "_mesh.png", ".blend")
+Sampling = TypeVar("Sampling", GenerateRequest, SampleRequest)
 
 
 class Pipeline:
@@ -89,9 +97,28 @@ class Pipeline:
             Cancelled: If `cancelled` says so; nothing is written then.
             LGMError: With a sentence for the user; nothing is written then either.
         """
-        stages = STAGES if request.output_kind == "splats" else (*STAGES[:-1], *MESH_STAGES, STAGES[-1])
-        job = Job(request.job, stages, progress, cancelled)
+        job = Job(request.job, _with_mesh(STAGES, request.output_kind), progress, cancelled)
         return self._with_memory(lambda: self._generate(request, job))
+
+    def sample(
+        self,
+        request: SampleRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> SampleResult:
+        """The views of several seeds, to choose from; the arguments and errors are `generate`'s."""
+        job = Job(request.job, SAMPLE_STAGES, progress, cancelled)
+        return self._with_memory(lambda: self._sample(request, job))
+
+    def reconstruct(
+        self,
+        request: ReconstructRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> GenerateResult:
+        """Four pictures to Gaussians, by LGM alone; the arguments and errors are `generate`'s."""
+        job = Job(request.job, _with_mesh(RECONSTRUCT_STAGES, request.output_kind), progress, cancelled)
+        return self._with_memory(lambda: self._reconstruct(request, job))
 
     def mesh(
         self,
@@ -150,103 +177,159 @@ class Pipeline:
         mode = check_request(request, preset)
         output = outputs.check_output(request.output)
         device = resolve_device(request.device)
+        image, how = self._image(request, job)
+        lgm, multiview = self._load(preset, ("lgm", mode), device, job, meshing=request.output_kind != "splats")
+        request, settings = _carried_out(request, preset, mode, multiview, device, job)
+        (frames,) = self._frames(multiview, request, settings, image, [request.seed], {}, job)
+        views = reconstruct.finish_frames(frames, image, settings, warnings=job.warnings)
+        gaussians = self._gaussians(lgm, views, settings, None, request, job)
+        mesh = None if request.output_kind == "splats" else self._mesh(request, gaussians, job)
+        with job.stage("save"):
+            facts = {"mode": mode, "matting": how, "scheduler": preset.scheduler}
+            return results.save_result(output, request, preset, facts, Made(image, views, gaussians, mesh), job)
 
-        image, how = None, "none"
-        if request.image is not None:
-            with job.stage("matting"):
-                from .matting import matte, recenter
+    def _sample(self, request: SampleRequest, job: Job) -> SampleResult:
+        preset = find_preset(request.preset)
+        mode = check_request(request, preset)
+        output = outputs.check_output(request.output)
+        device = resolve_device(request.device)
+        image, how = self._image(request, job)
+        (multiview,) = self._load(preset, (mode,), device, job)
+        request, settings = _carried_out(request, preset, mode, multiview, device, job)
+        files = enumerate(request.kept)
+        kept = {i: four_views.read_framed(file, multiview.size) for i, file in files if file}
+        frames = self._frames(multiview, request, settings, image, request.seeds, kept, job)
+        views = [reconstruct.finish_frames(each, image, settings, kept, job.warnings) for each in frames]
+        with job.stage("save"):
+            facts = {"mode": mode, "matting": how, "scheduler": preset.scheduler}
+            facts["generated"] = [
+                i not in kept and not (settings.keep_image and i == 0) for i in range(len(VIEW_NAMES))
+            ]
+            agreements = [agreement(each) for each in views]
+            return results.save_candidates(output, request, preset, facts, image, views, agreements, job)
 
-                cut, how = matte(request.image)
-                image = recenter(cut)
-                if (image < WHITE).mean() < HARDLY:
-                    job.warnings.append(
-                        "The object is as white as the background that the models see it on, so they can't tell its "
-                        "outline. Darken the picture a little."
-                    )
+    def _reconstruct(self, request: ReconstructRequest, job: Job) -> GenerateResult:
+        preset = find_preset(request.preset)
+        check_views(request)
+        output = outputs.check_output(request.output)
+        device = resolve_device(request.device)
+        with job.stage("matting"):
+            if request.framed:
+                views = np.stack([four_views.read_framed(file) for file in request.views])
+            else:
+                views = four_views.read_views(request.views)
+        (lgm,) = self._load(preset, ("lgm",), device, job, meshing=request.output_kind != "splats")
+        request = replace(request, device=device)
+        settings = reconstruct.given_settings(preset)
+        told = [preset.tell_generated and generated for generated in request.generated] or None
+        gaussians = self._gaussians(lgm, views, settings, told, request, job)
+        mesh = None if request.output_kind == "splats" else self._mesh(request, gaussians, job)
+        with job.stage("save"):
+            facts = request.facts | {"mode": "views"}
+            return results.save_result(output, request, preset, facts, Made(None, views, gaussians, mesh), job)
 
-        with job.stage("load"):
-            self._imports.run(_import_models if request.output_kind == "splats" else _import_all, job.cancelled)
-            with job.listening():
-                lgm, multiview = self._load(preset, mode, device, job)
-        job.torch_listens = device == "cpu"
+    def _image(self, request: GenerateRequest | SampleRequest, job: Job) -> tuple[np.ndarray | None, str]:
+        """The object of a request's image as the models see it, and how it was cut out; None without an image."""
+        if request.image is None:
+            return None, "none"
+        with job.stage("matting"):
+            from .matting import matte, recenter
 
-        prompt = request.prompt.strip()
-        if prompt and image is not None and "text" not in multiview.modes:
-            job.warnings.append(f"The preset '{preset.name}' takes no text beside an image: the text was left out.")
-            prompt = ""
-        settings = reconstruct.preset_settings(
-            preset,
-            mode,
-            steps=request.steps,
-            guidance=request.guidance,
-            negative_prompt=request.negative_prompt,
-            samples=request.view_samples,
-        )
-        if settings.guidance == 1 and settings.negative_prompt not in ("", preset.negative_prompt):
-            job.warnings.append("The negative prompt has no effect without guidance: set a guidance above 1.")
+            cut, how = matte(request.image)
+            image = recenter(cut)
+            if (image < WHITE).mean() < HARDLY:
+                job.warnings.append(
+                    "The object is as white as the background that the models see it on, so they can't tell its "
+                    "outline. Darken the picture a little."
+                )
+        return image, how
 
-        with job.stage("views", settings.steps):
+    def _frames(
+        self,
+        multiview: MultiViewPipeline,
+        request: GenerateRequest | SampleRequest,
+        settings: reconstruct.Settings,
+        image: np.ndarray | None,
+        seeds: Sequence[int],
+        kept: Mapping[int, np.ndarray],
+        job: Job,
+    ) -> np.ndarray:
+        """The sampled views of each seed, [B, 4, S, S, 3], so many seeds at once as every GPU has room for."""
+        groups = [seeds[i : i + SEEDS_AT_ONCE] for i in range(0, len(seeds), SEEDS_AT_ONCE)]
+        frames: list[np.ndarray] = []
+        with job.stage("views", settings.steps * len(groups)):
             previews = outputs.Previews(self.previews) if request.previews and self.previews else None
 
             def on_step(step: int, steps: int, decode: Callable[[], np.ndarray]) -> None:
-                job.report(step, steps, previews.write(step, lambda: decode()[0]) if previews else None)
+                done = len(frames) * steps + step
+                job.report(done, len(groups) * steps, previews.write(done, decode) if previews else None)
                 job.check()
 
-            (frames,) = reconstruct.sample_frames(
-                multiview,
-                settings,
-                prompt,
-                image,
-                seeds=[request.seed],
-                elevations=request.elevation,
-                on_step=on_step,
-            )
-            views = reconstruct.finish_frames(frames, image, settings)
+            for group in groups:
+                sampled = reconstruct.sample_frames(
+                    multiview,
+                    settings,
+                    request.prompt,
+                    image,
+                    seeds=group,
+                    elevations=request.elevation,
+                    kept=kept,
+                    on_step=on_step,
+                )
+                frames.append(sampled)
+        return np.concatenate(frames)
 
+    def _gaussians(
+        self,
+        lgm: LGM,
+        views: np.ndarray,
+        settings: reconstruct.Settings,
+        generated: Sequence[bool] | None,
+        request: GenerateRequest | ReconstructRequest,
+        job: Job,
+    ) -> Gaussians:
+        """The visible Gaussians of four views, without floaters."""
         with job.stage("gaussians"):
             gaussians = reconstruct.reconstruct(
-                lgm, views, settings, elevation=request.elevation, warnings=job.warnings
+                lgm, views, settings, generated=generated, elevation=request.elevation, warnings=job.warnings
             )
             if not len(gaussians):
-                raise LGMError("Nothing visible came out of this image or text. Try another seed, or another image.")
-
+                raise LGMError("Nothing visible came out. Try another seed, or other pictures.")
         with job.stage("floaters"):
-            gaussians = reconstruct.clean_up(gaussians, settings, device, job.step)
+            return reconstruct.clean_up(gaussians, settings, request.device, job.step)
 
-        mesh = None if request.output_kind == "splats" else self._mesh(request, gaussians, job)
+    def _load(
+        self, preset: Preset, parts: Sequence[ModelPart], device: str, job: Job, meshing: bool = False
+    ) -> list[Any]:
+        """Models of a preset, from memory where they were loaded before; the next stages of a job may be left in them.
 
-        with job.stage("save"):
-            request = replace(
-                request,
-                prompt=prompt,
-                negative_prompt=settings.negative_prompt,
-                steps=settings.steps,
-                guidance=settings.guidance,
-                view_samples=settings.samples,
-                device=device,
-            )
-            facts = {"mode": mode, "matting": how, "scheduler": preset.scheduler}
-            return save(output, request, preset, facts, image, views, gaussians, mesh, job)
+        Of LGM and the multi-view model, one that is not asked for stays in memory, since it will be soon.
+        """
+        with job.stage("load"):
+            self._imports.run(_import_all if meshing else _import_models, job.cancelled)
+            with job.listening():
+                folders = {part: preset.locate(part) for part in parts}
+                schedulers = {part: None if part == "lgm" else preset.scheduler for part in parts}
+                keys = [(part == "lgm", folders[part], schedulers[part], device) for part in parts]
+                kinds = {key[0] for key in keys}
+                # What is not wanted any more goes first: there may not be room for both.
+                self._models = {k: model for k, model in self._models.items() if k in keys or k[0] not in kinds}
+                if missing := [part for key, part in zip(keys, parts, strict=True) if key not in self._models]:
+                    _collect()
+                    for part in parts:
+                        preset.verify(part, self.checked, job.cancelled)
+                for key, part in zip(keys, parts, strict=True):
+                    job.check()
+                    if part in missing and part == "lgm":
+                        self._models[key] = reconstruct.load_lgm(preset, device)
+                    elif part in missing:
+                        self._models[key] = reconstruct.load_multiview(preset, part, device)
+        job.torch_listens = device == "cpu"
+        return [self._models[key] for key in keys]
 
-    def _load(self, preset: Preset, mode: Mode, device: str, job: Job) -> tuple[Any, Any]:
-        """LGM and the multi-view model of a preset, from memory where they were loaded before."""
-        folders = {part: preset.locate(part) for part in ("lgm", mode)}
-        lgm, multiview = (folders["lgm"], device), (folders[mode], preset.scheduler, device)
-        # What is not wanted any more goes first: there may not be room for both.
-        self._models = {key: model for key, model in self._models.items() if key in (lgm, multiview)}
-        if len(self._models) < 2:
-            _collect()
-            for part in folders:
-                preset.verify(part, self.checked, job.cancelled)
-        job.check()
-        if lgm not in self._models:
-            self._models[lgm] = reconstruct.load_lgm(preset, device)
-        job.check()
-        if multiview not in self._models:
-            self._models[multiview] = reconstruct.load_multiview(preset, mode, device)
-        return self._models[lgm], self._models[multiview]
-
-    def _mesh(self, request: GenerateRequest, gaussians: Any, job: Job) -> TexturedMesh | None:
+    def _mesh(
+        self, request: GenerateRequest | ReconstructRequest, gaussians: Gaussians, job: Job
+    ) -> TexturedMesh | None:
         """The mesh of a request, or None if there is none and the splats are wanted too: a warning then says why."""
         try:
             return mesh_from_gaussians(gaussians, MeshSettings.of(request), job)
@@ -260,154 +343,7 @@ class Pipeline:
             return None
 
 
-def save(
-    output: Path,
-    request: GenerateRequest,
-    preset: Preset,
-    facts: dict[str, str],
-    image: np.ndarray | None,
-    views: np.ndarray,
-    gaussians: Any,
-    mesh: TexturedMesh | None,
-    job: Job,
-) -> GenerateResult:
-    """Writes all files of a result or none; the JSON file gets its name last, so where it is, the others are.
-
-    Args:
-        output: The folder, made if missing.
-        request: As it was carried out, every default filled in.
-        preset: Whose weights were used.
-        facts: More for the result's settings.
-        image: What the views were sampled from, [H, W, 3] in 0..1, or None.
-        views, gaussians, mesh: What came out.
-        job: Its warnings and timings.
-    """
-    result = None
-    splats = {}
-    if request.output_kind != "mesh":
-        splats = convert.encode_formats(gaussians, ("ply", *request.splat_formats), job)
-
-    def contents(name: str) -> dict[str, bytes]:
-        nonlocal result
-        data = {} if request.output_kind == "mesh" else dict(splats)
-        if mesh is not None:
-            data |= mesh_files.encode_files(mesh, name, ("glb",))
-        data["_views.png"] = outputs.encode_png(outputs.side_by_side(views))
-        if image is not None:
-            data["_input.png"] = outputs.encode_png(image)
-        paths = {suffix: str(output / f"{name}{suffix}") for suffix in (*data, ".json")}
-        settings = asdict(replace(request, name=name))
-        for key in ("job", "previews", *(("faces", "texture_size", "quads") if mesh is None else ())):
-            del settings[key]
-        job.check()
-        result = GenerateResult(
-            job=request.job,
-            ply=paths.get(".ply"),
-            views=paths["_views.png"],
-            input=paths.get("_input.png"),
-            json=paths[".json"],
-            gaussians=len(gaussians),
-            settings=settings | facts,
-            versions=outputs.versions() | {"preset": f"{preset.name} {preset.version}"},
-            timings=job.timings_until_now(),
-            device=device_name(request.device),
-            warnings=job.warnings,
-            glb=paths.get(".glb"),
-            faces=0 if mesh is None else mesh.polygons,
-            splat_files=[paths[suffix] for suffix in splats if suffix != ".ply"],
-        )
-        data[".json"] = (
-            json.dumps(asdict(result), indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
-        )
-        return data
-
-    stem = file_stem(request.name, request.image, request.prompt)
-    outputs.save_together(output, stem, SUFFIXES, contents, overwrite=request.overwrite, source=request.image)
-    return result
-
-
-@dataclass(frozen=True)
-class MeshFiles:
-    """What `mesh_file` made.
-
-    Attributes:
-        files: Their paths.
-        gaussians, vertices, faces: How many there are; a quad is one face.
-        timings: Seconds of each stage.
-        device: 'cpu', or the GPU's name.
-        warnings: Sentences for the user.
-    """
-
-    files: list[str]
-    gaussians: int
-    vertices: int
-    faces: int
-    timings: dict[str, float]
-    device: str
-    warnings: list[str]
-
-
-def mesh_file(
-    file: str | os.PathLike,
-    output: str | os.PathLike,
-    settings: MeshSettings | None = None,
-    *,
-    name: str = "",
-    overwrite: bool = False,
-    formats: tuple[str, ...] = FORMATS,
-    progress: OnProgress = lambda progress: None,
-    cancelled: IsCancelled = lambda: False,
-    job: str = "mesh",
-) -> MeshFiles:
-    """Reads Gaussians, makes a textured mesh of them and writes it.
-
-    Args:
-        file: Splats of any format that splat_files.FORMATS names.
-        output: Folder for the results, made if missing.
-        settings: By default MeshSettings().
-        name: Stem of the files' names; '' takes the file's.
-        overwrite: Whether files of that name may be replaced; otherwise a number is appended.
-        formats: Some of 'glb', 'obj' and 'ply'.
-        progress, cancelled: See Pipeline.generate.
-        job: What progress is told of.
-
-    Raises:
-        Cancelled: If `cancelled` says so; nothing is written then.
-        LGMError: With a sentence for the user; nothing is written then either.
-    """
-    settings = settings or MeshSettings()
-    settings.check()
-    file = expanded(file).absolute()
-    folder = outputs.check_output(str(output))
-    device = resolve_device(settings.device)
-    work = Job(job, (*MESH_STAGES, "save"), progress, cancelled)
-    work.torch_listens = device == "cpu"
-    gaussians = read_splat_file(file, work.warnings.append, webp=webp)
-    mesh = mesh_from_gaussians(gaussians, settings, work)
-    with work.stage("save"):
-        stem = file_stem(name or stem_of(file), None)
-        paths = outputs.save_together(
-            folder,
-            stem,
-            mesh_files.SUFFIXES,
-            lambda name: mesh_files.encode_files(mesh, name, formats),
-            overwrite=overwrite,
-            source=file,
-            file_name=mesh_files.file_name,
-        )
-    log.info("%s became a mesh of %d faces: %s", file, mesh.polygons, work.timings)
-    return MeshFiles(
-        files=[str(path) for path in paths.values()],
-        gaussians=len(gaussians),
-        vertices=len(mesh.vertices),
-        faces=mesh.polygons,
-        timings=work.timings,
-        device=device_name(device),
-        warnings=work.warnings,
-    )
-
-
-def check_request(request: GenerateRequest, preset: Preset) -> Mode:
+def check_request(request: GenerateRequest | SampleRequest, preset: Preset) -> Mode:
     """The mode of a request whose values are within their ranges.
 
     Raises:
@@ -415,22 +351,90 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
     """
     if request.image is None and not request.prompt.strip():
         raise LGMError("There is nothing to start from. Choose an image, write a text, or both.")
-    for name, value, low, high in (
-        ("seed", request.seed, 0, 2**32 - 1),
+    many = isinstance(request, SampleRequest)
+    seeds = request.seeds if many else [request.seed]
+    if not 1 <= len(seeds) <= MAX_CANDIDATES or len({*seeds}) < len(seeds):
+        raise LGMError(f"There must be 1 to {MAX_CANDIDATES} seeds, all different, not {seeds}.")
+    _check_ranges(
+        *(("seed", seed, 0, 2**32 - 1) for seed in seeds),
         ("number of steps", request.steps, 1, MAX_STEPS),
         ("guidance", request.guidance, 0, 100),
         ("elevation", request.elevation, -90, 90),
         ("number of view samples", request.view_samples, 1, MAX_SAMPLES),
-    ):
+    )
+    if many and len(request.kept) not in (0, len(VIEW_NAMES)):
+        raise LGMError(f"There must be {len(VIEW_NAMES)} views, or none, not {len(request.kept)}.")
+    if many and len(request.kept) and all(request.kept):
+        raise LGMError("All four views are kept, so there is nothing to sample. Keep fewer of them.")
+    if not many:
+        _check_output_kind(request)
+    return preset.mode(request.image is not None)
+
+
+def check_views(request: ReconstructRequest) -> None:
+    """Sees to it that a request's values are within their ranges.
+
+    Raises:
+        LGMError: If one is not.
+    """
+    if len(request.views) != len(VIEW_NAMES):
+        names = ", ".join(VIEW_NAMES)
+        raise LGMError(f"There must be {len(VIEW_NAMES)} views, {names}, not {len(request.views)}.")
+    if len(request.generated) not in (0, len(VIEW_NAMES)):
+        raise LGMError(f"Say of all {len(VIEW_NAMES)} views or of none whether they are generated.")
+    _check_ranges(("elevation", request.elevation, -90, 90))
+    if request.quick and request.output_kind != "splats":
+        raise LGMError("Only splats are made quickly. Ask for them alone.")
+    _check_output_kind(request)
+
+
+def _check_ranges(*ranges: tuple[str, float | None, float, float]) -> None:
+    for name, value, low, high in ranges:
         if value is not None and not low <= value <= high:
             raise LGMError(f"The {name} must be from {low} to {high}, not {value}.")
+
+
+def _check_output_kind(request: GenerateRequest | ReconstructRequest) -> None:
     if request.output_kind not in get_args(OutputKind):
         kinds = ", ".join(get_args(OutputKind))
         raise LGMError(f"There is no output kind '{request.output_kind}'. Choose one of {kinds}.")
     convert.check_formats(request.splat_formats or ["ply"])
     if request.output_kind != "splats":
         MeshSettings.of(request).check()
-    return preset.mode(request.image is not None)
+
+
+def _carried_out(
+    request: Sampling, preset: Preset, mode: Mode, multiview: MultiViewPipeline, device: str, job: Job
+) -> tuple[Sampling, reconstruct.Settings]:
+    """A request with every default filled in and without what the preset can't heed, and what it says of the views."""
+    prompt = request.prompt.strip()
+    if prompt and request.image is not None and "text" not in multiview.modes:
+        job.warnings.append(f"The preset '{preset.name}' takes no text beside an image: the text was left out.")
+        prompt = ""
+    settings = reconstruct.preset_settings(
+        preset,
+        mode,
+        steps=request.steps,
+        guidance=request.guidance,
+        negative_prompt=request.negative_prompt,
+        samples=request.view_samples,
+    )
+    if settings.guidance == 1 and settings.negative_prompt not in ("", preset.negative_prompt):
+        job.warnings.append("The negative prompt has no effect without guidance: set a guidance above 1.")
+    request = replace(
+        request,
+        prompt=prompt,
+        negative_prompt=settings.negative_prompt,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        view_samples=settings.samples,
+        device=device,
+    )
+    return request, settings
+
+
+def _with_mesh(stages: tuple[str, ...], output_kind: str) -> tuple[str, ...]:
+    return stages if output_kind == "splats" else (*stages[:-1], *MESH_STAGES, stages[-1])
 
 
 def _import_models() -> None:

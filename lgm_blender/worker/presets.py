@@ -50,7 +50,15 @@ NEGATIVE_PROMPT = (
 SCHEDULERS = {"ddim": "DDIMScheduler", "unipc": "UniPCMultistepScheduler", "dpm": "DPMSolverMultistepScheduler"}
 
 # Switches of preset.json, false where they are missing; presets that were trained before have two by their old names.
-FLAGS = ("match_colors", "keep_image", "refine", "tell_generated", "remove_floaters")
+FLAGS = (
+    "match_colors",
+    "keep_image",
+    "refine",
+    "matte_views",
+    "level_first",
+    "tell_generated",
+    "remove_floaters",
+)
 OLD_FLAGS = {"refine": "redraw", "remove_floaters": "clear_haze"}
 
 
@@ -72,6 +80,9 @@ class Preset:
             it; for models that were trained with the image as that view, recentred as here.
         samples: In each mode, how many samples of the views are averaged (MultiViewPipeline); 1 where none is given.
         refine: Whether such a mean is made sharp again by SDEdit (MultiViewPipeline).
+        matte_views: Whether the views of a text are cut out and framed together; for models whose background is not
+            white.
+        level_first: Whether LGM knows cameras only as a whole so turned that the first one is level.
         tell_generated: Whether LGM is told which views of an image are generated, even if each is a single sample; for
             one that has learnt what to make of such views.
         remove_floaters: Whether faint Gaussians around the object are left out (floaters.py); for models that are
@@ -91,6 +102,8 @@ class Preset:
     keep_image: bool = False
     samples: dict[Mode, int] = field(default_factory=dict)
     refine: bool = False
+    matte_views: bool = False
+    level_first: bool = False
     tell_generated: bool = False
     remove_floaters: bool = False
 
@@ -251,6 +264,8 @@ PUBLISHED = Preset(
     guidance={"image": 5.0, "text": 7.5},
     scheduler=SCHEDULERS["ddim"],
     negative_prompt=NEGATIVE_PROMPT,
+    matte_views=True,
+    level_first=True,
 )
 
 
@@ -340,13 +355,14 @@ def file_table(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_preset(folder: Path, name: str, label: str, base: str) -> None:
+def write_preset(folder: Path, name: str, label: str, base: str, level_first: bool | None = None) -> None:
     """Make `folder`, which holds an LGM in lgm/, a preset that shares the multi-view model and settings of another.
 
     Args:
         folder: Without a folder multiview.
         name, label: The new preset's.
         base: Name or folder of the other preset. A folder that shares a model itself gives the name it shares.
+        level_first: See Preset; None takes the other one's.
     """
     preset = find_preset(base)
     if Path(base).is_dir():
@@ -363,6 +379,7 @@ def write_preset(folder: Path, name: str, label: str, base: str) -> None:
         "negative_prompt": preset.negative_prompt,
         "samples": preset.samples,
         **{flag: getattr(preset, flag) for flag in FLAGS},
+        "level_first": preset.level_first if level_first is None else level_first,
         "multiview": base,
         "files": file_table(folder),
     }

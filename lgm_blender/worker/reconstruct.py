@@ -5,13 +5,15 @@ What a setting means is decided here alone: for a user's job (pipeline.py), for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.affine import turned
+from ..core.cameras import levelled, orbit_cameras
 from ..core.gaussians import Gaussians
 from . import jobs
 from .presets import Mode, Preset
@@ -34,6 +36,8 @@ class Settings:
         refine: Whether their mean is made sharp again by SDEdit.
         keep_image: Whether the view from the image's side is the image itself.
         match_colors: Whether the views get the image's colours (multiview/colors.py).
+        matte_views: Whether the views' background is cut off and they are framed together (four_views.py).
+        level_first: Whether LGM knows cameras only as a whole so turned that the first one is level.
         tell_generated: Whether LGM is told which views are generated where they are single samples, too.
         remove_floaters: Whether what is faint around the object is left out (floaters.py).
     """
@@ -45,6 +49,8 @@ class Settings:
     refine: bool = False
     keep_image: bool = False
     match_colors: bool = False
+    matte_views: bool = False
+    level_first: bool = False
     tell_generated: bool = False
     remove_floaters: bool = False
 
@@ -54,9 +60,6 @@ class Settings:
         generated; never the image, where that is kept."""
         told = self.samples > 1 or self.tell_generated
         return [told and not (self.keep_image and i == 0) for i in range(len(FRAMES_TO_LGM))]
-
-
-GIVEN_VIEWS = Settings()  # of views that no model made: ground truth, photographs
 
 
 def preset_settings(
@@ -77,9 +80,16 @@ def preset_settings(
         refine=preset.refine,
         keep_image=preset.keep_image and mode == "image",
         match_colors=preset.match_colors and mode == "image",
+        matte_views=preset.matte_views and mode == "text",
+        level_first=preset.level_first,
         tell_generated=preset.tell_generated and mode == "image",
         remove_floaters=preset.remove_floaters,
     )
+
+
+def given_settings(preset: Preset) -> Settings:
+    """A preset's settings for views that it did not make itself."""
+    return Settings(level_first=preset.level_first, remove_floaters=preset.remove_floaters)
 
 
 def load_lgm(preset: Preset, device: str, file: Path | None = None) -> LGM:
@@ -122,9 +132,13 @@ def sample_frames(
     *,
     seeds: Sequence[int] = (0,),
     elevations: float | Sequence[float] = 0.0,
+    kept: Mapping[int, np.ndarray] | None = None,
     on_step: OnStep | None = None,
 ) -> np.ndarray:
-    """The model's views in LGM's order, [B, 4, S, S, 3] float32 in 0..1; the arguments are MultiViewPipeline's."""
+    """The model's views in LGM's order, [B, 4, S, S, 3] float32 in 0..1.
+
+    The arguments are MultiViewPipeline's, but for `kept`, whose views have their numbers in LGM's order.
+    """
 
     def tell(step: int, steps: int, decode: Callable[[], np.ndarray]) -> None:
         on_step(step, steps, lambda: decode()[:, list(FRAMES_TO_LGM)])
@@ -138,6 +152,7 @@ def sample_frames(
         guidance=settings.guidance,
         elevations=elevations,
         keep_image=settings.keep_image,
+        kept={FRAMES_TO_LGM[view]: picture for view, picture in (kept or {}).items()},
         samples=settings.samples,
         refine=settings.refine,
         on_step=tell if on_step else None,
@@ -145,18 +160,38 @@ def sample_frames(
     return frames[:, list(FRAMES_TO_LGM)]
 
 
-def finish_frames(frames: np.ndarray, image: np.ndarray | None, settings: Settings) -> np.ndarray:
-    """What LGM sees of sampled views [4, S, S, 3]: in the image's colours and with it among them, as is set."""
+def finish_frames(
+    frames: np.ndarray,
+    image: np.ndarray | None,
+    settings: Settings,
+    kept: Mapping[int, np.ndarray] | None = None,
+    warnings: list[str] | None = None,
+) -> np.ndarray:
+    """What LGM sees of sampled views [4, S, S, 3].
+
+    In the image's colours and with it among them, or cut out and framed together, as is set; and those that were kept
+    are what they were.
+
+    Args:
+        warnings: Gets a sentence if they can't be cut out; they stay as they are then.
+    """
+    from .four_views import framed_again, resized
     from .multiview.colors import finish_views
 
-    return finish_views(frames, image, match=settings.match_colors, keep=settings.keep_image)
+    kept = kept or {}
+    if settings.matte_views and not kept:
+        return framed_again(frames, [] if warnings is None else warnings)
+    match, keep = settings.match_colors and 0 not in kept, settings.keep_image and 0 not in kept
+    views = finish_views(frames, image, match=match, keep=keep)
+    return np.stack([resized(kept[i], len(view)) if i in kept else view for i, view in enumerate(views)])
 
 
 def reconstruct(
     lgm: LGM,
     views: np.ndarray,
-    settings: Settings = GIVEN_VIEWS,
+    settings: Settings,
     *,
+    generated: Sequence[bool] | None = None,
     elevation: float = 0.0,
     poses: np.ndarray | None = None,
     warnings: list[str] | None = None,
@@ -167,14 +202,20 @@ def reconstruct(
         lgm: From `load_lgm`.
         views: At azimuth 0, 90, 180, 270, the image's side first.
         settings: How the views were made.
+        generated: Which of them LGM is told to be unsure of; None leaves that to the settings.
         elevation: Degrees of the four cameras above the object.
         poses: [4, 4, 4] float32, camera-to-world, of views from other cameras.
         warnings: Gets a sentence if values are not finite.
     """
     from .lgm import gaussians_from_views
 
-    gaussians = gaussians_from_views(lgm, views, elevation, poses, settings.averaged_views)
-    return gaussians.only_finite([] if warnings is None else warnings).prune()
+    poses, turn = orbit_cameras(elevation) if poses is None else poses, None
+    if settings.level_first:
+        poses, turn = levelled(poses)
+    told = settings.averaged_views if generated is None else generated
+    gaussians = gaussians_from_views(lgm, views, poses=poses, averaged=told)
+    gaussians = gaussians.only_finite([] if warnings is None else warnings).prune()
+    return gaussians if turn is None else turned(gaussians, turn)
 
 
 def clean_up(

@@ -115,7 +115,7 @@ def evaluate(
         model = load_lgm(found, device, lgm)
         for mode in modes:
             if mode == "reconstruct":
-                judged = from_views(model, source, options)
+                judged = from_views(found, model, source, options)
             elif mode == "image":
                 judged = from_image(found, model, source, options)
             else:

@@ -17,7 +17,7 @@ from ...core.errors import LGMError
 from ...core.gaussians import Gaussians
 from ...worker.lgm import LGM
 from ...worker.presets import Preset
-from ...worker.reconstruct import clean_up, reconstruct
+from ...worker.reconstruct import clean_up, given_settings, reconstruct
 from ...worker.weights import CheckedFiles
 from ..data.placement import INPUTS, LeftOut
 from ..loops.lpips import LPIPS
@@ -58,13 +58,14 @@ class Judged(NamedTuple):
     columns: Columns
 
 
-def from_views(lgm: LGM, source: Objects, options: Options) -> Judged:
+def from_views(preset: Preset, lgm: LGM, source: Objects, options: Options) -> Judged:
     """LGM by itself: four ground-truth views go in."""
+    settings = given_settings(preset)
     entries, rows, left_out = [], [], []
     for entry, target in _objects(source, "reconstruct", left_out, options):
         given = on_white(target.pixels[:INPUTS], options.device)
         began = time.perf_counter()
-        gaussians = reconstruct(lgm, as_array(given.rgb), poses=target.poses[:INPUTS])
+        gaussians = reconstruct(lgm, as_array(given.rgb), settings, poses=target.poses[:INPUTS])
         seconds = {"gaussians": time.perf_counter() - began}
         repeated = given._replace(views=nearest(target.poses[INPUTS:], target.poses[:INPUTS]))
         compared = _score(entry, gaussians, target, repeated, seconds, options)

@@ -255,7 +255,8 @@ def train(
         tell(f"Renderer: {renderer} ({reason})")
     if not given:
         minutes, epochs = chosen.minutes, chosen.epochs
-    settings = {"compile": device.type == "cuda", "init": start.weights, **settings}
+    level_first = find_preset(start.preset).level_first
+    settings = {"compile": device.type == "cuda", "init": start.weights, "level_first": level_first, **settings}
     run = replace(chosen.settings, seconds=60 * (minutes or math.inf), **settings)
     if epochs is not None:
         run = replace(run, steps=max(1, round(epochs * len(views) / (run.batch * state.num_processes))))
@@ -264,9 +265,9 @@ def train(
         if validation is not None:
             if start.weights is not None:
                 first = lgm_from_file(start.config, start.weights, device, torch.float32)
-                before = evaluate_lgm(first, validation)
+                before = evaluate_lgm(first, validation, level_first=run.level_first)
                 tell(f"Before, on objects not trained on: {before['val_psnr']:.2f} dB")
-            after = evaluate_lgm(model, validation)
+            after = evaluate_lgm(model, validation, level_first=run.level_first)
             tell(f"Now, on objects not trained on: {after['val_psnr']:.2f} dB")
         shutil.rmtree(output / "lgm", ignore_errors=True)
         (output / "lgm").mkdir()
@@ -276,6 +277,12 @@ def train(
             json.dumps(start.config.to_dict(), indent=1) + "\n", encoding="utf-8"
         )
         (output / "model.safetensors").unlink(missing_ok=True)
-        write_preset(output, name=output.name, label=f"{output.name} (trained)", base=start.preset)
+        write_preset(
+            output,
+            name=output.name,
+            label=f"{output.name} (trained)",
+            base=start.preset,
+            level_first=run.level_first,
+        )
     state.wait_for_everyone()
     return output

@@ -125,9 +125,15 @@ def train_lgm(
         perceived = torch.compile(lpips) if lpips is not None else None
 
     def validate() -> None:
-        values = evaluate_lgm(trainer.average.model, validation, lpips) if validation is not None else {}
+        values = (
+            evaluate_lgm(trainer.average.model, validation, lpips, None, settings.level_first)
+            if validation is not None
+            else {}
+        )
         if generated_validation is not None:
-            found = evaluate_lgm(trainer.average.model, generated_validation.views, lpips, generated_validation)
+            found = evaluate_lgm(
+                trainer.average.model, generated_validation.views, lpips, generated_validation, settings.level_first
+            )
             values |= {name.replace("val", "val_generated"): value for name, value in found.items()}
         if values:
             trainer.log.write(step=trainer.steps_done, **values)
@@ -216,6 +222,8 @@ def next_batch(
         order = torch.randperm(3, generator=host_generator).tolist()
         # Not by a list, which would be copied to the device and make the host wait.
         color, images = (torch.stack([x[:, :, c] for c in order], 2) for x in (color, images))
+    if settings.level_first:
+        poses, surface = levelled(poses, others, surface)
     image_poses = poses[:, others:]
     if source.size != input_size:
         images = resized(images, input_size)
@@ -248,6 +256,21 @@ def mirrored(
     if surface is not None:
         points, covered = surface
         surface = points.flip(-2) * sides[:3].to(points.dtype), covered.flip(-1)
+    return poses, surface
+
+
+def levelled(
+    poses: Tensor, first: int = 0, surface: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Poses [B, V, 4, 4] and TrainingViews.surface, turned until view number `first` is level at +z.
+
+    The same as core.cameras.levelled, for batches.
+    """
+    turn = poses[:, first, :3, :3]
+    poses = torch.cat([turn.mT[:, None] @ poses[..., :3, :], poses[..., 3:, :]], dim=-2)
+    if surface is not None:
+        points, covered = surface
+        surface = (points.flatten(1, -2) @ turn.to(points.dtype)).view_as(points), covered
     return poses, surface
 
 
@@ -284,7 +307,11 @@ def save_pairs(rgb: Tensor, target: Tensor, path: Path, objects: int = 8, size: 
 
 @torch.no_grad()
 def evaluate_lgm(
-    model: LGM, views: TrainingViews, lpips: LPIPS | None = None, generated: Generated | None = None
+    model: LGM,
+    views: TrainingViews,
+    lpips: LPIPS | None = None,
+    generated: Generated | None = None,
+    level_first: bool = False,
 ) -> dict[str, float]:
     """Reconstruction from the first orbit of each object's views, judged on its other views, on white.
 
@@ -295,6 +322,7 @@ def evaluate_lgm(
         views: The objects' ground-truth views.
         lpips: The network.
         generated: Views of them by the multi-view model, to go in instead.
+        level_first: See LGMSettings.
 
     Returns:
         Mean PSNR in dB (of each object's mean, over objects), LPIPS and alpha IoU.
@@ -307,6 +335,8 @@ def evaluate_lgm(
         seen = torch.cat([inputs, rows[~torch.isin(rows, inputs)]])[None]
         color, alpha = views.pictures(seen)
         poses = views.poses[seen]
+        if level_first:
+            poses, _ = levelled(poses)
         images, averaged = color[:, :4] + 1 - alpha[:, :4], None
         if generated is not None:
             images = generated.pictures(torch.tensor([len(psnrs)], device=device))

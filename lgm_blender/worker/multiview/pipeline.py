@@ -5,7 +5,7 @@ One file from prompt to pictures: encoders, classifier-free guidance, denoising 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -178,6 +178,7 @@ class MultiViewPipeline:
         guidance: float = 5.0,
         elevations: float | Sequence[float] = 0.0,
         keep_image: bool = False,
+        kept: Mapping[int, np.ndarray] | None = None,
         samples: int = 1,
         refine: bool = False,
         on_step: OnStep | None = None,
@@ -199,6 +200,8 @@ class MultiViewPipeline:
             elevations: Degrees of the input view above the object.
             keep_image: The view from the image's side is the image, as the VAE restores it, and the others are sampled
                 to go with it (Preset.keep_image).
+            kept: By their numbers, views [S, S, 3] float in 0..1 that stay as they are, as the VAE restores them; the
+                others are sampled to go with them.
             samples: How many samples are averaged for each seed: the mean is nearer to the ground truth than one
                 sample is, and less sharp where they differ (Preset.samples).
             refine: The mean of several is noised again, and the later ones of two or more steps make a sharp sample of
@@ -219,6 +222,9 @@ class MultiViewPipeline:
         embeds, image_latents = None, None
         if images[0] is not None:
             embeds, image_latents = (x.expand(count, *x.shape[1:]) for x in self.encode_images(images))
+        kept_latents = dict.fromkeys([IMAGE_VIEW], image_latents) if keep_image and images[0] is not None else {}
+        for view, picture in (kept or {}).items():
+            kept_latents[view] = self._encode([picture]).expand(count, -1, -1, -1)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
         def mean_of(number: int, init_latents: Tensor | None = None) -> Tensor:
@@ -227,6 +233,7 @@ class MultiViewPipeline:
             noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self.device)
             # For each seed its samples, one after the other.
             given = [x if x is None else x.repeat_interleave(number, 0) for x in (embeds, image_latents)]
+            fixed = {view: latents.repeat_interleave(number, 0) for view, latents in kept_latents.items()}
 
             def mean(latents: Tensor) -> Tensor:
                 return latents.unflatten(0, (count, number)).mean(1)
@@ -242,7 +249,7 @@ class MultiViewPipeline:
                 guidance=guidance,
                 elevations=np.repeat(elevations, number),
                 on_step=tell if on_step else None,
-                keep_image=keep_image and images[0] is not None,
+                kept=fixed,
                 init_latents=init_latents,
             )
             return mean(latents)
@@ -282,13 +289,16 @@ class MultiViewPipeline:
         pixels = self.image_processor([(image * 255).astype(np.uint8) for image in images])
         with self._awake(self.image_encoder) as encoder:
             embeds = encoder(pixels.to(next(encoder.parameters()))).float()
-        pictures = [torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None] for image in images]
-        pictures = [
-            F.interpolate(2 * picture.to(self.device) - 1, (self.size, self.size), mode="bilinear", align_corners=False)
-            for picture in pictures
+        return embeds, self._encode(images)
+
+    def _encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """The VAE's latents [B, C, h, w] float32 of pictures [H, W, 3] in 0..1."""
+        size = self.size, self.size
+        values = [torch.from_numpy(np.asarray(picture, np.float32)).permute(2, 0, 1)[None] for picture in pictures]
+        values = [
+            F.interpolate(2 * value.to(self.device) - 1, size, mode="bilinear", align_corners=False) for value in values
         ]
-        latents = self.vae.encode(torch.cat(pictures))[0] * self.vae.scaling_factor
-        return embeds, latents
+        return self.vae.encode(torch.cat(values))[0] * self.vae.scaling_factor
 
     @torch.inference_mode()
     def denoise(
@@ -302,7 +312,7 @@ class MultiViewPipeline:
         guidance: float = 5.0,
         elevations: Sequence[float] = (0.0,),  # [N]
         on_step: Callable[[int, int, Callable[[], Tensor]], None] | None = None,
-        keep_image: bool = False,
+        kept: Mapping[int, Tensor] | None = None,  # view: [N, C, h, w]
         init_latents: Tensor | None = None,  # [N, 4, C, h, w]
     ) -> Tensor:  # [N, 4, C, h, w]
         """Noise to the latents of N samples of four views, each under its own conditions (`encode_text`,
@@ -311,8 +321,8 @@ class MultiViewPipeline:
         The image is a fifth frame that the U-Net sees at every step. It is neither stepped nor decoded: the published
         code does both and puts the clean latent back before the next step.
 
-        With `keep_image` what is predicted of the image's side is always that it becomes the image, so at each step the
-        U-Net sees it there under just the noise of that step, as in training.
+        What is predicted of a view in `kept` is always that it becomes those latents, so at each step the U-Net sees
+        them there under just the noise of that step, as in training.
 
         With `init_latents` (SDEdit) the noise is added to them, and the first `REFINED_FROM` of the steps are left out;
         to `on_step`, which gets a function for the latents as they are expected to become, all others are the last one.
@@ -320,7 +330,6 @@ class MultiViewPipeline:
         count = len(noise)
         guided = guidance != 1
         halves = 2 if guided else 1  # the unconditional half, and the conditional one
-        kept = image_latents
         with_image = self.unet.ip_dim > 0
         if with_image:
             if embeds is None:
@@ -344,8 +353,8 @@ class MultiViewPipeline:
             if guided:
                 unconditional, conditional = output.chunk(2)
                 output = unconditional + guidance * (conditional - unconditional)
-            if keep_image:
-                output[:, IMAGE_VIEW] = self.scheduler.output_for(latents[:, IMAGE_VIEW], kept, t)
+            for view, clean in (kept or {}).items():
+                output[:, view] = self.scheduler.output_for(latents[:, view], clean, t)
             before, latents = latents, self.scheduler.step(output, i, latents)
             if on_step is not None:
                 expected = partial(self.scheduler.original_sample, before, output, t)

@@ -20,8 +20,8 @@ from ...core.errors import LGMError
 from ...core.messages import GenerateRequest, GenerateResult, from_params
 from .. import outputs
 from ..images import read_image
-from ..pipeline import SUFFIXES
 from ..presets import find_preset
+from ..results import SUFFIXES
 from .maker import Answer, settings_at_home
 from .parcels import parcel_of
 

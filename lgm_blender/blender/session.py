@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,14 @@ from pathlib import Path
 import bpy
 
 from ..core.errors import ErrorKind, LGMError
-from ..core.messages import MeshResult, Request, Result
-from . import install, settings, tasks
+from ..core.messages import GenerateResult, MeshResult, Request, Result, SampleRequest, SampleResult
+from . import history, install, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
 from .scene import results
 
 NEVER = 525600  # minutes
+
+Take = Callable[[Result, bpy.types.Scene], list[bpy.types.Object]]
 LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
 
 
@@ -45,6 +48,20 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Choice:
+    """Candidates to choose from.
+
+    Attributes:
+        request, result: How they were made, and what they are.
+        made: The seeds that were made 3D already.
+    """
+
+    request: SampleRequest
+    result: SampleResult
+    made: set[int] = field(default_factory=set)
+
+
 class Session:
     """One per Blender; see `current`.
 
@@ -56,6 +73,7 @@ class Session:
         engine: The worker, once there was something to do for it.
         job: The job on its way, or None.
         problem, outcome: How the last job ended, or None.
+        choice: The candidates that were sampled last, or None.
         task: The last run of the installer, or of the download of weights, or None.
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
     """
@@ -65,6 +83,7 @@ class Session:
         self.job: Job | None = None
         self.problem: Problem | None = None
         self.outcome: Outcome | None = None
+        self.choice: Choice | None = None
         self.task: tasks.Task | None = None
         self.views = ""
         self._logs = log_folder(logs)
@@ -72,6 +91,9 @@ class Session:
         self._old_engine: Engine | None = None  # its worker may still be leaving
         self._scene_uid = self._source_uid = 0
         self._size = 0.0
+        self._take: Take | None = None
+        self._waiting: deque[Callable[[], object]] = deque()  # what is begun when the job has ended well
+        self._samples: Path | None = None
         self._temporary: Path | None = None
         self._worker: tuple[float, install.WorkerPython] | None = None
 
@@ -173,14 +195,27 @@ class Session:
             self._temporary = Path(tempfile.mkdtemp(prefix="lgm_", dir=bpy.app.tempdir))
         return self._temporary
 
+    def samples_folder(self) -> Path:
+        """A folder for candidates' views, gone when Blender ends."""
+        if self._samples is None:
+            self._samples = Path(tempfile.mkdtemp(prefix="lgm_views_", dir=bpy.app.tempdir))
+        return self._samples
+
     def begin(
-        self, request: Request, scene: bpy.types.Scene, *, size: float = 0.0, source: bpy.types.Object | None = None
+        self,
+        request: Request,
+        scene: bpy.types.Scene,
+        *,
+        size: float = 0.0,
+        source: bpy.types.Object | None = None,
+        take: Take | None = None,
     ) -> Job:
         """Sends a request; what comes of it will go into `scene`.
 
         Args:
             size: Longest side in metres of what `generate` makes; 0 leaves LGM's own.
             source: The splats that `mesh` makes a mesh of.
+            take: Puts the result into the scene, in place of the usual way; gives the objects it made.
 
         Raises:
             LGMError: If there is no worker, or another job is on its way.
@@ -192,12 +227,26 @@ class Session:
         self.views = ""
         self._scene_uid, self._size = scene.session_uid, size
         self._source_uid = source.session_uid if source else 0
+        self._take = take
         self.job = engine.submit(request)
         self._on_work()
         return self.job
 
+    def queue(self, begin: Callable[[], object]) -> None:
+        """Calls what begins a job, now or after the one on its way has ended well."""
+        if self.job is None:
+            begin()
+        else:
+            self._waiting.append(begin)
+
+    @property
+    def queued(self) -> int:
+        """How many jobs wait for the one on its way."""
+        return len(self._waiting)
+
     def cancel(self) -> None:
         """Gives up whatever is going on."""
+        self._waiting.clear()
         if self.fetching:
             self.task.cancel()
         self._cancel_job()
@@ -207,9 +256,10 @@ class Session:
 
         What is being installed or fetched is for all files, and goes on.
         """
+        self._waiting.clear()
         self._cancel_job()
         self._scene_uid = 0
-        self.problem = self.outcome = None
+        self.problem = self.outcome = self.choice = None
         self.views = ""
 
     def _cancel_job(self) -> None:
@@ -254,6 +304,8 @@ class Session:
         self.end_worker(patience=0.5)  # Blender may be about to replace the extension's files
         self.job = None
         self._remove_temporary()
+        if self._samples:
+            shutil.rmtree(self._samples, ignore_errors=True)
 
     def _finish(self) -> None:
         job, self.job = self.job, None
@@ -272,23 +324,40 @@ class Session:
             except Exception as error:
                 traceback.print_exc()
                 self.problem = Problem(f"The result could not be added to the scene: {error}", "internal")
+        if self.problem or job.state == "cancelled":
+            self._waiting.clear()
+        elif self._waiting:
+            try:
+                self._waiting.popleft()()
+            except LGMError as error:
+                self.problem = Problem(error.message, error.kind)
 
     def _add(self, job: Job) -> None:
         scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
         result = job.result
+        if isinstance(result, GenerateResult) and result.json:
+            history.add(result.json)
         if scene is None:
             raise LGMError(f"The scene is gone that the result was for. Import it from {result.file}", "bad_input")
         warnings = list(result.warnings)
-        if isinstance(result, MeshResult):
+        if self._take is not None:
+            made = self._take(result, scene)
+        elif isinstance(result, SampleResult):
+            self.choice, self.views = Choice(job.request, result), ""
+            return
+        elif isinstance(result, MeshResult):
             source = next((o for o in bpy.data.objects if o.session_uid == self._source_uid), None)
             name = f"{source.name if source else Path(result.glb).stem} Mesh"
             made = [results.add_converted(result, name, scene, source)]
         else:
             made = results.add_result(result, scene, self._size or None, warnings.append)
+        if isinstance(result, GenerateResult):
             self.views = result.views
-        results.select(made, scene)
-        results.push_undo(f"LGM: {made[0].name}")
-        self.outcome = Outcome(result, [thing.name for thing in made], job.seconds, warnings)
+        if made:
+            results.select(made, scene)
+        results.push_undo(f"LGM: {made[0].name if made else 'Views'}")
+        if made:
+            self.outcome = Outcome(result, [thing.name for thing in made], job.seconds, warnings)
 
     def _remove_temporary(self) -> None:
         if self._temporary:

@@ -111,6 +111,8 @@ class GenerateRequest(_Sampling):
     Attributes:
         overwrite: Whether files of that name in `output` may be replaced; otherwise a number is appended.
         seed: 0 to 2**32 - 1.
+        candidates: How many seeds from this one on are sampled, 1 to MAX_CANDIDATES; the one whose views agree best is
+            made 3D, and the result's settings have its seed.
         output_kind: 'splats' (NAME.ply), 'mesh' (NAME.glb) or 'both'.
         faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
         quads: Whether the mesh's triangles are joined to quads where they can be.
@@ -119,6 +121,7 @@ class GenerateRequest(_Sampling):
 
     overwrite: bool = False
     seed: int = 0
+    candidates: int = 1
     output_kind: str = "splats"
     faces: int = FACES
     texture_size: int = TEXTURE_SIZE

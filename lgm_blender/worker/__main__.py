@@ -69,6 +69,8 @@ def _add_generate(commands) -> None:
     parser = commands.add_parser("generate", help=about, description=about)
     _add_sampling(parser)
     parser.add_argument("--seed", type=int, default=0, help="0 to 4294967295 (default: 0)")
+    about = "sample so many seeds from this one on, and take the one whose views agree best (default: 1)"
+    parser.add_argument("--candidates", type=int, default=1, metavar="N", help=about)
     _add_results(parser)
     parser.set_defaults(run=_generate)
 

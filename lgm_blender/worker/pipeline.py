@@ -180,8 +180,11 @@ class Pipeline:
         image, how = self._image(request, job)
         lgm, multiview = self._load(preset, ("lgm", mode), device, job, meshing=request.output_kind != "splats")
         request, settings = _carried_out(request, preset, mode, multiview, device, job)
-        (frames,) = self._frames(multiview, request, settings, image, [request.seed], {}, job)
-        views = reconstruct.finish_frames(frames, image, settings, warnings=job.warnings)
+        seeds = [(request.seed + i) % 2**32 for i in range(request.candidates)]
+        frames = self._frames(multiview, request, settings, image, seeds, {}, job)
+        found = [reconstruct.finish_frames(each, image, settings, warnings=job.warnings) for each in frames]
+        best = max(range(len(found)), key=lambda i: agreement(found[i])) if len(found) > 1 else 0
+        request, views = replace(request, seed=seeds[best]), found[best]
         gaussians = self._gaussians(lgm, views, settings, None, request, job)
         mesh = None if request.output_kind == "splats" else self._mesh(request, gaussians, job)
         with job.stage("save"):
@@ -361,6 +364,7 @@ def check_request(request: GenerateRequest | SampleRequest, preset: Preset) -> M
         ("guidance", request.guidance, 0, 100),
         ("elevation", request.elevation, -90, 90),
         ("number of view samples", request.view_samples, 1, MAX_SAMPLES),
+        ("number of candidates", None if many else request.candidates, 1, MAX_CANDIDATES),
     )
     if many and len(request.kept) not in (0, len(VIEW_NAMES)):
         raise LGMError(f"There must be {len(VIEW_NAMES)} views, or none, not {len(request.kept)}.")

@@ -96,6 +96,35 @@ def add_splats(
     return made
 
 
+def replace_splats(target: bpy.types.Object, gaussians: Gaussians) -> None:
+    """Gives an object other Gaussians, in the size and place of those it has.
+
+    Args:
+        target: As `add_splats` made it.
+        gaussians: In LGM's frame, like those it was made of.
+
+    Raises:
+        LGMError: If there is none that could be shown, or the object can't be changed.
+    """
+    if not is_splats(target) or target.library or target.data.library or target.mode != "OBJECT":
+        raise LGMError(f"{target.name} can't be changed: it is linked, being edited, or holds no splats.")
+    gaussians = gaussians.only_finite([])
+    if len(gaussians) == 0:
+        raise LGMError(f"{target.name} would hold no Gaussian that could be shown. Change the views.")
+    factor, *offset = target.get(FRAME, (1.0, 0.0, 0.0, 0.0))
+    placed = to_blender(gaussians)
+    positions = placed.positions * factor + np.array(offset, np.float32)
+    placed = replace(placed, positions=positions, scales=placed.scales * factor)
+    before, native = target.data, splat_data.is_native(target.data)
+    target.data = splat_data.new_data(before.name, placed, native=native)
+    for material in before.materials:
+        target.data.materials.append(material)
+    if not before.users:
+        name = before.name
+        bpy.data.batch_remove([before])
+        target.data.name = name
+
+
 def show_splats(made: bpy.types.Object) -> bpy.types.NodesModifier:
     """The modifier that shows an object's splats, added if it isn't there. See `compat.set_modifier_input`."""
     group = splat_geometry()  # made anew in place where it is older

@@ -170,14 +170,14 @@ def _stage(objects: Sequence[bpy.types.Object], size: int) -> Iterator[_Stage]:
     user = bpy.context.scene
     with stage.own_scene("LGM Training Views") as (scene, light, made):
         scene.frame_set(user.frame_current, subframe=user.frame_subframe)
-        low, high = _realise(objects, scene, light, made)
+        low, high = realise(objects, scene, light, made)
         center, factor = into_sphere(low, high)
         stage.put_camera(scene, camera_from_pose(np.eye(4), near=0.05 / factor, far=10 / factor), made)
-        _set_up(scene, size)
+        set_up(scene, size)
         yield _Stage(scene, center, factor)
 
 
-def _realise(
+def realise(
     objects: Sequence[bpy.types.Object], scene: bpy.types.Scene, light: EvenLight, made: list[bpy.types.ID]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Puts meshes of all that `objects` show into `scene`: modifiers applied, instances as objects.
@@ -242,7 +242,7 @@ def _realise(
     return low, high
 
 
-def _set_up(scene: bpy.types.Scene, size: int) -> None:
+def set_up(scene: bpy.types.Scene, size: int) -> None:
     """The render settings: colours as they are, box-filtered as the fast maker's are, alpha kept."""
     stage.set_up_render(scene, (size, size), SAMPLES, transparent=True)
     scene.render.image_settings.compression = 30

@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 from ..arguments import integer, positive
 from ..formats.splat_files import WRITTEN
-from ..messages import FACES, TEXTURE_SIZE, OutputKind
+from ..messages import FACES, MAX_CANDIDATES, TEXTURE_SIZE, OutputKind
 from .items import Item
 
 # What decides how a result looks: with another value it is made again.
 SETTINGS = (
-    *("prompt", "negative_prompt", "preset", "seed", "steps", "guidance", "view_samples", "elevation"),
+    *("prompt", "negative_prompt", "preset", "seed", "candidates", "steps", "guidance", "view_samples", "elevation"),
     *("output_kind", "splat_formats", "faces", "texture_size", "quads"),
 )
 
@@ -30,6 +30,8 @@ def add_options(parser: argparse.ArgumentParser, inputs: str) -> None:
     add("--output", required=True, metavar="DIR", help="folder for the results; made if missing")
     add("--preset", default="mini", help="which models (default: %(default)s)")
     add("--seed", type=integer(0, 2**32 - 1), default=0, help="0 to 4294967295 (default: %(default)s)")
+    about = "sample so many seeds from this one on, and take the one whose views agree best (default: %(default)s)"
+    add("--candidates", type=integer(1, MAX_CANDIDATES), default=1, help=about)
     add("--steps", type=integer(1, 500), default=None, help="denoising steps (default: the preset's)")
     add("--guidance", type=float, default=None, help="guidance scale, 1 is none (default: the preset's)")
     add("--view-samples", type=integer(1, 16), default=None, help="average so many samples of the views; 1 is crispest")

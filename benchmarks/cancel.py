@@ -1,6 +1,6 @@
 """Seconds from a cancel to the job's end and to the worker's next answer, at random moments of every stage.
 
-    python benchmarks/cancel.py                      # 104 cancels
+    python benchmarks/cancel.py                      # 108 cancels
     python benchmarks/cancel.py --each 2
     python benchmarks/cancel.py --gaps               # the longest that a job goes without asking, in seconds of CPU
 
@@ -83,7 +83,7 @@ def gaps() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=8, help="cancels of each stage")
+    parser.add_argument("--each", type=int, default=9, help="cancels of each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="+", default=[*GENERATING, *MESH_STAGES])
     parser.add_argument("--gaps", action="store_true", help="in place of cancelling")
@@ -112,8 +112,8 @@ def main() -> None:
                 found[stage] += [pair] if pair else []
                 print(stage, pair, file=sys.stderr, flush=True)
             print(stage, [f"{a:.2f} {b:.2f}" for a, b in found[stage]], file=sys.stderr, flush=True)
+        setup.engine.close()  # whose previews have a folder while it lives
         scraps = setup.scraps()
-        setup.engine.close()
     rows = [[stage, len(pairs), lasts[stage], *spread(pairs)] for stage, pairs in found.items()]
     everything = [pair for pairs in found.values() for pair in pairs]
     rows.append(["all", len(everything), sum(lasts[stage] for stage in found), *spread(everything)])

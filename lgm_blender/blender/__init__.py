@@ -4,7 +4,10 @@ import importlib
 
 _MODULES = tuple(
     f"ui.{name}"
-    for name in ("preferences", "properties", "operators", "panel", "splats", "editing", "files", "training")
+    for name in (
+        *("view_properties", "preferences", "properties", "operators", "panel", "candidates", "views", "history"),
+        *("splats", "editing", "files", "training"),
+    )
 )
 
 
@@ -17,7 +20,7 @@ def register() -> None:
     import bpy
 
     from . import handlers, session, settings
-    from .ui import editing, properties, timer
+    from .ui import editing, properties, timer, view_properties
 
     if owner := _owner():
         if owner == __package__:
@@ -30,6 +33,7 @@ def register() -> None:
     for cls in _classes():
         bpy.utils.register_class(cls)
     bpy.types.Scene.lgm = bpy.props.PointerProperty(type=properties.LGM_Settings)
+    bpy.types.Object.lgm_rig = bpy.props.PointerProperty(type=view_properties.LGM_Rig)
     bpy.types.TOPBAR_MT_file_import.append(_draw_import)
     bpy.types.TOPBAR_MT_file_export.append(_draw_export)
     editing.add_menus()
@@ -49,12 +53,13 @@ def unregister() -> None:
     timer.stop()
     session.close_session()
     icons.clear()
+    icons.clear_files()
     if not _owner():
         return
     editing.remove_menus()
     bpy.types.TOPBAR_MT_file_import.remove(_draw_import)
     bpy.types.TOPBAR_MT_file_export.remove(_draw_export)
-    del bpy.types.Scene.lgm
+    del bpy.types.Scene.lgm, bpy.types.Object.lgm_rig
     for cls in reversed(_classes()):
         bpy.utils.unregister_class(cls)
 

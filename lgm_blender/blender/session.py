@@ -21,6 +21,7 @@ from ..core.errors import ErrorKind, LGMError
 from ..core.messages import GenerateResult, MeshResult, Request, Result, SampleRequest, SampleResult
 from . import history, install, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
+from .live import Live
 from .scene import results
 
 NEVER = 525600  # minutes
@@ -73,9 +74,11 @@ class Session:
         engine: The worker, once there was something to do for it.
         job: The job on its way, or None.
         problem, outcome: How the last job ended, or None.
+        ended_well: Whether the last job did.
         choice: The candidates that were sampled last, or None.
         task: The last run of the installer, or of the download of weights, or None.
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
+        live: Keeps splats as the scene's views are.
     """
 
     def __init__(self, logs: Path | None = None, on_work: Callable[[], None] = lambda: None):
@@ -83,9 +86,11 @@ class Session:
         self.job: Job | None = None
         self.problem: Problem | None = None
         self.outcome: Outcome | None = None
+        self.ended_well = False
         self.choice: Choice | None = None
         self.task: tasks.Task | None = None
         self.views = ""
+        self.live = Live(self, on_work)
         self._logs = log_folder(logs)
         self._on_work = on_work
         self._old_engine: Engine | None = None  # its worker may still be leaving
@@ -201,6 +206,14 @@ class Session:
             self._samples = Path(tempfile.mkdtemp(prefix="lgm_views_", dir=bpy.app.tempdir))
         return self._samples
 
+    def live_folder(self) -> Path:
+        """A folder for what Live writes, gone when Blender ends."""
+        return self.samples_folder() / "live"
+
+    def fail(self, error: LGMError) -> None:
+        """Tells of an error that no job of `begin`'s has."""
+        self.problem = Problem(error.message, error.kind)
+
     def begin(
         self,
         request: Request,
@@ -224,7 +237,7 @@ class Session:
             raise LGMError("Another job is running. Wait for it, or cancel it first.")
         engine = self.ready_engine()
         self.problem = self.outcome = None
-        self.views = ""
+        self.views, self.ended_well = "", False
         self._scene_uid, self._size = scene.session_uid, size
         self._source_uid = source.session_uid if source else 0
         self._take = take
@@ -258,6 +271,9 @@ class Session:
         """
         self._waiting.clear()
         self._cancel_job()
+        self.live.stop()
+        for scene in bpy.data.scenes:
+            scene.lgm.views.live = False  # it may have been saved as on
         self._scene_uid = 0
         self.problem = self.outcome = self.choice = None
         self.views = ""
@@ -285,6 +301,8 @@ class Session:
                 changed = True
             elif self.job.progress and self.job.progress.preview:
                 self.views = self.job.progress.preview
+        if self.live.on:
+            changed |= self.live.step()
         return changed
 
     def wait(self) -> None:
@@ -299,6 +317,7 @@ class Session:
 
     def close(self) -> None:
         """Ends everything and gives everything back."""
+        self.live.stop()
         if self.task:
             self.task.cancel()
         self.end_worker(patience=0.5)  # Blender may be about to replace the extension's files
@@ -324,7 +343,8 @@ class Session:
             except Exception as error:
                 traceback.print_exc()
                 self.problem = Problem(f"The result could not be added to the scene: {error}", "internal")
-        if self.problem or job.state == "cancelled":
+        self.ended_well = job.state == "done" and self.problem is None
+        if not self.ended_well:
             self._waiting.clear()
         elif self._waiting:
             try:

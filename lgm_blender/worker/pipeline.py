@@ -184,11 +184,11 @@ class Pipeline:
         frames = self._frames(multiview, request, settings, image, seeds, {}, job)
         found = [reconstruct.finish_frames(each, image, settings, warnings=job.warnings) for each in frames]
         best = max(range(len(found)), key=lambda i: agreement(found[i])) if len(found) > 1 else 0
-        request, views = replace(request, seed=seeds[best]), found[best]
+        request, views = replace(request, seed=seeds[best], candidates=1), found[best]
         gaussians = self._gaussians(lgm, views, settings, None, request, job)
         mesh = None if request.output_kind == "splats" else self._mesh(request, gaussians, job)
         with job.stage("save"):
-            facts = {"mode": mode, "matting": how, "scheduler": preset.scheduler}
+            facts = {"mode": mode, "matting": how, "scheduler": preset.scheduler, "chosen_of": len(seeds)}
             return results.save_result(output, request, preset, facts, Made(image, views, gaussians, mesh), job)
 
     def _sample(self, request: SampleRequest, job: Job) -> SampleResult:

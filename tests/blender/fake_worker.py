@@ -221,6 +221,56 @@ def generate(id, p):
     return None
 
 
+def sample(id, p):
+    """Four grey views of each seed, as dark as the seed; the last seed agrees best."""
+    job, folder = p["job"], Path(p["output"])
+    if BEHAVIOUR == "refuses":
+        return fail(id, job, "The image is empty. Choose another one.", "bad_input")
+    folder.mkdir(parents=True, exist_ok=True)
+    candidates = []
+    for seed in p["seeds"]:
+        files = [str(folder / f"{job}_{seed}_{view}.png") for view in ("front", "right", "back", "left")]
+        for i, file in enumerate(files):
+            shade = bytes([(seed + 10 * i) % 256])
+            Path(file).write_bytes(png(64, 64, 0, (b"\0" + shade * 64) * 64))
+        candidates.insert(0, {"seed": seed, "views": files, "agreement": 0.5})
+    settings = {k: v for k, v in p.items() if k != "job"} | {"steps": STEPS, "guidance": 5.0, "name": p["name"] or "it"}
+    settings |= {"generated": [not kept for kept in p["kept"]] or [True] * 4, "scheduler": "ddim", "matting": "none"}
+    result = {"job": job, "candidates": candidates, "input": None, "settings": settings, "versions": {}}
+    send({"id": id, "result": {**result, "timings": {"total": 0.1}, "device": "cpu", "warnings": []}})
+    return None
+
+
+def reconstruct(id, p):
+    """PLY, whatever the views are; notes what it got in a file beside it."""
+    job, folder = p["job"], Path(p["output"])
+    if BEHAVIOUR == "refuses":
+        return fail(id, job, "The view from the back is empty. Choose another one.", "bad_input")
+    folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(STEPS):
+        if job in cancelled:
+            return fail(id, job, "Cancelled.", "cancelled")
+        time.sleep(0.02)
+    name = p["name"] or "views"
+    path = folder / f"{name}.ply"
+    shutil.copyfile(PLY, path)
+    with (folder / f"{name}_seen.txt").open("a") as seen:
+        seen.write(json.dumps([zlib.crc32(Path(file).read_bytes()) for file in p["views"]]) + "\n")
+    settings = {k: v for k, v in p.items() if k not in ("job", "facts")} | p["facts"] | {"name": name, "mode": "views"}
+    result = {"job": job, "ply": str(path), "views": "", "input": None, "json": "", "gaussians": 4000}
+    if not p["quick"]:
+        result |= {"views": str(folder / f"{name}_views.png"), "json": str(folder / f"{name}.json")}
+        picture(result["views"], 100)
+    result |= {"settings": settings, "versions": {}, "timings": {"total": 0.1}, "device": "cpu", "warnings": []}
+    if not p["quick"]:
+        Path(result["json"]).write_text(json.dumps(result))
+    send({"id": id, "result": result})
+    return None
+
+
+JOBS = {"generate": generate, "sample": sample, "reconstruct": reconstruct, "mesh": mesh, "convert": convert}
+
+
 def run():
     threading.Thread(target=jobs, daemon=True).start()
     for line in sys.stdin:
@@ -234,7 +284,7 @@ def run():
                 {"name": "lgm", "label": "LGM", "modes": ["image", "text"], "ready": False, "problem": "Not fetched."},
             ]
             presets[1]["terms"] = "a/b: 1 GB, licence MIT\nThey go into the cache"
-            info = {"protocol": 99 if BEHAVIOUR == "old" else 4, "version": "0", "python": "3", "torch": "0"}
+            info = {"protocol": 99 if BEHAVIOUR == "old" else 5, "version": "0", "python": "3", "torch": "0"}
             if BEHAVIOUR == "parent":
                 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
                 info["python"] = str(child.pid)
@@ -242,8 +292,8 @@ def run():
             send({"id": m["id"], "result": info})
             if BEHAVIOUR == "mute":
                 os.close(1)
-        elif method in ("generate", "mesh", "convert"):
-            queue.append(({"generate": generate, "mesh": mesh, "convert": convert}[method], m["id"], p))
+        elif method in JOBS:
+            queue.append((JOBS[method], m["id"], p))
         elif method == "cancel":
             if BEHAVIOUR != "deaf":
                 cancelled.add(p["job"])

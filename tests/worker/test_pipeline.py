@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from shapes import sphere
 from tiny_preset import write_preset
 
+from lgm_blender.core.cameras import orbit_cameras
 from lgm_blender.core.errors import Cancelled, LGMError
 from lgm_blender.core.files import output_error
 from lgm_blender.core.formats.gltf import read_glb
@@ -109,7 +110,7 @@ def test_the_same_request_gives_the_same_bytes(worker, request_):
 def test_the_result_can_be_made_again_from_its_settings(worker, request_):
     first = worker.generate(replace(request_, seed=5, steps=2, guidance=1.0, view_samples=2, elevation=20))
     settings = json.loads(Path(first.json).read_text(encoding="utf-8"))["settings"]
-    for name in ("mode", "matting", "scheduler"):
+    for name in ("mode", "matting", "scheduler", "chosen_of"):
         settings.pop(name)
     again = worker.generate(GenerateRequest(job="again", **settings))
     assert again.ply != first.ply
@@ -172,15 +173,16 @@ def test_views_go_to_lgm_in_its_order(worker, request_, monkeypatch):
         def __call__(self, prompts, images, **settings):
             return frames[None]
 
-    def gaussians_from_views(model, views, elevation, poses, averaged):
-        seen.append((views[:, 0, 0, 0], elevation, averaged))
+    def gaussians_from_views(model, views, poses, averaged):
+        seen.append((views[:, 0, 0, 0], poses, averaged))
         return random_gaussians()
 
     monkeypatch.setattr(worker, "_models", dict.fromkeys(worker._models, Model()))
     monkeypatch.setattr("lgm_blender.worker.lgm.gaussians_from_views", gaussians_from_views)
     result = worker.generate(replace(request_, elevation=-30))
     np.testing.assert_allclose(seen[0][0], [0.1, 0.2, 0.3, 0.0])
-    assert seen[0][1:] == (-30, [False] * 4)
+    np.testing.assert_array_equal(seen[0][1], orbit_cameras(-30))
+    assert seen[0][2] == [False] * 4
     row = np.asarray(Image.open(result.views))[0, ::16, 0]
     np.testing.assert_array_equal(row, np.uint8(np.float32([0.1, 0.2, 0.3, 0]) * 255 + 0.5))
 

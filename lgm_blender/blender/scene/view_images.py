@@ -13,13 +13,8 @@ from ...core.errors import LGMError
 from . import images
 
 
-def load_view(file: str | Path, name: str, instead: bpy.types.Image | None = None) -> bpy.types.Image:
-    """An image that holds a file's pixels by itself, so that it can be painted on and is saved with the .blend.
-
-    Args:
-        file: A picture of 8 bits a channel.
-        name: Of the image; Blender adds a number if it is taken.
-        instead: An image that gets the pixels, if it is of that size and holds its pixels by itself as well.
+def read_pixels(file: str | Path) -> np.ndarray:
+    """[H, W, 4] float32 of a picture of 8 bits a channel, in 0..1 as the file has them, its first row at the bottom.
 
     Raises:
         LGMError: If it can't be read.
@@ -28,24 +23,47 @@ def load_view(file: str | Path, name: str, instead: bpy.types.Image | None = Non
         loaded = bpy.data.images.load(str(file), check_existing=False)
     except RuntimeError as error:
         raise LGMError(f"{file} can't be read ({str(error).strip()}). Make the views again.") from error
-    if not all(loaded.size):
+    try:
+        if not all(loaded.size) or loaded.channels != 4:
+            raise LGMError(f"{file} holds no picture that can be a view. Make the views again.")
+        return _pixels(loaded).reshape(loaded.size[1], loaded.size[0], 4)
+    finally:
         bpy.data.images.remove(loaded)
-        raise LGMError(f"{file} holds no picture. Make the views again.")
+
+
+def row_pixels(file: str | Path) -> list[np.ndarray]:
+    """The views in a picture that has them side by side, each as `read_pixels` gives it."""
+    row = read_pixels(file)
+    side = len(row)
+    return [row[:, left : left + side] for left in range(0, row.shape[1] - side + 1, side)]
+
+
+def put_pixels(pixels: np.ndarray, name: str, instead: bpy.types.Image | None = None) -> bpy.types.Image:
+    """An image that holds pixels by itself, so that it can be painted on and is saved with the .blend.
+
+    Args:
+        pixels: See `read_pixels`.
+        name: Of the image; Blender adds a number if it is taken.
+        instead: An image that gets the pixels if it is one of this kind and of this size.
+    """
+    height, width = pixels.shape[:2]
     if (
-        instead is not None
-        and instead.packed_file
-        and not instead.library
-        and tuple(instead.size) == tuple(loaded.size)
+        instead is None
+        or instead.library
+        or instead.is_float
+        or tuple(instead.size) != (width, height)
+        or not _own(instead)
     ):
-        instead.pixels.foreach_set(_pixels(loaded))
-        instead.update()
-        instead.pack()
-        bpy.data.images.remove(loaded)
-        return instead
-    loaded.name = name
-    loaded.pack()
-    loaded.filepath_raw = ""  # the file is temporary
-    return loaded
+        instead = bpy.data.images.new(name, width, height, alpha=True)
+    instead.pixels.foreach_set(np.ascontiguousarray(pixels, np.float32).ravel())
+    instead.update()
+    instead.pack()
+    return instead
+
+
+def _own(image: bpy.types.Image) -> bool:
+    """Whether an image's pixels are in the .blend and nowhere else."""
+    return image.source == "GENERATED" or bool(image.packed_file and not image.filepath_raw)
 
 
 def view_file(image: bpy.types.Image, folder: Path, stem: str) -> Path:

@@ -82,7 +82,9 @@ def seen_objects(rig: bpy.types.Object, scene: bpy.types.Scene) -> list[bpy.type
     return [thing for thing in found if thing.type in MESHES and not splats.is_splats(thing)]
 
 
-def render_views(rig: bpy.types.Object, scene: bpy.types.Scene, folder: Path, size: int = SIZE) -> list[Path]:
+def render_views(
+    rig: bpy.types.Object, scene: bpy.types.Scene, folder: Path, *, size: int = SIZE, samples: int = SAMPLES
+) -> list[Path]:
     """Renders the four views as LGM was trained on them: evenly lit, by Cycles. All that was made for it is removed.
 
     Args:
@@ -90,6 +92,7 @@ def render_views(rig: bpy.types.Object, scene: bpy.types.Scene, folder: Path, si
         scene: What is in it is seen.
         folder: Gets a PNG with alpha for each view, named by VIEW_NAMES.
         size: Width and height of a view in pixels.
+        samples: Per pixel.
 
     Raises:
         LGMError: If there is nothing to see, or Cycles is turned off.
@@ -106,7 +109,7 @@ def render_views(rig: bpy.types.Object, scene: bpy.types.Scene, folder: Path, si
         view_maker.realise(objects, own, light, made)
         stage.put_camera(own, camera_from_pose(np.eye(4), near=0.05 * scale, far=10 * scale), made)
         view_maker.set_up(own, size)
-        own.cycles.samples = SAMPLES
+        own.cycles.samples = samples
         for camera, path in zip(cameras(rig), paths, strict=True):
             own.camera.matrix_world = level(camera.matrix_world)
             own.render.filepath = str(path)

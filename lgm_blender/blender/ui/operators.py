@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import textwrap
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import bpy
 
 from ...core.errors import LGMError
 from ...core.formats.ply import write_ply
-from ...core.messages import GenerateRequest, MeshRequest
+from ...core.messages import MAX_CANDIDATES, GenerateRequest, MeshRequest, SampleRequest
 from .. import install, session
 from ..scene import images, splats
 from ..settings import ADDON, output_folder, preference
@@ -52,7 +53,7 @@ class Operator:
             return {"CANCELLED"}
 
 
-class _Job(Operator):
+class JobOperator(Operator):
     """What operators share that give the worker a job: one at a time, waited for where nobody would see it end."""
 
     output: bpy.props.StringProperty(name="Output Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
@@ -86,14 +87,14 @@ class _Job(Operator):
         now.wait()
         if now.problem:
             self.report({"ERROR"}, now.problem.sentence)
-        return {"FINISHED"} if now.outcome else {"CANCELLED"}
+        return {"FINISHED"} if now.ended_well else {"CANCELLED"}
 
     def given(self, context, name: str):
         """What the operator was told, else what the scene is set to."""
         return getattr(self if self.properties.is_property_set(name) else context.scene.lgm, name)
 
 
-class LGM_OT_generate(_Job, bpy.types.Operator):
+class LGM_OT_generate(JobOperator, bpy.types.Operator):
     """Turn the image, the prompt or both into Gaussian splats, a textured mesh or both in this scene"""
 
     # Called with 'INVOKE_DEFAULT', or as a button, it starts the job and returns; the window stays alive, and the
@@ -114,12 +115,16 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
     guidance: bpy.props.FloatProperty(name="Guidance", min=0.0, options={"SKIP_SAVE"})
     view_samples: bpy.props.IntProperty(name="View Samples", min=0, max=16, options={"SKIP_SAVE"})
     elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
+    candidates: bpy.props.IntProperty(name="Candidates", min=1, max=MAX_CANDIDATES, options={"SKIP_SAVE"})
     output_kind: bpy.props.StringProperty(name="Output", options={"SKIP_SAVE"})
     size: bpy.props.FloatProperty(name="Size", subtype="DISTANCE", min=0.0, options={"SKIP_SAVE"})
 
     def begin(self, context):
-        size = self.size if self.properties.is_property_set("size") else context.scene.lgm.size
-        session.current().begin(self.request(context), context.scene, size=size)
+        now, request = session.current(), self.request(context)
+        if request.candidates > 1 and not (self.wait or bpy.app.background):  # there is somebody to choose
+            now.begin(as_samples(request, now.samples_folder()), context.scene)
+        else:
+            now.begin(request, context.scene, size=self.given(context, "size"))
 
     def request(self, context) -> GenerateRequest:
         """The job as the operator's properties and the scene's settings describe it.
@@ -145,6 +150,7 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             negative_prompt=given("negative_prompt") or None,
             preset=preset,
             seed=given("seed"),
+            candidates=given("candidates"),
             steps=given("steps") or None,
             guidance=given("guidance") or None,
             view_samples=given("view_samples") or None,
@@ -172,7 +178,15 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
         return None
 
 
-class LGM_OT_convert_to_mesh(_Job, bpy.types.Operator):
+def as_samples(request: GenerateRequest, folder: Path) -> SampleRequest:
+    """A request for the views alone, of all its candidates."""
+    names = {field.name for field in fields(SampleRequest)}
+    values = {name: value for name, value in vars(request).items() if name in names}
+    seeds = [(request.seed + i) % 2**32 for i in range(request.candidates)]
+    return SampleRequest(**values | {"output": str(folder), "seeds": seeds})
+
+
+class LGM_OT_convert_to_mesh(JobOperator, bpy.types.Operator):
     """Make a textured mesh of the active object's splats, in their place; the splats are kept, but hidden"""
 
     # The splats as they are in the world: moved, turned, scaled, and without those that were deleted. Modifiers are

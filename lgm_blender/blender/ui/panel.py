@@ -55,6 +55,7 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         row = column.row(align=True)
         row.prop(settings, "seed")
         row.prop(settings, "use_random_seed", text="", icon="FILE_REFRESH")
+        column.prop(settings, "candidates")
         if settings.image:  # taken for another than it is, what was seen of a top becomes a tilted front
             column.prop(settings, "elevation")
         column.row().prop(settings, "output_kind", expand=True)
@@ -68,6 +69,8 @@ class LGM_PT_main(Panel, bpy.types.Panel):
             draw_install(layout, context, now)
         else:
             draw_generate(layout, context)
+        if now.choice:
+            draw_choice(layout, now)
         if now.problem:
             draw_problem(layout.box(), context, now.problem)
         if now.outcome:
@@ -193,6 +196,25 @@ def job_factor(job) -> float:
     within = progress.step / progress.steps if progress.steps else 0.0
     done = sum(weights[: progress.stage_index]) + weights[min(progress.stage_index, len(weights) - 1)] * within
     return min(1.0, done / sum(weights))
+
+
+def draw_choice(layout: bpy.types.UILayout, now: session.Session) -> None:
+    """The candidates, four views in a row each, the one whose views agree best first, and what can be made of them."""
+    box = layout.box()
+    row = box.row()
+    row.label(text="Candidates, the best first", icon="PRESET")
+    row.operator("lgm.drop_candidates", text="", icon="X", emboss=False)
+    for candidate in now.choice.result.candidates:
+        row = box.row(align=True)
+        for file in candidate.views:
+            row.template_icon(icon_value=icons.of_file(file), scale=2.6)
+        column = row.column(align=True)
+        done = candidate.seed in now.choice.made
+        text = "Made" if done else "Make 3D"
+        column.operator("lgm.make_candidate", text=text, icon="CHECKMARK" if done else "NONE").seed = str(
+            candidate.seed
+        )
+        column.operator("lgm.views_from_candidate", text="Views").seed = str(candidate.seed)
 
 
 def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem: session.Problem) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import bpy
 
 from ...core.cameras import VIEWS
-from ...core.messages import FACES, TEXTURE_SIZE, PresetInfo
+from ...core.messages import FACES, MAX_CANDIDATES, TEXTURE_SIZE, PresetInfo
 from .. import session
 from ..scene import results
+from .view_properties import LGM_Views
 
 # What every worker has; it tells more once it runs.
 BUNDLED = "mini"
@@ -168,6 +169,17 @@ class LGM_Settings(bpy.types.PropertyGroup):
         "else a folder lgm beside the saved .blend",
         subtype="DIR_PATH",
     )
+    candidates: bpy.props.IntProperty(
+        name="Candidates",
+        description="How many seeds to sample before anything becomes 3D. With more than one you choose among their "
+        "views; the ones that agree best come first",
+        default=1,
+        min=1,
+        max=MAX_CANDIDATES,
+        soft_max=8,
+    )
+    views: bpy.props.PointerProperty(type=LGM_Views)
+    history_page: bpy.props.IntProperty(name="Page", description="Which page of the history is shown", default=1, min=1)
     training: bpy.props.PointerProperty(type=LGM_TrainingSettings)
 
     def chosen_preset(self) -> str:

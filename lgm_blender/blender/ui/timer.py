@@ -40,7 +40,7 @@ def _tick() -> float | None:
         redraw()
     if now.problem and now.problem != had_problem:
         _announce(now.problem.sentence)
-    if now.working:
+    if now.working or now.live.on:
         return BUSY
     return IDLE if now.engine and now.engine.state != "off" else None
 

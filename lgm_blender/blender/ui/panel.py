@@ -205,16 +205,15 @@ def draw_choice(layout: bpy.types.UILayout, now: session.Session) -> None:
     row.label(text="Candidates, the best first", icon="PRESET")
     row.operator("lgm.drop_candidates", text="", icon="X", emboss=False)
     for candidate in now.choice.result.candidates:
-        row = box.row(align=True)
+        column = box.column(align=True)
+        row = column.row(align=True)
         for file in candidate.views:
-            row.template_icon(icon_value=icons.of_file(file), scale=2.6)
-        column = row.column(align=True)
+            row.template_icon(icon_value=icons.of_file(file), scale=3.2)
+        row = column.row(align=True)
         done = candidate.seed in now.choice.made
-        text = "Made" if done else "Make 3D"
-        column.operator("lgm.make_candidate", text=text, icon="CHECKMARK" if done else "NONE").seed = str(
-            candidate.seed
-        )
-        column.operator("lgm.views_from_candidate", text="Views").seed = str(candidate.seed)
+        text, icon = ("Made", "CHECKMARK") if done else ("Make 3D", "OUTLINER_OB_POINTCLOUD")
+        row.operator("lgm.make_candidate", text=text, icon=icon).seed = str(candidate.seed)
+        row.operator("lgm.views_from_candidate", text="", icon="IMAGE_DATA").seed = str(candidate.seed)
 
 
 def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem: session.Problem) -> None:

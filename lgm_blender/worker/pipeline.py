@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from ..core import prompts
 from ..core.errors import Cancelled, LGMError
 from ..core.formats.splat_files import read_splat_file, stem_of
 from ..core.messages import (
@@ -184,6 +185,9 @@ class Pipeline:
         )
         if settings.guidance == 1 and settings.negative_prompt not in ("", preset.negative_prompt):
             job.warnings.append("The negative prompt has no effect without guidance: set a guidance above 1.")
+        texts = {"prompt": prompt, "negative prompt": request.negative_prompt or ""}
+        unread = (prompts.left_out_warning(text, preset.locate(mode), what) for what, text in texts.items())
+        job.warnings += filter(None, unread)
 
         with job.stage("views", settings.steps):
             previews = outputs.Previews(self.previews) if request.previews and self.previews else None

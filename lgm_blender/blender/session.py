@@ -10,7 +10,8 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,9 @@ import bpy
 
 from ..core.errors import ErrorKind, LGMError
 from ..core.messages import MeshResult, Request, Result
-from . import install, settings, tasks
+from . import install, run_times, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
-from .scene import results
+from .scene import placement, results
 
 NEVER = 525600  # minutes
 LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
@@ -51,6 +52,7 @@ class Session:
     Args:
         logs: Folder for the worker's logs, unless the environment names another.
         on_work: Called when there is something to step.
+        times: File that keeps how long jobs took, or None.
 
     Attributes:
         engine: The worker, once there was something to do for it.
@@ -58,15 +60,21 @@ class Session:
         problem, outcome: How the last job ended, or None.
         task: The last run of the installer, or of the download of weights, or None.
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
+        forecast: What is expected of the job on its way.
     """
 
-    def __init__(self, logs: Path | None = None, on_work: Callable[[], None] = lambda: None):
+    def __init__(self, logs: Path | None = None, on_work: Callable[[], None] = lambda: None, times: Path | None = None):
         self.engine: Engine | None = None
         self.job: Job | None = None
         self.problem: Problem | None = None
         self.outcome: Outcome | None = None
         self.task: tasks.Task | None = None
         self.views = ""
+        self.forecast = run_times.Forecast({}, 0.0)
+        self._times = run_times.RunTimes(times)
+        self._served: Engine | None = None  # which has done a job
+        self._warm = False  # whether the worker that has the job had done one before
+        self._arrival: Iterator[None] | None = None  # of the result of a job that is done
         self._logs = log_folder(logs)
         self._on_work = on_work
         self._old_engine: Engine | None = None  # its worker may still be leaving
@@ -192,7 +200,9 @@ class Session:
         self.views = ""
         self._scene_uid, self._size = scene.session_uid, size
         self._source_uid = source.session_uid if source else 0
+        self._warm = engine is self._served and engine.state == "ready"
         self.job = engine.submit(request)
+        self.forecast = self._times.forecast(request, self._warm, self.job.started)
         self._on_work()
         return self.job
 
@@ -208,6 +218,9 @@ class Session:
         What is being installed or fetched is for all files, and goes on.
         """
         self._cancel_job()
+        if self._arrival:  # some of what it was about to use is gone with the file
+            self.job = self._arrival = None
+            self._remove_temporary()
         self._scene_uid = 0
         self.problem = self.outcome = None
         self.views = ""
@@ -230,12 +243,18 @@ class Session:
             before = self.engine.state
             changed |= bool(self.engine.step()) or self.engine.state != before
         if self.job:
+            self.forecast.hear(self.job.progress, time.monotonic())
             if self.job.ended:
                 self._finish()
                 changed = True
             elif self.job.progress and self.job.progress.preview:
                 self.views = self.job.progress.preview
         return changed
+
+    @property
+    def arriving(self) -> bool:
+        """Whether a result is on its way into the scene: it comes in pieces, one a step."""
+        return self._arrival is not None
 
     def wait(self) -> None:
         """Blocks until nothing goes on any more. For the background and for scripts."""
@@ -252,11 +271,27 @@ class Session:
         if self.task:
             self.task.cancel()
         self.end_worker(patience=0.5)  # Blender may be about to replace the extension's files
-        self.job = None
+        self.job = self._arrival = None
         self._remove_temporary()
 
     def _finish(self) -> None:
-        job, self.job = self.job, None
+        """Ends the job that has ended; of one that is done, the next piece of what it made comes into the scene."""
+        job = self.job
+        if job.state == "done":
+            self._arrival = self._arrival or self._arrive(job)
+            try:
+                next(self._arrival)
+                return
+            except StopIteration:
+                pass
+            except LGMError as error:
+                self.problem = Problem(error.message, error.kind)
+            except Exception as error:
+                traceback.print_exc()
+                self.problem = Problem(
+                    f"The result could not be added to the scene: {error}. It lies in {job.result.file}", "internal"
+                )
+        self.job = self._arrival = None
         self._remove_temporary()
         if job.state == "cancelled":
             self.views = ""
@@ -264,29 +299,35 @@ class Session:
             sentence = job.error.removesuffix(f" The log is {job.log}")  # there is a button for it
             self.problem = Problem(sentence, job.kind or "internal", job.log)
             self.views = ""
-        else:
-            try:
-                self._add(job)
-            except LGMError as error:
-                self.problem = Problem(error.message, error.kind)
-            except Exception as error:
-                traceback.print_exc()
-                self.problem = Problem(f"The result could not be added to the scene: {error}", "internal")
 
-    def _add(self, job: Job) -> None:
-        scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
+    def _arrive(self, job: Job) -> Iterator[None]:
+        """Brings what a job made into the scene, piece by piece, so that the window stands still for none of them.
+
+        What changes the file comes last and in one piece: nothing the user does may come in between.
+        """
         result = job.result
+        self._served = self.engine
+        self._times.add(job.request, result, job.seconds, self._warm)
+        warnings = list(result.warnings)
+        pool = ThreadPoolExecutor(1)
+        reading = pool.submit(results.read_files, result, warnings.append)
+        pool.shutdown(wait=False)
+        while not reading.done():
+            yield
+        files = reading.result()
+        scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
         if scene is None:
             raise LGMError(f"The scene is gone that the result was for. Import it from {result.file}", "bad_input")
-        warnings = list(result.warnings)
         if isinstance(result, MeshResult):
             source = next((o for o in bpy.data.objects if o.session_uid == self._source_uid), None)
             name = f"{source.name if source else Path(result.glb).stem} Mesh"
-            made = [results.add_converted(result, name, scene, source)]
+            made = [results.add_converted(result, name, scene, source, files)]
         else:
-            made = results.add_result(result, scene, self._size or None, warnings.append)
+            made = results.add_result(result, scene, self._size or None, warnings.append, files)
+            placement.place(made, scene)
             self.views = result.views
         results.select(made, scene)
+        placement.show_first(made, scene)
         results.push_undo(f"LGM: {made[0].name}")
         self.outcome = Outcome(result, [thing.name for thing in made], job.seconds, warnings)
 
@@ -312,11 +353,13 @@ def current() -> Session:
     return _session
 
 
-def open_session(logs: Path | None = None, on_work: Callable[[], None] = lambda: None) -> None:
+def open_session(
+    logs: Path | None = None, on_work: Callable[[], None] = lambda: None, times: Path | None = None
+) -> None:
     """Makes the session; at registration. The arguments are `Session`'s."""
     global _session
     close_session()
-    _session = Session(logs, on_work)
+    _session = Session(logs, on_work, times)
     bpy.app.handlers.load_post.append(_after_load)  # and not before: a file that can't be read changes nothing
 
 

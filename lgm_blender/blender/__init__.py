@@ -4,7 +4,7 @@ import importlib
 
 _MODULES = tuple(
     f"ui.{name}"
-    for name in ("preferences", "properties", "operators", "panel", "splats", "editing", "files", "training")
+    for name in ("preferences", "properties", "operators", "sources", "panel", "splats", "editing", "files", "training")
 )
 
 
@@ -26,7 +26,7 @@ def register() -> None:
         raise RuntimeError(
             f"LGM for Blender is enabled already, as '{name}'. Disable that in the preferences to use this copy."
         )
-    session.open_session(settings.user_folder() / "logs", timer.start)
+    session.open_session(settings.user_folder() / "logs", timer.start, settings.user_folder() / "run_times.json")
     for cls in _classes():
         bpy.utils.register_class(cls)
     bpy.types.Scene.lgm = bpy.props.PointerProperty(type=properties.LGM_Settings)

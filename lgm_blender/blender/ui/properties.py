@@ -168,7 +168,9 @@ class LGM_Settings(bpy.types.PropertyGroup):
         "else a folder lgm beside the saved .blend",
         subtype="DIR_PATH",
     )
-    training: bpy.props.PointerProperty(type=LGM_TrainingSettings)
+    training: bpy.props.PointerProperty(
+        name="Training Data", description="What training views are rendered of", type=LGM_TrainingSettings
+    )
 
     def chosen_preset(self) -> str:
         """What a request calls the preset: its name or its folder; '' if the folder is yet to be chosen."""

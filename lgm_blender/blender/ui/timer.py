@@ -11,6 +11,7 @@ from .. import session
 from . import icons
 
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without something going on
+SOON = 0.01  # while a result comes into the scene
 
 
 def start() -> None:
@@ -41,7 +42,7 @@ def _tick() -> float | None:
     if now.problem and now.problem != had_problem:
         _announce(now.problem.sentence)
     if now.working:
-        return BUSY
+        return SOON if now.arriving else BUSY
     return IDLE if now.engine and now.engine.state != "off" else None
 
 

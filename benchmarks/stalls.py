@@ -5,8 +5,9 @@
 In a real Blender window without a screen (tests/window/check.py says what that needs), a timer writes down every 5 ms
 that it was called: what lies between two calls, nobody could click or draw in. `mini` is the bundled preset on the
 real worker, `65,536` a file as large as the published LGM makes it, from the stand-in for the worker; `nothing` is the
-window on its own. "Our code" is what the add-on's own timer took of it at most: the rest is Blender drawing, here
-without a GPU, and two cores that the worker wants too.
+window on its own. Results come to where the view looks or to where it doesn't: then Blender has nothing to draw of
+them. "Our code" is what the add-on's own timer took of it at most: the rest is Blender drawing, here without a GPU, and
+two cores that the worker wants too.
 """
 
 from __future__ import annotations

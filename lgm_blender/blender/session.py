@@ -22,6 +22,7 @@ from ..core.messages import MeshResult, Request, Result
 from . import install, run_times, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
 from .scene import placement, results
+from .scene.nodes import splat_geometry
 
 NEVER = 525600  # minutes
 LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
@@ -315,6 +316,9 @@ class Session:
         while not reading.done():
             yield
         files = reading.result()
+        if files.gaussians is not None:
+            yield from splat_geometry.build_in_pieces()
+            yield
         scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
         if scene is None:
             raise LGMError(f"The scene is gone that the result was for. Import it from {result.file}", "bad_input")

@@ -111,7 +111,7 @@ def judge_sources(report: dict) -> dict[str, bool]:
         "an empty clipboard is a sentence": "no picture on the clipboard" in str(report.get("no_clipboard")),
         "the editors are what they were": report.get("editors_kept") is True,
         "a dropped picture became the image": report.get("dropped") == "cactus.png",
-        "the first result is framed": report.get("framed", 0) > 0.3,
+        "the first result is framed": 0.3 < report.get("framed", 0) < 0.8,
         "beside the cube": report.get("first_location", [0])[0] > 1,
         "in colour": report.get("shading") == "MATERIAL",
         "and one undo takes it away": report.get("objects_after_undo") == report.get("objects_before"),

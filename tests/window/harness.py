@@ -22,6 +22,7 @@ os.environ["LGM_BLENDER_PYTHON"] = sys.executable
 bpy.context.preferences.view.show_splash = False
 bpy.ops.preferences.addon_enable(module=ADDON)
 session = sys.modules[f"{ADDON}.blender.session"]
+real_command = session.worker_command
 
 ticks = []  # when this side's timer ran: how long the window stood still is the longest gap
 report = {"blender": bpy.app.version_string, "python": sys.version.split()[0]}
@@ -38,6 +39,7 @@ def use_real_worker() -> bool:
     if not (SHARE / "worker_python").exists():
         return False
     os.environ["LGM_BLENDER_PYTHON"] = str(SHARE / "worker_python")
+    session.worker_command = real_command
     session.current().forget_worker()
     return True
 

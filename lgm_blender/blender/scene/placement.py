@@ -11,7 +11,10 @@ from . import splat_data, splats
 from .capture import SURFACES
 
 GAP = 0.1  # between a result and its neighbour, of the result's size
+DISTANCE = 3.0  # from which a result is looked at first, of its size
 LARGE = 4.0  # so many times the result's size, and it is a ground or a room rather than a neighbour
+
+ENOUGH = 5_000  # Gaussians that say how large all of them are
 
 # The 3D view of Blender's own new file, in 4.2 and in 5.2: its distance, and the turn of its view (w, x, y, z).
 FACTORY_DISTANCES = (17.987, 18.388)
@@ -53,15 +56,16 @@ def show_first(made: Sequence[bpy.types.Object], scene: bpy.types.Scene) -> None
     """
     if bpy.app.background or bpy.data.filepath or _has_results(made):
         return
+    low, high = _box_of(made)
     for window in bpy.context.window_manager.windows:
         if window.scene != scene:
             continue
         for area in window.screen.areas:
             if area.type == "VIEW_3D" and is_untouched(area.spaces.active):
-                region = next(region for region in area.regions if region.type == "WINDOW")
-                with bpy.context.temp_override(window=window, area=area, region=region):
-                    bpy.ops.view3d.view_selected()
-                area.spaces.active.shading.type = "MATERIAL"  # Solid shows splats as an outline
+                view = area.spaces.active.region_3d
+                view.view_location = (low + high) / 2
+                view.view_distance = DISTANCE * float((high - low).max())
+                area.spaces.active.shading.type = "MATERIAL"  # Solid shows no colours of splats
 
 
 def is_untouched(space: bpy.types.SpaceView3D) -> bool:
@@ -97,8 +101,9 @@ def _box_of(made: Sequence[bpy.types.Object]) -> tuple[np.ndarray, np.ndarray]:
 def _box(thing: bpy.types.Object, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and highest corner [3] of an object in the world; of splats, without stray ones."""
     if splats.is_splats(thing):
-        positions = splat_data.get(thing.data, "position")
-        low, high = splats.extent(positions, splat_data.get(thing.data, "radiance:base")[:, 3])
+        some = slice(None, None, 1 + splat_data.point_count(thing.data) // ENOUGH)
+        opacities = splat_data.get(thing.data, "radiance:base")[some, 3]
+        low, high = splats.extent(splat_data.get(thing.data, "position")[some], opacities)
         corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
     else:
         corners = np.array(thing.bound_box)

@@ -16,8 +16,8 @@ from .properties import BUNDLED, FOLDER, known_presets
 def prompt_model(settings: bpy.types.PropertyGroup) -> Path | None:
     """The folder of the model that will read the prompt, if that can be known before the worker runs."""
     told = next((preset for preset in known_presets() if preset.name == settings.preset), None)
-    if told is not None:
-        return Path(told.text_model) if told.text_model else None
+    if told is not None and told.text_model:
+        return Path(told.text_model)
     if settings.preset == FOLDER:
         return Path(settings.chosen_preset(), "multiview") if settings.preset_folder else None
     return PACKAGE / "weights" / BUNDLED / "multiview" if settings.preset == BUNDLED else None

@@ -5,8 +5,8 @@ import importlib
 _MODULES = tuple(
     f"ui.{name}"
     for name in (
-        *("view_properties", "preferences", "properties", "operators", "panel", "candidates", "views", "history"),
-        *("splats", "editing", "files", "training"),
+        *("view_properties", "preferences", "properties", "operators", "sources", "panel", "candidates", "views"),
+        *("history", "splats", "editing", "files", "training"),
     )
 )
 
@@ -29,7 +29,7 @@ def register() -> None:
         raise RuntimeError(
             f"LGM for Blender is enabled already, as '{name}'. Disable that in the preferences to use this copy."
         )
-    session.open_session(settings.user_folder() / "logs", timer.start)
+    session.open_session(settings.user_folder() / "logs", timer.start, settings.user_folder() / "run_times.json")
     for cls in _classes():
         bpy.utils.register_class(cls)
     bpy.types.Scene.lgm = bpy.props.PointerProperty(type=properties.LGM_Settings)

@@ -5,6 +5,8 @@ What can be asked of Blender is asked; no version number is compared.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import bpy
@@ -50,6 +52,25 @@ def attribute_property(attribute: bpy.types.Attribute) -> str:
         for name in ("value", "vector", "color")
         if name in attribute.bl_rna.properties["data"].fixed_type.properties
     )
+
+
+@contextlib.contextmanager
+def writing_png(settings: bpy.types.ImageFormatSettings) -> Iterator[None]:
+    """Has `save_render` write a PNG with alpha, as the scene shows it, whatever it is set to; afterwards as it was.
+
+    From 5.0 pictures and films are different kinds of formats.
+    """
+    wanted = {"media_type": "IMAGE", "file_format": "PNG", "color_mode": "RGBA", "color_depth": "8"}
+    wanted["color_management"] = "FOLLOW_SCENE"
+    wanted = {name: value for name, value in wanted.items() if hasattr(settings, name)}
+    before = {name: getattr(settings, name) for name in wanted}  # of the format that there was
+    try:
+        for name, value in wanted.items():
+            setattr(settings, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
 
 
 def node_tree(owner: bpy.types.Material | bpy.types.World) -> bpy.types.NodeTree:

@@ -106,6 +106,8 @@ class Job:
         """What is being done, in words, with the number of a step where steps are long."""
         if self.state == "cancelling":
             return "Stopping"
+        if self.state == "done":
+            return "Adding it to the scene"
         if self.progress is None:
             return "Waiting"
         steps = f" {self.progress.step}/{self.progress.steps}" if self.progress.stage == "views" else ""

@@ -11,7 +11,8 @@ import tempfile
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +20,15 @@ import bpy
 
 from ..core.errors import ErrorKind, LGMError
 from ..core.messages import GenerateResult, MeshResult, Request, Result, SampleRequest, SampleResult
-from . import history, install, settings, tasks
+from . import history, install, run_times, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
 from .live import Live
-from .scene import results
+from .scene import placement, results
+from .scene.nodes import splat_geometry
 
 NEVER = 525600  # minutes
 
-Take = Callable[[Result, bpy.types.Scene], list[bpy.types.Object]]
+Take = Callable[[Result, bpy.types.Scene, results.Files | None], list[bpy.types.Object]]
 LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
 
 
@@ -69,6 +71,7 @@ class Session:
     Args:
         logs: Folder for the worker's logs, unless the environment names another.
         on_work: Called when there is something to step.
+        times: File that keeps how long jobs took, or None.
 
     Attributes:
         engine: The worker, once there was something to do for it.
@@ -79,9 +82,10 @@ class Session:
         task: The last run of the installer, or of the download of weights, or None.
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
         live: Keeps splats as the scene's views are.
+        forecast: What is expected of the job on its way.
     """
 
-    def __init__(self, logs: Path | None = None, on_work: Callable[[], None] = lambda: None):
+    def __init__(self, logs: Path | None = None, on_work: Callable[[], None] = lambda: None, times: Path | None = None):
         self.engine: Engine | None = None
         self.job: Job | None = None
         self.problem: Problem | None = None
@@ -91,6 +95,11 @@ class Session:
         self.task: tasks.Task | None = None
         self.views = ""
         self.live = Live(self, on_work)
+        self.forecast = run_times.Forecast({}, 0.0)
+        self._times = run_times.RunTimes(times)
+        self._served: Engine | None = None  # which has done a job
+        self._warm = False  # whether the worker that has the job had done one before
+        self._arrival: Iterator[None] | None = None  # of the result of a job that is done
         self._logs = log_folder(logs)
         self._on_work = on_work
         self._old_engine: Engine | None = None  # its worker may still be leaving
@@ -228,7 +237,7 @@ class Session:
         Args:
             size: Longest side in metres of what `generate` makes; 0 leaves LGM's own.
             source: The splats that `mesh` makes a mesh of.
-            take: Puts the result into the scene, in place of the usual way; gives the objects it made.
+            take: Puts the result, whose files are read, into the scene, in place of the usual way; gives what it made.
 
         Raises:
             LGMError: If there is no worker, or another job is on its way.
@@ -241,7 +250,9 @@ class Session:
         self._scene_uid, self._size = scene.session_uid, size
         self._source_uid = source.session_uid if source else 0
         self._take = take
+        self._warm = engine is self._served and engine.state == "ready"
         self.job = engine.submit(request)
+        self.forecast = self._times.forecast(request, self._warm, self.job.started)
         self._on_work()
         return self.job
 
@@ -271,6 +282,9 @@ class Session:
         """
         self._waiting.clear()
         self._cancel_job()
+        if self._arrival:  # some of what it was about to use is gone with the file
+            self.job = self._arrival = None
+            self._remove_temporary()
         self.live.stop()
         for scene in bpy.data.scenes:
             scene.lgm.views.live = False  # it may have been saved as on
@@ -296,6 +310,7 @@ class Session:
             before = self.engine.state
             changed |= bool(self.engine.step()) or self.engine.state != before
         if self.job:
+            self.forecast.hear(self.job.progress, time.monotonic())
             if self.job.ended:
                 self._finish()
                 changed = True
@@ -304,6 +319,11 @@ class Session:
         if self.live.on:
             changed |= self.live.step()
         return changed
+
+    @property
+    def arriving(self) -> bool:
+        """Whether a result is on its way into the scene: it comes in pieces, one a step."""
+        return self._arrival is not None
 
     def wait(self) -> None:
         """Blocks until nothing goes on any more. For the background and for scripts."""
@@ -321,13 +341,29 @@ class Session:
         if self.task:
             self.task.cancel()
         self.end_worker(patience=0.5)  # Blender may be about to replace the extension's files
-        self.job = None
+        self.job = self._arrival = None
         self._remove_temporary()
         if self._samples:
             shutil.rmtree(self._samples, ignore_errors=True)
 
     def _finish(self) -> None:
-        job, self.job = self.job, None
+        """Ends the job that has ended; of one that is done, the next piece of what it made comes into the scene."""
+        job = self.job
+        if job.state == "done":
+            self._arrival = self._arrival or self._arrive(job)
+            try:
+                next(self._arrival)
+                return
+            except StopIteration:
+                pass
+            except LGMError as error:
+                self.problem = Problem(error.message, error.kind)
+            except Exception as error:
+                traceback.print_exc()
+                self.problem = Problem(
+                    f"The result could not be added to the scene: {error}. It lies in {job.result.file}", "internal"
+                )
+        self.job = self._arrival = None
         self._remove_temporary()
         if job.state == "cancelled":
             self.views = ""
@@ -335,14 +371,6 @@ class Session:
             sentence = job.error.removesuffix(f" The log is {job.log}")  # there is a button for it
             self.problem = Problem(sentence, job.kind or "internal", job.log)
             self.views = ""
-        else:
-            try:
-                self._add(job)
-            except LGMError as error:
-                self.problem = Problem(error.message, error.kind)
-            except Exception as error:
-                traceback.print_exc()
-                self.problem = Problem(f"The result could not be added to the scene: {error}", "internal")
         self.ended_well = job.state == "done" and self.problem is None
         if not self.ended_well:
             self._waiting.clear()
@@ -350,34 +378,52 @@ class Session:
             try:
                 self._waiting.popleft()()
             except LGMError as error:
-                self.problem = Problem(error.message, error.kind)
+                self.fail(error)
 
-    def _add(self, job: Job) -> None:
-        scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
+    def _arrive(self, job: Job) -> Iterator[None]:
+        """Brings what a job made into the scene, piece by piece, so that the window stands still for none of them.
+
+        What changes the file comes last and in one piece: nothing the user does may come in between.
+        """
         result = job.result
+        self._served = self.engine
+        self._times.add(job.request, result, job.seconds, self._warm)
         if isinstance(result, GenerateResult) and result.json:
             history.add(result.json)
+        warnings = list(result.warnings)
+        files = None
+        if not isinstance(result, SampleResult):
+            pool = ThreadPoolExecutor(1)
+            reading = pool.submit(results.read_files, result, warnings.append)
+            pool.shutdown(wait=False)
+            while not reading.done():
+                yield
+            files = reading.result()
+            if files.gaussians is not None:
+                yield from splat_geometry.build_in_pieces()
+                yield
+        scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
         if scene is None:
             raise LGMError(f"The scene is gone that the result was for. Import it from {result.file}", "bad_input")
-        warnings = list(result.warnings)
         if self._take is not None:
-            made = self._take(result, scene)
+            made = self._take(result, scene, files)
         elif isinstance(result, SampleResult):
             self.choice, self.views = Choice(job.request, result), ""
             return
         elif isinstance(result, MeshResult):
             source = next((o for o in bpy.data.objects if o.session_uid == self._source_uid), None)
             name = f"{source.name if source else Path(result.glb).stem} Mesh"
-            made = [results.add_converted(result, name, scene, source)]
+            made = [results.add_converted(result, name, scene, source, files)]
         else:
-            made = results.add_result(result, scene, self._size or None, warnings.append)
+            made = results.add_result(result, scene, self._size or None, warnings.append, files)
+            placement.place(made, scene)
         if isinstance(result, GenerateResult):
             self.views = result.views
         if made:
             results.select(made, scene)
-        results.push_undo(f"LGM: {made[0].name if made else 'Views'}")
-        if made:
+            placement.show_first(made, scene)
             self.outcome = Outcome(result, [thing.name for thing in made], job.seconds, warnings)
+        results.push_undo(f"LGM: {made[0].name if made else 'Views'}")
 
     def _remove_temporary(self) -> None:
         if self._temporary:
@@ -401,11 +447,13 @@ def current() -> Session:
     return _session
 
 
-def open_session(logs: Path | None = None, on_work: Callable[[], None] = lambda: None) -> None:
+def open_session(
+    logs: Path | None = None, on_work: Callable[[], None] = lambda: None, times: Path | None = None
+) -> None:
     """Makes the session; at registration. The arguments are `Session`'s."""
     global _session
     close_session()
-    _session = Session(logs, on_work)
+    _session = Session(logs, on_work, times)
     bpy.app.handlers.load_post.append(_after_load)  # and not before: a file that can't be read changes nothing
 
 

@@ -406,6 +406,7 @@ class PresetInfo:
         ready: Whether its weights are here and whole.
         problem: If not ready, a sentence that says what is missing and what to do.
         terms: If it can be fetched, lines that say how large it is, under which licences, and where it goes.
+        text_model: Folder of a multi-view model whose tokenizer reads its prompts (core/prompts.py), or ''.
     """
 
     name: str
@@ -414,6 +415,7 @@ class PresetInfo:
     ready: bool
     problem: str = ""
     terms: str = ""
+    text_model: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 
+from ..core import prompts
 from ..core.errors import Cancelled, LGMError
 from ..core.gaussians import Gaussians
 from ..core.messages import (
@@ -425,6 +426,9 @@ def _carried_out(
     )
     if settings.guidance == 1 and settings.negative_prompt not in ("", preset.negative_prompt):
         job.warnings.append("The negative prompt has no effect without guidance: set a guidance above 1.")
+    texts = {"prompt": prompt, "negative prompt": request.negative_prompt or ""}
+    unread = (prompts.left_out_warning(text, preset.locate(mode), what) for what, text in texts.items())
+    job.warnings += filter(None, unread)
     request = replace(
         request,
         prompt=prompt,

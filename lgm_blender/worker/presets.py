@@ -178,14 +178,14 @@ class Preset:
 
     def info(self) -> PresetInfo:
         """What `initialize` tells of it: ready if at least one mode is, with the modes that are."""
-        faults = {}
+        faults, folders = {}, {}
         for part, weights in self.weights.items():
-            folder, found = weights.locate()
-            if folder is None:
+            folders[part], found = weights.locate()
+            if folders[part] is None:
                 faults[part] = found
         ready = [mode for mode in self.modes if not faults.keys() & {"lgm", mode}]
         if ready:
-            return PresetInfo(self.name, self.label, list(ready), True)
+            return PresetInfo(self.name, self.label, list(ready), True, text_model=str(folders[ready[-1]]))
         first = next(iter(faults.values()))[0]
         problem = f"Its weights are missing: {first}. {self.remedy()}"
         return PresetInfo(self.name, self.label, list(self.modes), False, problem, "\n".join(self.terms()))

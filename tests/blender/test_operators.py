@@ -328,7 +328,7 @@ def test_mesh_or_both(worker, tmp_path, kind, endings):
 
 def test_given_settings_of_a_mesh_replace_the_scenes(worker, tmp_path):
     bpy.context.scene.lgm.size = 7.0
-    generate(tmp_path, prompt="x", output_kind="mesh", faces=100, texture_size=1024, quads=True, size=0.0)
+    generate(tmp_path, prompt="x", output_kind="mesh", faces=100, texture_size=1024, quads=True, object_size=0.0)
     asked = session.current().outcome.result.settings
     assert {k: asked[k] for k in ("output_kind", "faces", "texture_size", "quads")} == {
         "output_kind": "mesh", "faces": 100, "texture_size": 1024, "quads": True

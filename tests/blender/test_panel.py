@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from types import SimpleNamespace
+from typing import get_args
 
 import bpy
 import pytest
@@ -17,6 +18,7 @@ from lgm_blender.blender.scene import splats
 from lgm_blender.blender.scene.nodes.splat_inputs import inputs
 from lgm_blender.blender.ui import editing, files, operators, panel, preferences, training
 from lgm_blender.blender.ui import splats as splats_panel
+from lgm_blender.core.errors import ErrorKind
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import GenerateRequest
 
@@ -54,7 +56,8 @@ class Layout:
                 ]  # the latter in Blender up to 5.1
                 self.seen.append(arguments[1] if known and arguments[1] != "value" else options["text"])
             if name == "operator":
-                operator = getattr(bpy.ops.lgm, arguments[0].removeprefix("lgm."))
+                family, _, verb = arguments[0].partition(".")
+                operator = getattr(getattr(bpy.ops, family), verb)
                 self.seen.append(arguments[0])
                 return SimpleNamespace(**dict.fromkeys(operator.get_rna_type().properties.keys()))
             if text := options.get("text"):
@@ -173,13 +176,33 @@ def test_job_on_its_way_and_done(worker, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "shown"), [("output", "output"), ("worker", "lgm.open_log"), ("bad_input", "lgm.dismiss")]
+    ("kind", "shown"),
+    [
+        ("bad_input", "lgm.open_image"),
+        ("output", "output"),
+        ("weights", "extensions.package_install_files"),
+        ("matting", "lgm.open_image"),
+        ("out_of_memory", "view_samples"),
+        ("worker", "lgm.open_log"),
+        ("internal", "lgm.open_log"),
+        ("cancelled", "lgm.dismiss"),  # nobody is told of it
+    ],
 )
 def test_problem_and_the_button_that_helps(worker, kind, shown):
+    bpy.context.scene.lgm.image = bpy.data.images.new("x", 4, 4)
+    before = drawn(panel.LGM_PT_main).splitlines()
     session.current().problem = session.Problem("It went wrong.", kind)
     told = drawn(panel.LGM_PT_main).splitlines()
     assert "It went wrong." in told
     assert shown in told
+    assert shown not in before
+    bpy.context.scene.lgm.preset = "lgm"
+    assert "lgm.fetch_weights" in drawn(panel.LGM_PT_main) or kind != "weights"
+
+
+def test_every_kind_of_problem_has_its_button():
+    marks = test_problem_and_the_button_that_helps.pytestmark[0]
+    assert {kind for kind, _ in marks.args[1]} == set(get_args(ErrorKind))
 
 
 def test_preset_that_is_not_here(worker):

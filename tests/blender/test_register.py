@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import bpy
+import bpy.utils.previews
 import pytest
 
 import lgm_blender
-from lgm_blender.blender import session
-from lgm_blender.blender.ui import editing, timer
+from lgm_blender.blender import handlers, session
+from lgm_blender.blender.ui import editing, icons, timer
+
+PICTURE = Path(__file__).parents[2] / "docs" / "samples" / "cactus.png"
 
 
 def traces() -> dict[str, object]:
@@ -33,6 +37,15 @@ def traces() -> dict[str, object]:
             if hasattr(bpy.types, name)
         },
         "threads": threading.active_count(),
+        "previews": set(bpy.utils.previews._uuid_open),
+        "keymaps": {
+            keymap.name: len(keymap.keymap_items)
+            for keymap in bpy.context.window_manager.keyconfigs.addon.keymaps
+        },
+        "timers": bpy.app.timers.is_registered(handlers._catch_up),
+        "folders": {
+            str(path) for folder in {tempfile.gettempdir(), bpy.app.tempdir} for path in Path(folder).glob("*lgm*")
+        },
     }  # fmt: skip
 
 
@@ -43,15 +56,16 @@ def unregistered():
     lgm_blender.unregister()
 
 
-def test_registering_three_times_leaves_nothing_behind():
+def test_registering_a_hundred_times_leaves_nothing_behind():
     lgm_blender.register()
     lgm_blender.unregister()
     before = traces()
     assert not before["types"]
     assert not before["scene"]
-    for _ in range(3):
+    for _ in range(100):
         lgm_blender.register()
         assert traces() != before
+        icons.show(str(PICTURE))
         lgm_blender.unregister()
         assert traces() == before
 

@@ -1,11 +1,13 @@
 """The panel in a real Blender window, on a screen that nobody sees.
 
-    python tests/window/check.py [--suite sid] [--root FOLDER] [--out FOLDER] [--worker PYTHON]
+    python tests/window/check.py [--suite sid] [--root FOLDER] [--out FOLDER] [--worker PYTHON] [--story drive]
 
 Needs root and: apt-get install -y --no-install-recommends mmdebstrap xvfb xdotool imagemagick
-Makes a root folder with Debian's Blender where there is none (2 minutes, 1.1 GB), opens its window, lets `drive.py` use
+Makes a root folder with Debian's Blender where there is none (2 minutes, 1.1 GB), opens its window, lets a story use
 the panel with a stand-in for the worker, checks what it wrote down, and leaves pictures to look at in --out. With
---worker the first job is done by the real worker, on that Python of this system.
+--worker the first job is done by the real worker, on that Python of this system. The stories are `drive.py`, the panel
+from the first look to the end, and `sources.py`, where the image comes from and what a new file shows of the first
+result.
 """
 
 from __future__ import annotations
@@ -24,10 +26,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-DISPLAY = ":77"
 
 
-def prepare(share: Path, worker: Path | None) -> None:
+def prepare(share: Path, worker: Path | None, story: Path) -> None:
     """What Blender needs, in a folder that it sees as /share."""
     extension = share / "user" / "extensions" / "user_default" / "lgm_blender"
     shutil.copytree(ROOT / "lgm_blender", extension, ignore=shutil.ignore_patterns("__pycache__"))
@@ -36,7 +37,7 @@ def prepare(share: Path, worker: Path | None) -> None:
     with tarfile.open(tests / "golden.tar.xz") as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python 3.11.2 has none
         archive.extract("lgm.ply", share)
-    wanted = [HERE / "drive.py", tests / "blender" / "fake_worker.py"]
+    wanted = [story, HERE / "harness.py", tests / "blender" / "fake_worker.py"]
     for path in (*wanted, ROOT / "docs" / "samples" / "cactus.png"):
         shutil.copy(path, share)
     for name in ("home", "tmp"):
@@ -47,8 +48,9 @@ def prepare(share: Path, worker: Path | None) -> None:
         program.chmod(0o755)
 
 
-def watch(share: Path, out: Path, blender: subprocess.Popen, seconds: float) -> dict:
-    """Takes the pictures that drive.py asks for until it has written its report."""
+def watch(share: Path, out: Path, blender: subprocess.Popen, seconds: float, display: str) -> dict:
+    """Does what the story asks for until it has written its report: pictures and keys."""
+    variables = {**os.environ, "DISPLAY": display}
     end = time.monotonic() + seconds
     while not (share / "report.json").exists():
         if blender.poll() is not None:
@@ -58,19 +60,67 @@ def watch(share: Path, out: Path, blender: subprocess.Popen, seconds: float) -> 
         for want in share.glob("*.want"):
             picture = out / f"{want.stem}.png"
             command = ["import", "-window", "root", str(picture)]
-            subprocess.run(command, env={**os.environ, "DISPLAY": DISPLAY}, check=True)
+            subprocess.run(command, env=variables, check=True)
             want.rename(want.with_suffix(".done"))
             print(picture, flush=True)
         for key in share.glob("*.key"):
             command = ["xdotool", "mousemove", "500", "400", "key", key.stem]
-            subprocess.run(command, env={**os.environ, "DISPLAY": DISPLAY}, check=True)
+            subprocess.run(command, env=variables, check=True)
             key.unlink()
         time.sleep(0.1)
     return json.loads((share / "report.json").read_text())
 
 
+@contextlib.contextmanager
+def window(root: Path, share: Path, out: Path, story: Path, worker: Path | None, display: str):
+    """A Blender window in which a story runs; its process."""
+    prepare(share, worker, story)
+    with contextlib.ExitStack() as stack:
+        screen = ["Xvfb", display, "-screen", "0", "1280x800x24", "+extension", "GLX", "+render", "-noreset"]
+        xvfb = subprocess.Popen(screen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stack.callback(xvfb.wait)
+        stack.callback(xvfb.kill)
+        time.sleep(1)
+        variables = [
+            f"DISPLAY={display}",
+            "LIBGL_ALWAYS_SOFTWARE=1",
+            "HOME=/share/home",
+            "TMPDIR=/share/tmp",  # where the worker of this system sees what Blender has for it
+            "BLENDER_USER_RESOURCES=/share/user",
+        ]
+        blender = ["blender", "--window-geometry", "0", "0", "1280", "800", "--python", f"/share/{story.name}"]
+        log = stack.enter_context((out / "blender.log").open("w"))
+        command = [HERE / "in_chroot.sh", root, share, "env", *variables, *blender]
+        outer = {**os.environ, "HOST": "1" if worker else ""}
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=outer)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        yield process
+
+
+def judge_sources(report: dict) -> dict[str, bool]:
+    """Rules of the story sources.py, and whether a report keeps them."""
+    return {
+        "the story ended": "error" not in report,
+        **{f"{name}: became the image": bool(report.get(f"image_{name}")) for name in ("view", "camera", "clipboard")},
+        "the view's picture has alpha and the object in its middle": report.get("alpha_view") == [0.0, 1.0, 0.0],
+        "its elevation is the view's": abs(report.get("elevation_view", 99) - report.get("expected_view", 0)) < 1.5,
+        "only the selected object is in it": report.get("others_in_view") is False,
+        "what the user had set stayed": report.get("kept") is True,
+        "nothing is left of the capture": report.get("scenes") == 1,
+        "an empty clipboard is a sentence": "no picture on the clipboard" in str(report.get("no_clipboard")),
+        "the editors are what they were": report.get("editors_kept") is True,
+        "a dropped picture became the image": report.get("dropped") == "cactus.png",
+        "the first result is framed": 0.3 < report.get("framed", 0) < 0.8,
+        "beside the cube": report.get("first_location", [0])[0] > 1,
+        "in colour": report.get("shading") == "MATERIAL",
+        "and one undo takes it away": report.get("objects_after_undo") == report.get("objects_before"),
+        "a view that somebody turned stays": report.get("view_stayed") is True,
+    }
+
+
 def judge(report: dict) -> dict[str, bool]:
-    """Rules, and whether a report keeps them."""
+    """Rules of the story drive.py, and whether a report keeps them."""
     return {
         "the story ended": "error" not in report,
         "the click returned at once": report.get("seconds_of_the_click", 9) < 0.5,
@@ -108,37 +158,24 @@ def main() -> int:
     parser.add_argument("--suite", default="sid", help="Debian's: sid has Blender 5.2, trixie 4.3")
     parser.add_argument("--root", type=Path, help="root folder of that suite; kept for the next time")
     parser.add_argument("--worker", type=Path, metavar="PYTHON", help="a Python with the worker's packages")
+    parser.add_argument("--story", choices=("drive", "sources"), default="drive", help="what is done in the window")
+    parser.add_argument("--display", default=":77", help="number of the screen, which must be free")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "window", help="where the pictures go")
     options = parser.parse_args()
     root = options.root or Path(tempfile.gettempdir()) / f"lgm_blender_{options.suite}"
     if not (root / "usr" / "bin" / "blender").exists():
         subprocess.run([HERE / "make_chroot.sh", options.suite, root], check=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    story, judged = {"drive": (HERE / "drive.py", judge), "sources": (HERE / "sources.py", judge_sources)}[
+        options.story
+    ]
+    with tempfile.TemporaryDirectory() as folder:
         share = Path(folder)
-        prepare(share, options.worker)
-        screen = ["Xvfb", DISPLAY, "-screen", "0", "1280x800x24", "+extension", "GLX", "+render", "-noreset"]
-        xvfb = subprocess.Popen(screen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        stack.callback(xvfb.wait)
-        stack.callback(xvfb.kill)
-        time.sleep(1)
-        variables = [
-            f"DISPLAY={DISPLAY}",
-            "LIBGL_ALWAYS_SOFTWARE=1",
-            "HOME=/share/home",
-            "TMPDIR=/share/tmp",  # where the worker of this system sees what Blender has for it
-            "BLENDER_USER_RESOURCES=/share/user",
-        ]
-        blender = ["blender", "--window-geometry", "0", "0", "1280", "800", "--python", "/share/drive.py"]
-        log = stack.enter_context((options.out / "blender.log").open("w"))
-        command = [HERE / "in_chroot.sh", root, share, "env", *variables, *blender]
-        outer = {**os.environ, "HOST": "1" if options.worker else ""}
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=outer)
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        report = watch(share, options.out, process, 900.0 if options.worker else 300.0)
+        with window(root, share, options.out, story, options.worker, options.display) as blender:
+            seconds = 900.0 if options.worker else 300.0
+            report = watch(share, options.out, blender, seconds, options.display)
     print(json.dumps(report, indent=2))
-    rules = judge(report)
+    rules = judged(report)
     broken = [rule for rule, kept in rules.items() if not kept]
     for rule in broken:
         print(f"not so: {rule}")

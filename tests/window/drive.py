@@ -1,12 +1,7 @@
-"""Runs inside a real Blender window: uses the panel as a user would, and writes down what happened.
-
-`check.py` starts it and takes the pictures: this side asks for one by writing NAME.want and waits for NAME.done.
-"""
+"""Uses the panel in a real Blender window as a user would, and writes down what happened. `check.py` starts it."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import sys
 import time
@@ -14,56 +9,22 @@ from pathlib import Path
 
 import bpy
 
-SHARE = Path(__file__).resolve().parent
-ADDON = "bl_ext.user_default.lgm_blender"
-os.environ["LGM_BLENDER_PYTHON"] = sys.executable
-bpy.context.preferences.view.show_splash = False
-bpy.ops.preferences.addon_enable(module=ADDON)
-session = sys.modules[f"{ADDON}.blender.session"]
-
-ticks = []  # when this side's timer ran: how long the window stood still is the longest gap
-report = {"blender": bpy.app.version_string, "python": sys.version.split()[0]}
-
-
-def behave(behaviour: str) -> None:
-    """Sets how the stand-in for the worker behaves, from the next start on."""
-    command = [sys.executable, "-u", str(SHARE / "fake_worker.py"), behaviour, str(SHARE / "lgm.ply")]
-    session.worker_command = lambda python, *arguments: command
-
-
-def tick():
-    ticks.append(time.monotonic())
-    return 0.01
-
-
-def side_panel():
-    """The 3D view's area and its side panel."""
-    area = next(area for area in bpy.context.window_manager.windows[0].screen.areas if area.type == "VIEW_3D")
-    return area, next(region for region in area.regions if region.type == "UI")
-
-
-def picture(name: str):
-    """Waits until check.py has taken a picture of the screen."""
-    side_panel()[1].tag_redraw()
-    for _ in range(5):
-        yield 0.1
-    (SHARE / f"{name}.want").touch()
-    while not (SHARE / f"{name}.done").exists():
-        yield 0.05
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("it never happened")
-        yield 0.02
-
-
-def longest_gap(start, end) -> float:
-    """The longest time between two ticks: so long the window stood still."""
-    inside = [start, *(t for t in ticks if start <= t <= end), end]
-    return max(b - a for a, b in itertools.pairwise(inside))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from harness import (
+    ADDON,
+    SHARE,
+    behave,
+    longest_gap,
+    open_tab,
+    picture,
+    report,
+    run,
+    session,
+    side_panel,
+    ticks,
+    until,
+    use_real_worker,
+)
 
 
 def look(area, name: str, seconds: float):
@@ -158,10 +119,7 @@ def story():
     """What the user does, one step after the other; every yield gives Blender its window back for a while."""
     now = session.current()
     area, region = side_panel()
-    area.spaces.active.show_region_ui = True
-    yield 2.0
-    region.active_panel_category = "LGM"
-    region.tag_redraw()
+    yield from open_tab()
     yield from picture("1_empty")
 
     settings = bpy.context.scene.lgm
@@ -170,10 +128,7 @@ def story():
     bpy.ops.ed.undo_push(message="An image is chosen")
     yield from picture("2_ready")
 
-    if (SHARE / "worker_python").exists():
-        os.environ["LGM_BLENDER_PYTHON"] = str(SHARE / "worker_python")
-        now.forget_worker()
-    else:
+    if not use_real_worker():
         behave("steady")
     objects = len(bpy.data.objects)
     start = time.monotonic()
@@ -253,18 +208,4 @@ def story():
     report["worker_left"] = process.exit_code() is None
 
 
-def go(steps=None):
-    """Runs the story from a timer; ends Blender with it."""
-    try:
-        return next(steps)
-    except StopIteration:
-        pass
-    except Exception as error:
-        report["error"] = repr(error)
-    (SHARE / "report.json").write_text(json.dumps(report, indent=2))
-    os._exit(0)
-
-
-bpy.app.timers.register(tick, persistent=True)
-steps = story()
-bpy.app.timers.register(lambda: go(steps), first_interval=2.0, persistent=True)
+run(story)

@@ -125,6 +125,21 @@ def test_a_negative_prompt_without_guidance_is_warned_of(worker, request_):
     assert worker.generate(replace(request, negative_prompt=None, guidance=1.0)).warnings == []
 
 
+def test_words_that_no_model_reads_are_named(worker, request_):
+    """Case F4. The tiny model reads 14 letters."""
+    request = replace(request_, image=None, prompt="a red ball with a very long tail", negative_prompt="blue", steps=1)
+    result = worker.generate(request)
+    (warning,) = result.warnings
+    assert "'very long tail'" in warning
+    assert "The prompt is too long" in warning
+    assert json.loads(Path(result.json).read_text(encoding="utf-8"))["warnings"] == [warning]
+    other = worker.generate(replace(request, prompt="a red ball with a vain old hat"))
+    assert Path(other.ply).read_bytes() == Path(result.ply).read_bytes()
+    short = replace(request, prompt="a red ball", negative_prompt="a blue one with many thorns")
+    (warning,) = worker.generate(short).warnings
+    assert "negative prompt is too long" in warning
+
+
 def test_text_alone(worker, request_):
     told = []
     request = replace(request_, image=None, prompt='a "red" ball: on/off, and more words')

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tempfile
 from pathlib import Path
 
 import bpy
 
 from ...core.errors import LGMError
-from ...core.pictures import WORKER_PICTURES
+from ...core.pictures import OTHER_PICTURES, WORKER_PICTURES
 from ...core.system import names
+from .. import compat
 
 _SAMPLE_FORMAT, _FLOAT = 339, 3  # a TIFF's tag, and its value where numbers are floats
 
@@ -27,7 +29,7 @@ def image_file(image: bpy.types.Image, folder: Path, stem: str = "") -> Path:
     if image.type in ("RENDER_RESULT", "COMPOSITING"):
         raise LGMError(f"'{image.name}' can't be read directly. Save it with Image > Save As and choose that image.")
     own = Path(bpy.path.abspath(image.filepath_raw, library=image.library)) if image.filepath_raw else None
-    if own and image.source == "FILE" and not image.packed_file and not image.is_dirty and _is_plain(own):
+    if own and image.source in ("FILE", "MOVIE") and not image.packed_file and not image.is_dirty and _is_plain(own):
         return own
     if not all(image.size) or not image.channels:
         where = f": {own} can't be read" if own else ""
@@ -66,6 +68,48 @@ def readable_file(path: Path, folder: Path) -> Path:
         return image_file(image, folder, path.stem)
     finally:
         bpy.data.images.remove(image)
+
+
+def open_image(path: Path) -> bpy.types.Image:
+    """The image of a file, loaded if it isn't yet.
+
+    Raises:
+        LGMError: If it is not there, or neither Blender nor the worker reads its kind.
+    """
+    if not path.is_file():
+        raise LGMError(f"There is no file {path}. Choose another image.")
+    if path.suffix.lower() in OTHER_PICTURES:
+        raise LGMError(f"{path.name} is of a kind that can't be read here. Save it as PNG or JPEG.")
+    there = {image.session_uid for image in bpy.data.images}
+    try:
+        image = bpy.data.images.load(str(path), check_existing=True)
+    except RuntimeError as error:
+        raise LGMError(f"{path} can't be read ({str(error).strip()}). Choose another image.") from error
+    if not all(image.size) and not _is_plain(path):  # the worker reads kinds that Blender does not show
+        if image.session_uid not in there:
+            bpy.data.images.remove(image)
+        raise LGMError(f"{path} is no image that can be read. Choose another one.")
+    return image
+
+
+def render_result(scene: bpy.types.Scene) -> bpy.types.Image:
+    """The last render as its scene shows it, as an image that is packed into the file: the next render leaves it.
+
+    Raises:
+        LGMError: If nothing was rendered yet, or the picture can't be written.
+    """
+    result = next((image for image in bpy.data.images if image.type == "RENDER_RESULT"), None)
+    with tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
+        path = Path(folder, "Render.png")
+        if result is not None:
+            with contextlib.suppress(RuntimeError), compat.writing_png(scene.render.image_settings):
+                result.save_render(str(path), scene=scene)  # no other scene has its render
+        if not path.is_file():
+            raise LGMError("Nothing has been rendered yet. Render an image first: Render > Render Image.")
+        image = bpy.data.images.load(str(path), check_existing=False)
+        image.pack()
+    image.filepath_raw = "//Render.png"  # where it would be unpacked to
+    return image
 
 
 def file_stem(name: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bpy
 
-from ...core.formats.gltf import read_glb
+from ...core.formats.gltf import GlbMesh, read_glb
 from ...core.formats.ply import read_ply
+from ...core.gaussians import Gaussians
 from ...core.messages import GenerateResult, MeshResult, Result
 from . import meshes, splats
 
@@ -17,11 +18,30 @@ SIZE = 1.0  # longest side in metres of what comes into the scene, if nobody say
 GAP = 0.1  # between splats and their mesh, of the splats' width
 
 
+class Files(NamedTuple):
+    """What a result's files hold; None where there is no such file."""
+
+    gaussians: Gaussians | None
+    mesh: GlbMesh | None
+
+
+def read_files(result: Result, on_warning: Callable[[str], None] | None = None) -> Files:
+    """Reads a result's files. Any thread may: nothing of Blender's is touched.
+
+    Raises:
+        LGMError: If a file can't be read.
+    """
+    ply = getattr(result, "ply", None)
+    mesh = read_glb(result.glb) if result.glb else None
+    return Files(read_ply(ply, on_warning=on_warning) if ply else None, mesh)
+
+
 def add_result(
     result: GenerateResult,
     scene: bpy.types.Scene,
     size: float | None = None,
     on_change: Callable[[str], None] | None = None,
+    files: Files | None = None,
 ) -> list[bpy.types.Object]:
     """Adds what `generate` made: the splats, the mesh, or both next to each other, the splats first.
 
@@ -29,14 +49,14 @@ def add_result(
         result: Its files are there.
         size: Longest side of each object in metres; None leaves LGM's own, 1 unit a metre.
         on_change: Is told, in sentences, what was amiss with a file, and what was changed in the scene.
+        files: What they hold, where they have been read.
 
     Raises:
         LGMError: If a file can't be read.
     """
     made, settings = [], result_settings(result)
-    mesh = read_glb(result.glb) if result.glb else None  # before anything is in the scene
-    if result.ply:
-        gaussians = read_ply(result.ply, on_warning=on_change)
+    gaussians, mesh = files or read_files(result, on_change)  # before anything is in the scene
+    if gaussians is not None:
         name = Path(result.ply).stem
         made.append(splats.add_splats(gaussians, name, settings=settings, scene=scene, size=size, on_change=on_change))
     if mesh is not None:
@@ -51,7 +71,11 @@ def add_result(
 
 
 def add_converted(
-    result: MeshResult, name: str, scene: bpy.types.Scene, source: bpy.types.Object | None
+    result: MeshResult,
+    name: str,
+    scene: bpy.types.Scene,
+    source: bpy.types.Object | None,
+    files: Files | None = None,
 ) -> bpy.types.Object:
     """Adds the mesh of splats that are in the scene: in their place and their collection. They are hidden.
 
@@ -59,13 +83,14 @@ def add_converted(
         result: Of a PLY of the splats as they are in the world (`splats.read_splats`).
         name: Of the new object.
         source: The splats' object, or None if it is gone by now. While the user edits it, it stays in sight.
+        files: What they hold, where they have been read.
 
     Raises:
         LGMError: If the file can't be read.
     """
     homes = set(source.users_collection if source else ()) & {scene.collection, *scene.collection.children_recursive}
     made = meshes.add_mesh(
-        read_glb(result.glb),
+        (files or read_files(result)).mesh,
         name,
         scene=scene,
         collection=next(iter(homes), None),

@@ -7,14 +7,12 @@ from functools import partial
 import bpy
 
 from ...core.errors import LGMError
-from ...core.messages import GenerateResult, ReconstructRequest
+from ...core.messages import ReconstructRequest
 from .. import session, views
-from ..scene import images, results
+from ..scene import images
 from ..settings import output_folder, preference
 from . import icons
 from .operators import Operator
-
-GAP = 1.2  # from one of several results to the next, in sizes
 
 
 class _OfCandidate(Operator):
@@ -53,9 +51,7 @@ class LGM_OT_make_candidate(_OfCandidate, bpy.types.Operator):
     def act(self, context):
         now, seed = session.current(), self.chosen()
         request = candidate_request(context.scene.lgm, now.choice, seed)
-        place = len(now.choice.made) + now.queued
-        begin = partial(now.begin, request, context.scene, take=_beside(context.scene.lgm.size, place))
-        now.queue(begin)
+        now.queue(partial(now.begin, request, context.scene, size=context.scene.lgm.size))
         now.choice.made.add(seed)
         if not (self.wait or bpy.app.background):
             return {"FINISHED"}
@@ -86,18 +82,6 @@ def candidate_request(settings, choice: session.Choice, seed: int) -> Reconstruc
         texture_size=int(settings.texture_size),
         quads=settings.quads,
     )
-
-
-def _beside(size: float, place: int) -> session.Take:
-    """Adds a result beside those before it."""
-
-    def take(result: GenerateResult, scene: bpy.types.Scene) -> list[bpy.types.Object]:
-        made = results.add_result(result, scene, size or None)
-        for thing in made:
-            thing.location.x += place * GAP * (size or 1.0)
-        return made
-
-    return take
 
 
 class LGM_OT_views_from_candidate(_OfCandidate, bpy.types.Operator):

@@ -43,9 +43,9 @@ class LGM_OT_splats_apply(_Edit, bpy.types.Operator):
     bl_label = "Apply Transform"
     bl_options = {"REGISTER", "UNDO"}
 
-    location: bpy.props.BoolProperty(name="Location", default=True)
-    rotation: bpy.props.BoolProperty(name="Rotation", default=True)
-    scale: bpy.props.BoolProperty(name="Scale", default=True)
+    location: bpy.props.BoolProperty(name="Location", description="Move the Gaussians as the object is", default=True)
+    rotation: bpy.props.BoolProperty(name="Rotation", description="Turn them as the object is", default=True)
+    scale: bpy.props.BoolProperty(name="Scale", description="Scale them as the object is", default=True)
 
     def act(self, context):
         for target in _selected(context):
@@ -100,6 +100,7 @@ class LGM_OT_splats_crop(_Edit, bpy.types.Operator):
 
     keep: bpy.props.EnumProperty(
         name="Keep",
+        description="Which Gaussians stay",
         items=[
             ("INSIDE", "Inside", "What is outside of all of the meshes is deleted"),
             ("OUTSIDE", "Outside", "What is inside of any of the meshes is deleted"),
@@ -184,8 +185,12 @@ class LGM_OT_splats_select_opacity(_Select, bpy.types.Operator):
     bl_label = "Narrow by Opacity"
     bl_options = {"REGISTER", "UNDO"}
 
-    low: bpy.props.FloatProperty(name="From", default=0.0, min=0.0, max=1.0, subtype="FACTOR")
-    high: bpy.props.FloatProperty(name="To", default=0.5, min=0.0, max=1.0, subtype="FACTOR")
+    low: bpy.props.FloatProperty(
+        name="From", description="Least opacity", default=0.0, min=0.0, max=1.0, subtype="FACTOR"
+    )
+    high: bpy.props.FloatProperty(
+        name="To", description="Highest opacity", default=0.5, min=0.0, max=1.0, subtype="FACTOR"
+    )
     within: bpy.props.BoolProperty(name="Within the Selection", description="Else of all Gaussians", default=True)
 
     def chosen(self, target) -> np.ndarray:
@@ -219,12 +224,15 @@ class LGM_OT_splats_convert(Operator, bpy.types.Operator):
 
     target: bpy.props.EnumProperty(
         name="To",
+        description="What the splats become",
         items=[
             ("NATIVE", "Native", "Blender's own splats: fast, and blended in linear light"),
             ("POINTS", "Points", "Points of a mesh, as older Blenders have them, displayed exactly"),
         ],
     )
-    all_objects: bpy.props.BoolProperty(name="All of the Scene")
+    all_objects: bpy.props.BoolProperty(
+        name="All of the Scene", description="Convert all splats of the scene, selected or not"
+    )
 
     @classmethod
     def obstacle(cls, context) -> str:

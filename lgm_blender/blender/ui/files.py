@@ -49,7 +49,9 @@ class _Import(ImportHelper):
     bl_options = {"REGISTER", "UNDO"}
 
     filename_ext = ".ply"
-    filepath: bpy.props.StringProperty(subtype="FILE_PATH", options={"SKIP_SAVE"})  # set by a drop, and only then
+    filepath: bpy.props.StringProperty(
+        name="File Path", description="The file of splats", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )  # set by a drop, and only then
     filter_glob: bpy.props.StringProperty(default=_IMPORTED, options={"HIDDEN"})
     files: bpy.props.CollectionProperty(type=bpy.types.OperatorFileListElement, options={"HIDDEN", "SKIP_SAVE"})
     directory: bpy.props.StringProperty(subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})

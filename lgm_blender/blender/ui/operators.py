@@ -12,6 +12,7 @@ import bpy
 
 from ...core.errors import LGMError
 from ...core.formats.ply import write_ply
+from ...core.formats.splat_files import FORMATS, WRITTEN
 from ...core.messages import MAX_CANDIDATES, GenerateRequest, MeshRequest, SampleRequest
 from .. import install, session
 from ..scene import images, splats
@@ -56,11 +57,23 @@ class Operator:
 class JobOperator(Operator):
     """What operators share that give the worker a job: one at a time, waited for where nobody would see it end."""
 
-    output: bpy.props.StringProperty(name="Output Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
-    faces: bpy.props.IntProperty(name="Faces", min=100, max=1_000_000, options={"SKIP_SAVE"})
-    texture_size: bpy.props.IntProperty(name="Texture Size", min=512, max=4096, options={"SKIP_SAVE"})
-    quads: bpy.props.BoolProperty(name="Quads", options={"SKIP_SAVE"})
-    device: bpy.props.StringProperty(name="Device", options={"SKIP_SAVE"})
+    output: bpy.props.StringProperty(
+        name="Output Folder", description="Where the files go", subtype="DIR_PATH", options={"SKIP_SAVE"}
+    )
+    faces: bpy.props.IntProperty(
+        name="Faces", description="Triangles of a mesh, at most; a quad counts as two", min=100, max=1_000_000,
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
+    texture_size: bpy.props.IntProperty(
+        name="Texture Size", description="Width and height of a mesh's texture in pixels", min=512, max=4096,
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
+    quads: bpy.props.BoolProperty(
+        name="Quads", description="Join a mesh's triangles to quads where they can be", options={"SKIP_SAVE"}
+    )
+    device: bpy.props.StringProperty(
+        name="Device", description="What computes: auto, cpu or cuda", options={"SKIP_SAVE"}
+    )
     wait: bpy.props.BoolProperty(
         name="Wait", description="Return when the result is there; the window stands still until then",
         options={"SKIP_SAVE"},
@@ -105,26 +118,73 @@ class LGM_OT_generate(JobOperator, bpy.types.Operator):
     bl_label = "Generate"
     bl_options = {"REGISTER"}  # the undo step comes with the result
 
-    image_path: bpy.props.StringProperty(name="Image File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    # The names are those of a batch's options (core/batch/options.py).
+    image_path: bpy.props.StringProperty(
+        name="Image File", description="Path of a picture of one object", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )
     image_name: bpy.props.StringProperty(name="Image", description="An image of this file", options={"SKIP_SAVE"})
-    prompt: bpy.props.StringProperty(name="Prompt", options={"SKIP_SAVE"})
-    negative_prompt: bpy.props.StringProperty(name="Negative Prompt", options={"SKIP_SAVE"})
-    preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
-    seed: bpy.props.IntProperty(name="Seed", min=0, options={"SKIP_SAVE"})
-    steps: bpy.props.IntProperty(name="Steps", min=0, max=500, options={"SKIP_SAVE"})
-    guidance: bpy.props.FloatProperty(name="Guidance", min=0.0, options={"SKIP_SAVE"})
-    view_samples: bpy.props.IntProperty(name="View Samples", min=0, max=16, options={"SKIP_SAVE"})
-    elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
-    candidates: bpy.props.IntProperty(name="Candidates", min=1, max=MAX_CANDIDATES, options={"SKIP_SAVE"})
-    output_kind: bpy.props.StringProperty(name="Output", options={"SKIP_SAVE"})
-    size: bpy.props.FloatProperty(name="Size", subtype="DISTANCE", min=0.0, options={"SKIP_SAVE"})
+    prompt: bpy.props.StringProperty(
+        name="Prompt", description="What it is, in a few words. With an image it may stay empty", options={"SKIP_SAVE"}
+    )
+    negative_prompt: bpy.props.StringProperty(
+        name="Negative Prompt", description="What the views should not show. Empty: the preset's own",
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
+    preset: bpy.props.StringProperty(
+        name="Preset", description="Which models: a preset's name or its folder", options={"SKIP_SAVE"}
+    )
+    seed: bpy.props.IntProperty(
+        name="Seed", description="The same seed gives the same result", min=0, options={"SKIP_SAVE"}
+    )
+    steps: bpy.props.IntProperty(
+        name="Steps", description="Denoising steps. 0: the preset's own", min=0, max=500, options={"SKIP_SAVE"}
+    )
+    guidance: bpy.props.FloatProperty(
+        name="Guidance",
+        description="How closely the views follow image and prompt; 1 is no guidance. 0: the preset's own",
+        min=0.0,
+        options={"SKIP_SAVE"},
+    )
+    view_samples: bpy.props.IntProperty(
+        name="View Samples", description="How many samples of the views are averaged. 0: the preset's own", min=0,
+        max=16, options={"SKIP_SAVE"},
+    )  # fmt: skip
+    elevation: bpy.props.FloatProperty(
+        name="Elevation",
+        description="Degrees that the image's camera is above the object; negative if it looks up at it",
+        min=-90.0,
+        max=90.0,
+        options={"SKIP_SAVE"},
+    )
+    candidates: bpy.props.IntProperty(
+        name="Candidates",
+        description="How many seeds are sampled; you choose among them, or without a window the best one is made",
+        min=1,
+        max=MAX_CANDIDATES,
+        options={"SKIP_SAVE"},
+    )
+    output_kind: bpy.props.StringProperty(
+        name="Output", description="What comes into the scene: splats, mesh or both", options={"SKIP_SAVE"}
+    )
+    splat_formats: bpy.props.EnumProperty(
+        name="Splat Formats",
+        description="Files of the splats; a PLY is always among them",
+        items=[(name, FORMATS[name].label, FORMATS[name].about) for name in WRITTEN],
+        default={"ply"},
+        options={"ENUM_FLAG", "SKIP_SAVE"},
+    )
+    object_size: bpy.props.FloatProperty(
+        name="Size", description="Longest side of what comes into the scene. 0: as LGM makes it", subtype="DISTANCE",
+        min=0.0, options={"SKIP_SAVE"},
+    )  # fmt: skip
 
     def begin(self, context):
         now, request = session.current(), self.request(context)
         if request.candidates > 1 and not (self.wait or bpy.app.background):  # there is somebody to choose
             now.begin(as_samples(request, now.samples_folder()), context.scene)
-        else:
-            now.begin(request, context.scene, size=self.given(context, "size"))
+            return
+        size = self.object_size if self.properties.is_property_set("object_size") else context.scene.lgm.size
+        now.begin(request, context.scene, size=size)
 
     def request(self, context) -> GenerateRequest:
         """The job as the operator's properties and the scene's settings describe it.
@@ -161,6 +221,7 @@ class LGM_OT_generate(JobOperator, bpy.types.Operator):
             faces=given("faces"),
             texture_size=int(given("texture_size")),
             quads=given("quads"),
+            splat_formats=[name for name in WRITTEN if name in self.splat_formats],
         )
 
     def image_file(self) -> Path | None:
@@ -288,7 +349,9 @@ class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
     bl_idname = "lgm.fetch_weights"
     bl_label = "Fetch Models"
 
-    preset: bpy.props.StringProperty(name="Preset", options={"SKIP_SAVE"})
+    preset: bpy.props.StringProperty(
+        name="Preset", description="Whose models. Empty: the scene's preset", options={"SKIP_SAVE"}
+    )
 
     def invoke(self, context, event):
         return context.window_manager.invoke_props_dialog(self, width=550, confirm_text="Fetch")

@@ -8,7 +8,7 @@ import bpy
 
 from ...core.messages import STAGES, PresetInfo
 from .. import session
-from . import icons, preferences
+from . import hints, icons, preferences, sources
 from .properties import BUNDLED, FOLDER, known_presets
 
 
@@ -44,7 +44,9 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         column = layout.column()
         column.active = now.job is None
         column.template_ID_preview(settings, "image", open="image.open", rows=3, cols=6)
+        sources.draw_sources(column)
         column.prop(settings, "prompt", text="", icon="TEXT", placeholder="What is it?")
+        hints.draw_unread_words(column, context)
         column = layout.column()
         column.use_property_split = True
         column.use_property_decorate = False
@@ -57,7 +59,7 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         row.prop(settings, "use_random_seed", text="", icon="FILE_REFRESH")
         column.prop(settings, "candidates")
         if settings.image:  # taken for another than it is, what was seen of a top becomes a tilted front
-            column.prop(settings, "elevation")
+            sources.draw_elevation(column, settings)
         column.row().prop(settings, "output_kind", expand=True)
         column.prop(settings, "size")
 
@@ -70,7 +72,7 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         else:
             draw_generate(layout, context)
         if now.choice:
-            draw_choice(layout, now)
+            draw_choice(layout, context, now)
         if now.problem:
             draw_problem(layout.box(), context, now.problem)
         if now.outcome:
@@ -166,12 +168,14 @@ def what_is_missing(settings) -> str:
 def draw_job(layout: bpy.types.UILayout, now: session.Session) -> None:
     """How far the job is, what it looks like, and a way to stop it."""
     job = now.job
-    seconds = time.monotonic() - job.started
     row = layout.row(align=True)
     row.scale_y = 1.4
     label = "Starting the worker" if now.engine.state == "starting" else job.label
-    row.progress(factor=job_factor(job), text=f"{label}  {seconds:.0f} s")
+    row.progress(factor=job_factor(job), text=label)
     row.operator("lgm.cancel", text="", icon="X")
+    seconds = time.monotonic()
+    told = hints.told_time(seconds - job.started, now.forecast.remaining(seconds))
+    layout.label(text=told, icon="TIME")
     draw_views(layout, now)
 
 
@@ -198,8 +202,10 @@ def job_factor(job) -> float:
     return min(1.0, done / sum(weights))
 
 
-def draw_choice(layout: bpy.types.UILayout, now: session.Session) -> None:
+def draw_choice(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
     """The candidates, four views in a row each, the one whose views agree best first, and what can be made of them."""
+    for warning in now.choice.result.warnings:
+        preferences.draw_text(layout, warning, context, icon="INFO")
     box = layout.box()
     row = box.row()
     row.label(text="Candidates, the best first", icon="PRESET")
@@ -221,12 +227,19 @@ def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem
     row = layout.row()
     preferences.draw_text(row.column(), problem.sentence, context, icon="ERROR")
     row.operator("lgm.dismiss", text="", icon="X", emboss=False)
-    row = layout.row(align=True)
-    if problem.kind == "output":
-        row.prop(context.scene.lgm, "output", text="Folder")
+    settings, row = context.scene.lgm, layout.row(align=True)
+    if problem.kind in ("bad_input", "matting") and settings.image:
+        row.operator("lgm.open_image", text="Another Image", icon="FILE_FOLDER")
+    elif problem.kind == "output":
+        row.prop(settings, "output", text="Folder")
+    elif problem.kind == "weights" and settings.preset == BUNDLED:  # they come with the extension, and only with it
+        row.operator("extensions.package_install_files", text="Install from Disk", icon="IMPORT")
     elif problem.kind == "weights" and not session.current().fetching:
         draw_fetch(layout, context)
-    elif problem.kind in ("worker", "out_of_memory", "internal"):
+    elif problem.kind == "out_of_memory":
+        row.prop(settings, "view_samples")
+        row.operator("lgm.show_preferences", text="Device", icon="PREFERENCES")
+    elif problem.kind in ("worker", "internal"):
         row.operator("lgm.open_log", icon="TEXT")
         row.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")
 
@@ -244,9 +257,12 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     layout.label(text=", ".join([*facts, f"{outcome.seconds:.0f} s"]))
     for warning in outcome.warnings:
         preferences.draw_text(layout, warning, context, icon="INFO")
+    row = layout.row(align=True)
+    row.operator_context = "INVOKE_REGION_WIN"
+    row.operator("view3d.view_selected", text="Frame", icon="ZOOM_SELECTED")
     shading = context.space_data.shading
     if shading.type in ("WIREFRAME", "SOLID"):
-        layout.prop_enum(shading, "type", "MATERIAL", text="Show Colors")
+        row.prop_enum(shading, "type", "MATERIAL", text="Show Colors")
     layout.operator("lgm.open_folder", icon="FILE_FOLDER")
 
 

@@ -178,9 +178,11 @@ class LGM_Settings(bpy.types.PropertyGroup):
         max=MAX_CANDIDATES,
         soft_max=8,
     )
-    views: bpy.props.PointerProperty(type=LGM_Views)
+    views: bpy.props.PointerProperty(name="Views", description="The four views of the object", type=LGM_Views)
     history_page: bpy.props.IntProperty(name="Page", description="Which page of the history is shown", default=1, min=1)
-    training: bpy.props.PointerProperty(type=LGM_TrainingSettings)
+    training: bpy.props.PointerProperty(
+        name="Training Data", description="What training views are rendered of", type=LGM_TrainingSettings
+    )
 
     def chosen_preset(self) -> str:
         """What a request calls the preset: its name or its folder; '' if the folder is yet to be chosen."""

@@ -49,8 +49,8 @@ class LGM_OT_set_splat_menu(_OnSplats, bpy.types.Operator):
     bl_label = "Show As"
     bl_options = {"REGISTER", "UNDO", "INTERNAL"}
 
-    input: bpy.props.StringProperty(options={"SKIP_SAVE"})
-    item: bpy.props.EnumProperty(name="Item", items=_menu_items, options={"SKIP_SAVE"})
+    input: bpy.props.StringProperty(name="Input", description="The modifier's input that is set", options={"SKIP_SAVE"})
+    item: bpy.props.EnumProperty(name="Item", description="What it is set to", items=_menu_items, options={"SKIP_SAVE"})
 
     def act(self, context):
         compat.set_modifier_input(splats.show_splats(context.object), self.input, self.item)

@@ -11,6 +11,7 @@ from .. import session
 from . import icons
 
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without something going on
+SOON = 0.01  # while a result comes into the scene
 
 
 def start() -> None:
@@ -40,7 +41,9 @@ def _tick() -> float | None:
         redraw()
     if now.problem and now.problem != had_problem:
         _announce(now.problem.sentence)
-    if now.working or now.live.on:
+    if now.working:
+        return SOON if now.arriving else BUSY
+    if now.live.on:
         return BUSY
     return IDLE if now.engine and now.engine.state != "off" else None
 

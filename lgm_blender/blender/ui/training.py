@@ -29,13 +29,27 @@ class LGM_OT_training_views(Operator, bpy.types.Operator):
     bl_label = "Render Training Views"
     bl_options = {"REGISTER"}  # nothing in the file changes, so there is nothing to undo
 
-    source: bpy.props.StringProperty(name="Source", options={"SKIP_SAVE"})
-    collection: bpy.props.StringProperty(name="Collection", options={"SKIP_SAVE"})
-    library: bpy.props.StringProperty(name="Asset Library", options={"SKIP_SAVE"})
-    output: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH", options={"SKIP_SAVE"})
-    size: bpy.props.IntProperty(name="Size", min=16, max=4096, options={"SKIP_SAVE"})
-    views: bpy.props.IntProperty(name="Views", min=4, max=VIEWS, options={"SKIP_SAVE"})
-    overwrite: bpy.props.BoolProperty(name="Overwrite", options={"SKIP_SAVE"})
+    source: bpy.props.StringProperty(
+        name="Source", description="What is rendered: SELECTED, COLLECTION or ASSETS", options={"SKIP_SAVE"}
+    )
+    collection: bpy.props.StringProperty(
+        name="Collection", description="Whose objects are rendered. Empty: the active one", options={"SKIP_SAVE"}
+    )
+    library: bpy.props.StringProperty(
+        name="Asset Library", description="Whose assets are rendered. Empty: this file", options={"SKIP_SAVE"}
+    )
+    output: bpy.props.StringProperty(
+        name="Folder", description="Gets a folder for each object", subtype="DIR_PATH", options={"SKIP_SAVE"}
+    )
+    size: bpy.props.IntProperty(
+        name="Size", description="Width and height of a view in pixels", min=16, max=4096, options={"SKIP_SAVE"}
+    )
+    views: bpy.props.IntProperty(
+        name="Views", description="Views of each object", min=4, max=VIEWS, options={"SKIP_SAVE"}
+    )
+    overwrite: bpy.props.BoolProperty(
+        name="Overwrite", description="Render objects again whose folders are there", options={"SKIP_SAVE"}
+    )
 
     @classmethod
     def obstacle(cls, context) -> str:

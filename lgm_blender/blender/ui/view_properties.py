@@ -104,7 +104,11 @@ def _elevation_changed(self, context) -> None:
 class LGM_Rig(bpy.types.PropertyGroup):
     """An empty with four cameras: `object.lgm_rig`."""
 
-    objects: bpy.props.CollectionProperty(type=LGM_RigObject)
+    objects: bpy.props.CollectionProperty(
+        name="Objects",
+        description="What the cameras see; with none, all that is rendered but splats",
+        type=LGM_RigObject,
+    )
     elevation: bpy.props.FloatProperty(
         name="Elevation",
         description="Degrees that the four cameras are above the middle",

@@ -8,7 +8,7 @@ from pathlib import Path
 import bpy
 
 from ...core.errors import LGMError
-from ...core.messages import VIEW_NAMES, GenerateResult
+from ...core.messages import VIEW_NAMES, GenerateResult, SampleResult
 from .. import session, views
 from ..scene import results, splats, view_images, view_rig
 from . import preferences
@@ -24,8 +24,13 @@ class LGM_OT_reconstruct(JobOperator, bpy.types.Operator):
     bl_label = "Reconstruct"
     bl_options = {"REGISTER"}  # the undo step comes with the result
 
-    output_kind: bpy.props.StringProperty(name="Output", options={"SKIP_SAVE"})
-    size: bpy.props.FloatProperty(name="Size", subtype="DISTANCE", min=0.0, options={"SKIP_SAVE"})
+    output_kind: bpy.props.StringProperty(
+        name="Output", description="What comes into the scene: splats, mesh or both", options={"SKIP_SAVE"}
+    )
+    size: bpy.props.FloatProperty(
+        name="Size", description="Longest side of what comes into the scene. 0: as LGM makes it", subtype="DISTANCE",
+        min=0.0, options={"SKIP_SAVE"},
+    )  # fmt: skip
 
     @classmethod
     def obstacle(cls, context) -> str:
@@ -50,8 +55,8 @@ def _placed_by(rig: bpy.types.Object) -> session.Take:
     """Adds a result where a rig's cameras have seen it."""
     uid = rig.session_uid
 
-    def take(result: GenerateResult, scene: bpy.types.Scene) -> list[bpy.types.Object]:
-        made = results.add_result(result, scene)
+    def take(result: GenerateResult, scene: bpy.types.Scene, files: results.Files) -> list[bpy.types.Object]:
+        made = results.add_result(result, scene, files=files)
         rig = next((thing for thing in bpy.data.objects if thing.session_uid == uid), None)
         for thing in made if rig else ():
             view_rig.place(thing, rig)
@@ -83,7 +88,7 @@ class LGM_OT_sample_others(JobOperator, bpy.types.Operator):
             previews=not bpy.app.background,
         )
 
-        def take(result, scene) -> list[bpy.types.Object]:
+        def take(result: SampleResult, scene: bpy.types.Scene, files: None) -> list[bpy.types.Object]:
             views.fill_from_candidate(scene, result, settings.seed)
             return []
 
@@ -131,7 +136,7 @@ class LGM_OT_paint_view(Operator, bpy.types.Operator):
     bl_idname = "lgm.paint_view"
     bl_label = "Paint View"
 
-    view: bpy.props.StringProperty(name="View", description="front, right, back or left", options={"SKIP_SAVE"})
+    view: bpy.props.StringProperty(name="View", description="Which view: front, right, back or left", options={"SKIP_SAVE"})
 
     @classmethod
     def obstacle(cls, context) -> str:

@@ -189,7 +189,8 @@ def node_group(
         name: Of the group; a dot at its front keeps it out of Blender's menus.
         inputs, outputs: Name to kind, as in NodeSocketFloat.
 
-    The function gets a `Builder` and the group's inputs by name, and returns the outputs by name.
+    The function gets a `Builder` and the group's inputs by name, and returns the outputs by name. Its attribute `group`
+    builds the group alone.
     """
 
     def wrap(function: Callable[[Builder, Any], dict[str, bpy.types.NodeSocket]]):
@@ -203,12 +204,15 @@ def node_group(
             b.node("NodeGroupOutput", function(b, b.node("NodeGroupInput").outputs))
             b.arrange()
 
-        def add(b: Builder, plugs: dict[str, Any]):
+        def group() -> bpy.types.NodeTree:
             new = lambda: bpy.data.node_groups.new(name, "GeometryNodeTree")  # noqa: E731
-            group = reuse_or_build(bpy.data.node_groups, name, new, build)
-            return b.node("GeometryNodeGroup", plugs, node_tree=group).outputs
+            return reuse_or_build(bpy.data.node_groups, name, new, build)
+
+        def add(b: Builder, plugs: dict[str, Any]):
+            return b.node("GeometryNodeGroup", plugs, node_tree=group()).outputs
 
         add.__doc__ = function.__doc__
+        add.group = group
         return add
 
     return wrap

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import bpy
@@ -10,7 +11,7 @@ import bpy
 from ... import compat
 from . import splat_material, splat_points
 from .build import Builder, enabled, node_group, reuse_or_build
-from .splat_color import GRADE, color, side_color
+from .splat_color import GRADE, color, grade, side_color
 from .splat_inputs import Shadows, ViewportDisplay, add_sockets, inputs
 from .splat_material import CUTOFF
 from .splat_points import FACTORS, gaussian
@@ -41,6 +42,17 @@ def splat_geometry() -> bpy.types.GeometryNodeTree:
     """
     new = lambda: bpy.data.node_groups.new(NAME, "GeometryNodeTree")  # noqa: E731
     return reuse_or_build(bpy.data.node_groups, NAME, new, _build)
+
+
+def build_in_pieces() -> Iterator[None]:
+    """Builds what `splat_geometry` then finds, none of it for longer than Blender's window may stand still."""
+    parts = [gaussian, camera, side_color, grade, color, quads, tiles, _chosen, _rendered]
+    parts += [splat_points.soft, splat_points.solids, splat_points.dots]
+    parts += [splat_points.native] if compat.has_native_splats() else []
+    for build in (splat_material.splat_material, splat_material.relit_material, *(part.group for part in parts)):
+        build()
+        yield
+    splat_geometry()
 
 
 def _build(group: bpy.types.GeometryNodeTree) -> None:

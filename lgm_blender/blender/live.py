@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import bpy
 
 from ..core.errors import LGMError
 from ..core.formats.ply import read_ply
 from . import views
-from .engine import Job
+from .engine import Engine, Job
 from .scene import results, splats, view_images, view_rig
-
-if TYPE_CHECKING:
-    from .session import Session
 
 PAUSE = 1.0  # seconds without a change after which the changes so far are one undo step
 SETTLED = 0.15  # seconds without a change after which what the cameras see is rendered
 SAMPLES = 4  # per pixel of such a render
 SHARE = 0.1  # of the main thread's time, at most, goes into looking for changes
 NAME = "Live"
+
+
+class Host(Protocol):
+    """What Live needs of the session."""
+
+    engine: Engine | None
+    job: Job | None
+
+    def ready_engine(self) -> Engine:
+        """The engine for the worker of today's preferences."""
+
+    def live_folder(self) -> Path:
+        """A folder for files that nobody else needs."""
+
+    def fail(self, error: LGMError) -> None:
+        """Tells the user."""
 
 
 class Live:
@@ -41,7 +55,7 @@ class Live:
 
     def __init__(
         self,
-        session: Session,
+        session: Host,
         on_work: Callable[[], None],
     ):
         self._session, self._on_work = session, on_work

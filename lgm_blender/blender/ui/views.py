@@ -136,7 +136,9 @@ class LGM_OT_paint_view(Operator, bpy.types.Operator):
     bl_idname = "lgm.paint_view"
     bl_label = "Paint View"
 
-    view: bpy.props.StringProperty(name="View", description="Which view: front, right, back or left", options={"SKIP_SAVE"})
+    view: bpy.props.StringProperty(
+        name="View", description="Which view: front, right, back or left", options={"SKIP_SAVE"}
+    )
 
     @classmethod
     def obstacle(cls, context) -> str:

@@ -52,7 +52,7 @@ def read_views(files: Sequence[str | os.PathLike], size: int = SIZE) -> np.ndarr
         try:
             cuts.append(matte(file)[0])
         except LGMError as error:
-            raise LGMError(f"The view from the {name}: {error.message}", error.kind) from error
+            raise LGMError(f"{error.message} Change the view from the {name}.", error.kind) from error
     return framed_together(cuts, size)
 
 

@@ -386,7 +386,7 @@ def check_views(request: ReconstructRequest) -> None:
         names = ", ".join(VIEW_NAMES)
         raise LGMError(f"There must be {len(VIEW_NAMES)} views, {names}, not {len(request.views)}.")
     if len(request.generated) not in (0, len(VIEW_NAMES)):
-        raise LGMError(f"Say of all {len(VIEW_NAMES)} views or of none whether they are generated.")
+        raise LGMError(f"There are {len(request.generated)} answers to which views are generated. Give {len(VIEW_NAMES)}, or none.")
     _check_ranges(("elevation", request.elevation, -90, 90))
     if request.quick and request.output_kind != "splats":
         raise LGMError("Only splats are made quickly. Ask for them alone.")

@@ -192,7 +192,7 @@ def test_the_others_are_sampled_around_what_is_pinned(worker, tmp_path):
     found = fill((100, 101, 102, 103))
     settings = bpy.context.scene.lgm
     settings.prompt, settings.seed = "a cup", 3
-    with pytest.raises(RuntimeError, match="Pin the views"):
+    with pytest.raises(RuntimeError, match="with their pins"):
         bpy.ops.lgm.sample_others()
     found.keep_right = True
     assert bpy.ops.lgm.sample_others() == {"FINISHED"}

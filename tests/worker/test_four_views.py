@@ -292,7 +292,7 @@ def test_quick_leaves_nothing_but_splats(worker, views, preset, tmp_path):
     ("values", "sentence"),
     [
         ({"views": ["a.png"]}, "must be 4 views"),
-        ({"generated": [True]}, "all 4 views or of none"),
+        ({"generated": [True]}, "Give 4, or none"),
         ({"elevation": 99.0}, "elevation must be"),
         ({"quick": True, "output_kind": "both"}, "Only splats"),
         ({"output_kind": "soup"}, "no output kind"),

@@ -95,7 +95,7 @@ class LGM_OT_repeat_result(JobOperator, bpy.types.Operator):
             raise LGMError(f"{self.path} or what it names is gone. Choose another result.")
         settings, scene = entry.result.settings, context.scene
         if not (settings.get("image") or settings.get("prompt")):
-            raise LGMError("It was made of given views, which have no seed. Repeat one of an image or a prompt.")
+            raise LGMError("It was made of given views, which have no seed. Choose one of an image or a prompt.")
         if settings.get("image") and not Path(settings["image"]).is_file():
             raise LGMError(f"Its image {settings['image']} is gone. Choose the image and generate anew.")
         names = {field.name for field in fields(GenerateRequest)}

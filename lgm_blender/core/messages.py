@@ -6,6 +6,7 @@ Blender asks (each request has an `id`; each answer carries it back):
     generate   {job, image | prompt}  -> the result of the job (see GenerateRequest, GenerateResult)
     mesh       {job, ply}             -> the result of the job (see MeshRequest, MeshResult)
     convert    {job, file, formats}   -> the result of the job (see ConvertRequest, ConvertResult)
+    load       {job, preset, mode}    -> the result of the job (see LoadRequest, LoadResult)
     cancel     {job}                  -> {"job": ..., "cancelled": bool}; the job itself then ends in a cancelled error
     shutdown   {}                     -> {}; the worker leaves
 
@@ -39,6 +40,7 @@ INVALID_PARAMS = -32602
 JOB_FAILED = -32000  # error.data is a JobError
 
 OutputKind = Literal["splats", "mesh", "both"]
+DEVICES = ("auto", "cpu", "cuda", "mps")  # what computes; 'auto' is the GPU where there is one, 'cuda' AMD's too
 FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
 
 # An image that can't be used is told before any model is loaded. A text alone skips 'matting'. Where a mesh is made,
@@ -81,7 +83,7 @@ class GenerateRequest:
         view_samples: How many samples of the views are averaged, 1 to 16, or None for the preset's. One is crisp; the
             mean of more is nearer to the ground truth, and softer where they differ.
         elevation: Degrees of the input view above the object, -90 to 90.
-        device: 'auto', 'cpu' or 'cuda'.
+        device: One of DEVICES.
         previews: Whether progress messages carry a picture of the views so far.
         output_kind: 'splats' (NAME.ply), 'mesh' (NAME.glb) or 'both'.
         faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
@@ -251,12 +253,44 @@ class ConvertResult:
         return self.files[0]
 
 
-Request = GenerateRequest | MeshRequest | ConvertRequest
-Result = GenerateResult | MeshResult | ConvertResult
+@dataclass(frozen=True)
+class LoadRequest:
+    """Has the models loaded that `generate` would need, before anybody asks for it.
+
+    Attributes:
+        mode: What the models start from: 'image' or 'text'.
+        preset, device: See GenerateRequest.
+    """
+
+    job: str
+    preset: str = "mini"
+    mode: str = "image"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What became of it.
+
+    Attributes:
+        loaded: Whether the models are in memory now.
+        timings, device, warnings: See GenerateResult; a warning says why nothing was loaded.
+    """
+
+    job: str
+    loaded: bool
+    timings: dict[str, float]
+    device: str
+    warnings: list[str] = field(default_factory=list)
+
+
+Request = GenerateRequest | MeshRequest | ConvertRequest | LoadRequest
+Result = GenerateResult | MeshResult | ConvertResult | LoadResult
 JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked, what is answered
     "generate": (GenerateRequest, GenerateResult),
     "mesh": (MeshRequest, MeshResult),
     "convert": (ConvertRequest, ConvertResult),
+    "load": (LoadRequest, LoadResult),
 }
 
 
@@ -299,7 +333,7 @@ class PresetInfo:
 
 @dataclass(frozen=True)
 class Initialized:
-    """The worker's answer to `initialize`. `device` is what 'auto' takes: 'cuda' or 'cpu'; `gpus`, how many it sees."""
+    """The worker's answer to `initialize`. `device` is what 'auto' takes: one of DEVICES; `gpus`, how many it sees."""
 
     protocol: int
     version: str

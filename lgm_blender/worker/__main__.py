@@ -14,7 +14,7 @@ try:
     from ..core.batch.options import add_options
     from ..core.errors import LGMError
     from ..core.formats.splat_files import WRITTEN
-    from ..core.messages import FACES, TEXTURE_SIZE, ConvertRequest, GenerateRequest, OutputKind, to_params
+    from ..core.messages import DEVICES, FACES, TEXTURE_SIZE, ConvertRequest, GenerateRequest, OutputKind, to_params
     from .meshing.settings import MeshSettings, Method, Up
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
@@ -78,7 +78,7 @@ def _add_generate(commands) -> None:
     about = "of the splats; PLY is always written"
     parser.add_argument("--splat-formats", nargs="+", choices=WRITTEN, default=["ply"], help=about)
     _add_mesh_settings(parser)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
     parser.set_defaults(run=_generate)
 
@@ -138,7 +138,7 @@ def _add_mesh(commands) -> None:
         "screened Poisson, smooth where scans have gaps and noise, by pymeshlab (default: fusion)",
     )
     parser.add_argument("--remesh", action="store_true", help="triangles of one size, nearly equilateral, by pymeshlab")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
     parser.set_defaults(run=_mesh)
 

@@ -17,9 +17,11 @@ from pathlib import Path
 import bpy
 
 from ..core.errors import ErrorKind, LGMError
+from ..core.lock import TorchBuild
 from ..core.messages import MeshResult, Request, Result
 from . import install, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
+from .preload import Preload
 from .scene import results
 
 NEVER = 525600  # minutes
@@ -57,6 +59,7 @@ class Session:
         job: The job on its way, or None.
         problem, outcome: How the last job ended, or None.
         task: The last run of the installer, or of the download of weights, or None.
+        preload: The models that are loaded before anybody asks for them.
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
     """
 
@@ -66,6 +69,7 @@ class Session:
         self.problem: Problem | None = None
         self.outcome: Outcome | None = None
         self.task: tasks.Task | None = None
+        self.preload = Preload()
         self.views = ""
         self._logs = log_folder(logs)
         self._on_work = on_work
@@ -73,6 +77,7 @@ class Session:
         self._scene_uid = self._source_uid = 0
         self._size = 0.0
         self._temporary: Path | None = None
+        self._lookup: install.BuildLookup | None = None
         self._worker: tuple[float, install.WorkerPython] | None = None
 
     # ---- What there is
@@ -137,9 +142,18 @@ class Session:
         self.ready_engine().start()
         self._on_work()
 
-    def install(self) -> None:
-        """Starts the installer. Whether Blender may go online is for the caller to ask."""
-        self._begin_task(install.Installation())
+    def suitable_build(self) -> TorchBuild | None:
+        """The build of torch for this machine, once its driver has told; asks it the first time."""
+        self._lookup = self._lookup or install.BuildLookup()
+        return self._lookup.build
+
+    def install(self, wheels: Path | None = None) -> None:
+        """Starts the installer. Whether Blender may go online is for the caller to ask.
+
+        Args:
+            wheels: A folder to take everything from, in place of the network.
+        """
+        self._begin_task(install.Installation(wheels=wheels))
 
     def download(self, preset: str) -> None:
         """Starts fetching a preset's weights. Whether Blender may go online is for the caller to ask.
@@ -188,6 +202,7 @@ class Session:
         if self.job is not None:
             raise LGMError("Another job is running. Wait for it, or cancel it first.")
         engine = self.ready_engine()
+        self.preload.make_way(engine, request)
         self.problem = self.outcome = None
         self.views = ""
         self._scene_uid, self._size = scene.session_uid, size
@@ -195,6 +210,11 @@ class Session:
         self.job = engine.submit(request)
         self._on_work()
         return self.job
+
+    def show(self, preset: str, mode: str) -> None:
+        """The panel is drawn with these settings: the first time, the models that they name are loaded."""
+        if self.preload.ask(preset, mode):
+            self._on_work()
 
     def cancel(self) -> None:
         """Gives up whatever is going on."""
@@ -226,6 +246,8 @@ class Session:
                 self.problem = Problem(self.task.error, "worker", str(self.task.log))
             if self.task.state != "running":
                 self.forget_worker()
+        if self.preload.asked and not self.working and self.worker().path:
+            self.preload.start(self.ready_engine, settings.preference("device"))
         if self.engine:
             before = self.engine.state
             changed |= bool(self.engine.step()) or self.engine.state != before

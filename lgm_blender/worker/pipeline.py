@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,8 @@ from ..core.messages import (
     ConvertResult,
     GenerateRequest,
     GenerateResult,
+    LoadRequest,
+    LoadResult,
     MeshRequest,
     MeshResult,
     OutputKind,
@@ -30,8 +31,9 @@ from ..core.messages import (
 from ..core.paths import expanded
 from ..core.system.names import file_stem
 from . import convert, outputs, reconstruct, webp
-from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
+from .devices import device_name, device_of, devices_in_use, explain_out_of_memory, explain_sick_gpu, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress
+from .memory import free_memory
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
 from .meshing import files as mesh_files
 from .meshing.files import FORMATS
@@ -41,6 +43,8 @@ from .weights import CheckedFiles
 log = logging.getLogger(__name__)
 
 WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
+
+SPARE_MEMORY = 2 << 30  # bytes that stay free for Blender and others, where models are loaded that nobody waits for
 
 # What `generate` writes, and what a batch in Blender adds.
 SUFFIXES = (*convert.SUFFIXES.values(), ".glb", "_views.png", "_input.png", ".json", ".png", "_mesh.png", ".blend")
@@ -93,6 +97,16 @@ class Pipeline:
         job = Job(request.job, stages, progress, cancelled)
         return self._with_memory(lambda: self._generate(request, job))
 
+    def load(
+        self,
+        request: LoadRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> LoadResult:
+        """Loads what `generate` would need, if there is ample memory; the arguments and errors are `generate`'s."""
+        job = Job(request.job, ("load",), progress, cancelled)
+        return self._with_memory(lambda: self._load_ahead(request, job))
+
     def mesh(
         self,
         request: MeshRequest,
@@ -137,6 +151,8 @@ class Pipeline:
         except LGMError:
             raise
         except Exception as error:
+            if sick := explain_sick_gpu(error):
+                raise LGMError(sick, "device") from error
             sentence = explain_out_of_memory(error)
             if sentence is None:
                 raise
@@ -227,6 +243,25 @@ class Pipeline:
             )
             facts = {"mode": mode, "matting": how, "scheduler": preset.scheduler}
             return save(output, request, preset, facts, image, views, gaussians, mesh, job)
+
+    def _load_ahead(self, request: LoadRequest, job: Job) -> LoadResult:
+        preset = find_preset(request.preset)
+        mode = preset.mode(request.mode == "image")
+        device = resolve_device(request.device)
+        needed = 2 * sum(_size(preset.locate(part)) for part in ("lgm", mode))  # files of fp16 become fp32 on a CPU
+        free, own = free_memory(), device_of(device).memory()
+        free = min(free, own[0]) if own else free
+        if loaded := free > needed + SPARE_MEMORY:
+            with job.stage("load"):
+                self._imports.run(_import_models, job.cancelled)
+                with job.listening():
+                    self._load(preset, mode, device, job)
+        else:
+            job.warnings.append(
+                f"The models are loaded when they are needed: {free / 1e9:.1f} GB of memory are free, which is little. "
+                "Close other programs to have them loaded ahead."
+            )
+        return LoadResult(request.job, loaded, job.timings, device_name(device), job.warnings)
 
     def _load(self, preset: Preset, mode: Mode, device: str, job: Job) -> tuple[Any, Any]:
         """LGM and the multi-view model of a preset, from memory where they were loaded before."""
@@ -433,8 +468,13 @@ def check_request(request: GenerateRequest, preset: Preset) -> Mode:
     return preset.mode(request.image is not None)
 
 
+def _size(folder: Path) -> int:
+    """Bytes of the weights in a model's folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
 def _import_models() -> None:
-    from . import floaters, lgm  # noqa: F401
+    from . import floaters, lgm, matting  # noqa: F401
     from .multiview import pipeline  # noqa: F401
 
 
@@ -453,5 +493,5 @@ def _import_all() -> None:
 def _collect() -> None:
     """Gives freed memory back to the system and to other programs on the GPU."""
     gc.collect()
-    if is_cuda_in_use():
-        sys.modules["torch"].cuda.empty_cache()
+    for device in devices_in_use():
+        device.empty_cache()

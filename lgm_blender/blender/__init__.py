@@ -2,9 +2,9 @@
 
 import importlib
 
-_MODULES = tuple(
-    f"ui.{name}"
-    for name in ("preferences", "properties", "operators", "panel", "splats", "editing", "files", "training")
+_MODULES = (
+    *("ui.preferences", "ui.properties", "ui.operators", "ui.installing", "ui.panel"),
+    *("ui.splats", "ui.editing", "ui.files", "ui.training"),
 )
 
 

@@ -33,6 +33,7 @@ class Device:
         channels_last: Whether convolutions want a picture's channels last in memory.
         graphs: Whether it replays CUDA graphs.
         gsplat: Whether gsplat can be compiled for it.
+        float64: Whether it computes in double precision.
         sizes: Whose sizes it takes, where a table says how much is worked on at once: large on a GPU with a memory of
             its own, small where a cache or a window that shares the memory is to be spared.
     """
@@ -43,6 +44,7 @@ class Device:
     channels_last: bool = False
     graphs: bool = False
     gsplat: bool = False
+    float64: bool = True
     sizes: Literal["cpu", "cuda"] = "cpu"
 
     @property
@@ -92,7 +94,7 @@ CUDA = Device("cuda", "NVIDIA GPU", half=True, channels_last=True, graphs=True, 
 ROCM = replace(CUDA, label="AMD GPU", graphs=False, gsplat=False)
 # In fp32, since nobody has tried fp16 with this package: Stable Diffusion 2.1, which the multi-view models come from,
 # is known to overflow there. What it lacks is computed on the CPU: see worker/__init__.py.
-MPS = Device("mps", "Apple GPU")
+MPS = Device("mps", "Apple GPU", float64=False)
 
 
 def device_of(device: str | torch.device) -> Device:

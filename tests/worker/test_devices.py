@@ -9,16 +9,22 @@ import os
 import re
 import subprocess
 import sys
+import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_preset import write_preset
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgm_blender.core.errors import LGMError
-from lgm_blender.core.messages import DEVICES
-from lgm_blender.worker import devices
+from lgm_blender.core.messages import DEVICES, GenerateRequest
+from lgm_blender.worker import devices, meshing
 from lgm_blender.worker.devices import CPU, CUDA, MPS, ROCM, device_of, resolve_device
+from lgm_blender.worker.pipeline import Pipeline
+from lgm_blender.worker.weights import CheckedFiles
 
 
 @pytest.fixture
@@ -131,6 +137,34 @@ def test_other_errors_are_neither():
     for error in (ValueError("CUDA error"), RuntimeError("shapes differ"), LGMError("The GPU is blue. Paint it.")):
         assert devices.explain_sick_gpu(error) is None
         assert devices.explain_out_of_memory(error) is None
+
+
+class DoublePrecision(TorchDispatchMode):
+    """Writes down in which functions of the package a tensor is in double precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.functions = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+            stack = [f"{Path(frame.filename).name} {frame.name}" for frame in traceback.extract_stack(limit=30)]
+            self.functions.add(" ".join(name for name in stack if name.startswith("topology.py")) or stack[-3])
+        return made
+
+
+def test_models_and_meshing_do_without_double_precision(tmp_path, monkeypatch):
+    """But for decimation, which a device without it leaves to the CPU."""
+    monkeypatch.setitem(meshing.EFFORT, "cpu", (8, 48, 48))
+    preset = write_preset(tmp_path / "tiny")
+    request = GenerateRequest(
+        *("j", str(tmp_path / "out")), prompt="x", preset=str(preset), output_kind="both", faces=200, texture_size=512
+    )
+    with DoublePrecision() as seen:
+        Pipeline(None, CheckedFiles(tmp_path / "checked.json")).generate(replace(request, device="cpu", quads=True))
+    assert seen.functions
+    assert all(name.startswith("topology.py decimate") for name in seen.functions), seen.functions
 
 
 def test_nobody_else_asks_what_a_device_is_called():

@@ -4,7 +4,9 @@
 python build.py demo [--image FILE] [--elevation E] [--out DIR] [--seed N]   one image becomes splats in a Blender scene
 python build.py test [pytest arguments]                      all tests, in every Blender whose Python is here
 python build.py lint                                         ruff's rules and format
-python build.py package                                      the extension zip, in dist/
+python build.py package [--repository [URL]]                 the extension zip, in dist/; or all that a server needs
+python build.py lock [--upgrade]                             which files the worker is made of, by their SHA-256
+python build.py wheels FOLDER                                these files, for computers without a network
 python build.py clean [--out]                                gives back everything the others made
 """
 
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.dont_write_bytecode = True
 
 import tools  # noqa: E402
-from tools import demo, environments, packaging, tests  # noqa: E402
+from tools import demo, environments, lock, packaging, tests, wheels  # noqa: E402
 from tools.terminal import Failure, relative  # noqa: E402
 
 
@@ -34,6 +36,20 @@ def clean(out: bool) -> None:
         if folder.is_dir():
             shutil.rmtree(folder)
             print(f"removed {relative(folder)}")
+
+
+def package(url: str | None) -> None:
+    """Makes the zip or, with a URL or '', a repository with it, and says what to do with that in Blender."""
+    if url is None:
+        made = packaging.package(environments.main_blender())
+        print(f"Made {relative(made)}. In Blender: Preferences > Get Extensions > Install from Disk.")
+        return
+    made = packaging.repository(environments.main_blender())
+    address = f"{url.rstrip('/') or 'its address'}/index.json"
+    print(
+        f"Made {relative(made)}. Put its files on a web server. In Blender: Preferences > Get Extensions > Repositories"
+        f" > + > Add Remote Repository, {address}. Blender then finds each version that you put there."
+    )
 
 
 def seed(text: str) -> int:
@@ -54,7 +70,13 @@ def parse() -> argparse.Namespace:
     add("--seed", type=seed, default=0, help="0 to 4294967295 (default: %(default)s)")
     commands.add_parser("test", help="all tests; arguments go on to pytest")
     commands.add_parser("lint", help="ruff's checks and format")
-    commands.add_parser("package", help="the extension zip, in dist/")
+    add = commands.add_parser("package", help="the extension zip, in dist/").add_argument
+    about = "a folder that Blender can update from, in dist/repository/; URL is where it will be found"
+    add("--repository", nargs="?", const="", metavar="URL", help=about)
+    add = commands.add_parser("lock", help="writes lgm_blender/worker/locked/ anew").add_argument
+    add("--upgrade", action="store_true", help="take the newest versions that the worker's list allows")
+    add = commands.add_parser("wheels", help="fetches all that the worker is made of on this system").add_argument
+    add("folder", type=Path, metavar="FOLDER", help="where the files go")
     add = commands.add_parser("clean", help="gives back environments, build/ and dist/").add_argument
     add("--out", action="store_true", help="out/ too")
     commands.add_parser("apt-packages", help="prints the Debian packages that Blender needs without a screen")
@@ -75,8 +97,11 @@ def main() -> int:
         elif arguments.command == "lint":
             return tests.lint()
         elif arguments.command == "package":
-            made = packaging.package(environments.main_blender())
-            print(f"Made {relative(made)}. In Blender: Preferences > Get Extensions > Install from Disk.")
+            package(arguments.repository)
+        elif arguments.command == "lock":
+            lock.write_lock(arguments.upgrade)
+        elif arguments.command == "wheels":
+            wheels.fetch_wheels(arguments.folder)
         elif arguments.command == "clean":
             clean(arguments.out)
         else:

@@ -28,8 +28,8 @@ from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.training.data import objects
 from lgm_blender.training.data.mesh_renderer import ViewRenderer
 from lgm_blender.worker.lgm import load_lgm
-from lgm_blender.worker.meshing import MeshSettings
 from lgm_blender.worker.mesh_file import mesh_file
+from lgm_blender.worker.meshing import MeshSettings
 
 ROOT = Path(__file__).parents[1]
 CELL, GAP, TEXT = 204, 8, 24  # pixels: a picture's side, the room between them, a line's height

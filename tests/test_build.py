@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from pathlib import Path
 import pytest
 
 import tools
-from lgm_blender.core import environment
+from lgm_blender.core import environment, lock
+from lgm_blender.core.lock import marker_values
 from lgm_blender.core.version import VERSION
 from tools import demo, environments, packaging, terminal
+from tools import lock as write_lock
 from tools import tests as runs
 from tools.environments import BLENDERS, Environment
 from tools.terminal import Failure
@@ -46,13 +49,13 @@ def build(monkeypatch):
 HERE = Environment(Path(sys.prefix))  # what runs this test
 
 
-def fake_environment(folder: Path, *requirements: str, gpu: bool = False) -> Path:
+def fake_environment(folder: Path, *requirements: str, locked: str = "") -> Path:
     """A folder that looks like a finished environment."""
     python = environment.environment_python(folder)
-    python.parent.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
     python.touch()
-    marker = f'{{"requirements": {list(requirements)}, "gpu": {gpu}, "trial": "torch 9 on Python 3.11.7"}}'
-    (folder / environment.MARKER).write_text(marker.replace("'", '"').replace("False", "false").replace("True", "true"))
+    marker = {"requirements": requirements, "gpu": False, "trial": "torch 9 on Python 3.11.7", "lock": locked}
+    (folder / environment.MARKER).write_text(json.dumps(marker))
     return folder
 
 
@@ -97,6 +100,34 @@ def test_package_refuses_an_invalid_manifest(elsewhere, monkeypatch):
     with pytest.raises(Failure, match="nonsense"):
         packaging.package(HERE)
     assert not tools.DIST.exists() or not list(tools.DIST.iterdir())
+
+
+def test_wheels_are_chosen_by_their_names():
+    """For the lock: of all files of a release those for its systems and Pythons."""
+    linux, arm = (marker_values("linux", machine, (3, 11, 9)) for machine in ("x86_64", "aarch64"))
+    windows, mac = marker_values("win32", "AMD64", (3, 13, 1)), marker_values("darwin", "arm64", (3, 13, 1))
+    for name, fitting in {
+        "numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl": [linux],
+        "numpy-2.4.6-cp311-cp311-musllinux_1_2_x86_64.whl": [],
+        "numpy-2.4.6-cp313-cp313t-win_amd64.whl": [],
+        "numpy-2.4.6-cp313-cp313-win32.whl": [],
+        "numpy-2.4.6-cp313-cp313-macosx_14_0_x86_64.whl": [],
+        "hf_xet-1.8.0-cp37-abi3-win_amd64.whl": [windows],
+        "a-1-cp312-abi3-manylinux_2_17_aarch64.manylinux2014_aarch64.whl": [],
+        "tqdm-4.70.1-py3-none-any.whl": [linux, arm, windows, mac],
+        "six-1-py2.py3-none-any.whl": [linux, arm, windows, mac],
+        "old-1-py2-none-any.whl": [],
+        "fat-1-cp313-cp313-macosx_11_0_universal2.whl": [mac],
+        "uv-0.13.9-py3-none-manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64.whl": [arm],
+    }.items():
+        assert [target for target in (linux, arm, windows, mac) if write_lock.is_for(name, target)] == fitting, name
+
+
+def test_what_is_locked_is_torch_as_the_tests_have_it():
+    """Builds that no index in reach has stand in the source; the others are of the same version."""
+    assert lock.torch_version() == write_lock.TORCH
+    found = {digest for path in lock.FOLDER.glob("torch_*.txt") for p in lock.read(path) for digest in p.hashes}
+    assert {digest for digest, _ in write_lock.TORCH_FILES.values()} <= found
 
 
 def test_version_stands_in_three_files(monkeypatch):
@@ -165,13 +196,14 @@ def test_every_environment_is_apart(elsewhere, monkeypatch):
         ".venv": (*environment.requirements(), "y"),
     }
     assert made[".venv-blender-4.2"].pythons == ("p11",)
-    assert made[".venv"].pythons == ("p13", "p11", "p12", "p14")
-    assert made[".venv"].torch == ("torch>=2.6",)
-    assert not made[".venv-blender-5.3"].torch
+    assert made[".venv"].pythons == ("p13", "p11")  # those that the lock has wheels for
+    assert made[".venv"].locked
+    assert made[".venv"].beside == ["y"]
+    assert not made[".venv-blender-5.3"].locked
 
 
 def test_nothing_is_installed_twice(monkeypatch, tmp_path):
-    """A second run finds the marker; other packages, or a machine that got a GPU, make it void."""
+    """A second run finds the marker; other packages, another lock, or a machine that got a GPU, make it void."""
     made = []
     monkeypatch.setattr(environments, "follow", lambda task, _: made.append(task.plan.requirements))
     monkeypatch.setattr(environments, "has_gpu", lambda: False)
@@ -183,7 +215,10 @@ def test_nothing_is_installed_twice(monkeypatch, tmp_path):
         return bool(made)
 
     assert make("torch>=2.6", "ruff>=1")
-    fake_environment(tmp_path / ".venv", "torch>=2.6", "ruff>=1", "numpy")
+    fake_environment(tmp_path / ".venv", "torch>=2.6", "ruff>=1", "numpy", locked="another")
+    assert make("torch>=2.6", "ruff>=1")
+    assert not make("ruff>=1")
+    fake_environment(tmp_path / ".venv", "torch>=2.6", "ruff>=1", "numpy", locked=lock.digest())
     assert not make("torch>=2.6", "ruff>=1")
     assert make("torch>=2.7", "ruff>=1")
     monkeypatch.setattr(environments, "has_gpu", lambda: True)

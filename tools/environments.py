@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tools
-from lgm_blender.blender.install import Installation, Plan, uv_path, uv_steps, worker_trial
+from lgm_blender.blender.install import Installation, is_current
+from lgm_blender.blender.recipe import Plan, uv_path, uv_steps, worker_trial
 from lgm_blender.blender.tasks import Task
-from lgm_blender.core import environment
+from lgm_blender.core import environment, lock
 
 from .terminal import Failure, follow
 
@@ -146,8 +147,7 @@ def worker_environment(more: Sequence[str] = ()) -> Environment:
         raise Failure(sentence)
 
     def pythons() -> list[Path]:
-        oldest, newest = environment.WORKER_PYTHONS
-        return [path for version, path in find_pythons().items() if oldest <= version <= newest]
+        return [path for version, path in find_pythons().items() if version in lock.PYTHONS]
 
     return make(tools.ROOT / ".venv", [*environment.requirements(), *more], pythons, worker_trial())
 
@@ -169,8 +169,9 @@ def make(folder: Path, requirements: Sequence[str], pythons: Callable[[], Sequen
         Failure: If that fails; the same command goes on where it was.
     """
     marker = environment.read_marker(folder) or {}
-    fits = marker.get("gpu") or not (any(line.startswith("torch") for line in requirements) and has_gpu())
-    if not (fits and {*requirements} <= {*marker.get("requirements", ())}):
+    has_torch = any(line.startswith("torch") for line in requirements)
+    fits = marker.get("gpu") or not (has_torch and has_gpu())
+    if not (fits and is_current(marker, requirements, locked=has_torch)):
         plan = Plan(
             folder,
             tuple(requirements),

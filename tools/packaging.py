@@ -46,7 +46,7 @@ def package(target: Environment) -> Path:
     for wheel in (tools.ROOT / "wheels").glob("*.whl"):
         (stage / "wheels").mkdir(exist_ok=True)
         shutil.copy2(wheel, stage / "wheels")
-    tool = next(path for libraries in site_packages(target.folder) for path in libraries.glob(BLENDER_EXT))
+    tool = blender_ext(target)
     made, result = tools.BUILD / "new.zip", tools.DIST / f"lgm_blender-{VERSION}.zip"
     tools.DIST.mkdir(exist_ok=True)
     build = [target.python, tool, "build", "--source-dir", stage, "--output-filepath", made]
@@ -54,6 +54,26 @@ def package(target: Environment) -> Path:
     run([target.python, tool, "validate", made], "Validating it with Blender's own tool", "validate")
     made.replace(result)
     return result
+
+
+def blender_ext(target: Environment) -> Path:
+    """The tool that comes with a Blender."""
+    return next(path for libraries in site_packages(target.folder) for path in libraries.glob(BLENDER_EXT))
+
+
+def repository(target: Environment) -> Path:
+    """A folder that Blender takes as a repository of extensions, once it is put on any web server: the zip, a listing
+    (index.json) that names it with its SHA-256, and a page (index.html) from which it can be dragged into Blender."""
+    archive = package(target)
+    folder, made = tools.DIST / "repository", tools.BUILD / "repository"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    shutil.copy2(archive, made)
+    command = [target.python, blender_ext(target), "server-generate", "--repo-dir", made, "--html"]
+    run(command, "Listing it as a repository", "repository")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(made, folder)
+    return folder
 
 
 def state() -> str:

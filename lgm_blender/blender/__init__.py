@@ -2,12 +2,9 @@
 
 import importlib
 
-_MODULES = tuple(
-    f"ui.{name}"
-    for name in (
-        *("view_properties", "preferences", "properties", "operators", "sources", "panel", "candidates", "views"),
-        *("history", "splats", "editing", "files", "training"),
-    )
+_MODULES = (
+    *("ui.view_properties", "ui.preferences", "ui.properties", "ui.operators", "ui.installing", "ui.sources"),
+    *("ui.panel", "ui.candidates", "ui.views", "ui.history", "ui.splats", "ui.editing", "ui.files", "ui.training"),
 )
 
 

@@ -310,7 +310,8 @@ class Engine:
         self._process.write(messages.encode(messages.request(number, method, params)))
 
     def _send(self, job: Job) -> None:
-        self._outputs.add(job.request.output)
+        if output := getattr(job.request, "output", None):
+            self._outputs.add(output)
         self._ask(job.method, messages.to_params(job.request), job.id)
 
     def _receive(self, line: bytes) -> None:
@@ -357,6 +358,10 @@ class Engine:
             self._end(job, "cancelled", "Cancelled.", "cancelled")
         elif "error" in message:
             self._end(job, *_read_error(message["error"]))
+            if job.kind == "device":  # its worker is of no more use, and leaves: the next job gets a new one
+                self._fail_all("The GPU failed in another job. Try again, with a new worker.", "device")
+                self.problem = ""
+                self._drop(PATIENCE)
         else:
             try:
                 result = messages.from_params(messages.JOBS[job.method][1], message.get("result"))

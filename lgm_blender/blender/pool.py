@@ -77,7 +77,7 @@ def choose_workers(asked: int | None, device: str, info: Initialized) -> int:
 
     Args:
         asked: None for what suits the machine.
-        device: 'auto', 'cpu' or 'cuda'.
+        device: One of messages.DEVICES.
         info: What a first worker says about itself.
     """
     on_gpus = device != "cpu" and info.device == "cuda"

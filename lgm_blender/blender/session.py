@@ -19,10 +19,12 @@ from pathlib import Path
 import bpy
 
 from ..core.errors import ErrorKind, LGMError
+from ..core.lock import TorchBuild
 from ..core.messages import GenerateResult, MeshResult, Request, Result, SampleRequest, SampleResult
 from . import history, install, run_times, settings, tasks
 from .engine import Engine, Job, log_folder, worker_command
 from .live import Live
+from .preload import Preload
 from .scene import placement, results
 from .scene.nodes import splat_geometry
 
@@ -80,6 +82,7 @@ class Session:
         ended_well: Whether the last job did.
         choice: The candidates that were sampled last, or None.
         task: The last run of the installer, or of the download of weights, or None.
+        preload: The models that are loaded before anybody asks for them.
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
         live: Keeps splats as the scene's views are.
         forecast: What is expected of the job on its way.
@@ -93,6 +96,7 @@ class Session:
         self.ended_well = False
         self.choice: Choice | None = None
         self.task: tasks.Task | None = None
+        self.preload = Preload()
         self.views = ""
         self.live = Live(self, on_work)
         self.forecast = run_times.Forecast({}, 0.0)
@@ -109,6 +113,7 @@ class Session:
         self._waiting: deque[Callable[[], object]] = deque()  # what is begun when the job has ended well
         self._samples: Path | None = None
         self._temporary: Path | None = None
+        self._lookup: install.BuildLookup | None = None
         self._worker: tuple[float, install.WorkerPython] | None = None
 
     # ---- What there is
@@ -173,9 +178,18 @@ class Session:
         self.ready_engine().start()
         self._on_work()
 
-    def install(self) -> None:
-        """Starts the installer. Whether Blender may go online is for the caller to ask."""
-        self._begin_task(install.Installation())
+    def suitable_build(self) -> TorchBuild | None:
+        """The build of torch for this machine, once its driver has told; asks it the first time."""
+        self._lookup = self._lookup or install.BuildLookup()
+        return self._lookup.build
+
+    def install(self, wheels: Path | None = None) -> None:
+        """Starts the installer. Whether Blender may go online is for the caller to ask.
+
+        Args:
+            wheels: A folder to take everything from, in place of the network.
+        """
+        self._begin_task(install.Installation(wheels=wheels))
 
     def download(self, preset: str) -> None:
         """Starts fetching a preset's weights. Whether Blender may go online is for the caller to ask.
@@ -245,6 +259,7 @@ class Session:
         if self.job is not None:
             raise LGMError("Another job is running. Wait for it, or cancel it first.")
         engine = self.ready_engine()
+        self.preload.make_way(engine, request)
         self.problem = self.outcome = None
         self.views, self.ended_well = "", False
         self._scene_uid, self._size = scene.session_uid, size
@@ -267,6 +282,11 @@ class Session:
     def queued(self) -> int:
         """How many jobs wait for the one on its way."""
         return len(self._waiting)
+
+    def show(self, preset: str, mode: str) -> None:
+        """The panel is drawn with these settings: the first time, the models that they name are loaded."""
+        if self.preload.ask(preset, mode):
+            self._on_work()
 
     def cancel(self) -> None:
         """Gives up whatever is going on."""
@@ -306,6 +326,8 @@ class Session:
                 self.problem = Problem(self.task.error, "worker", str(self.task.log))
             if self.task.state != "running":
                 self.forget_worker()
+        if self.preload.asked and not self.working and self.worker().path:
+            self.preload.start(self.ready_engine, settings.preference("device"))
         if self.engine:
             before = self.engine.state
             changed |= bool(self.engine.step()) or self.engine.state != before

@@ -12,7 +12,7 @@ from ..core.system import folders
 from . import install
 
 ADDON = __package__.rpartition(".blender")[0]  # lgm_blender, or bl_ext.user_default.lgm_blender as an extension
-DEFAULTS = {"worker_python": "", "device": "auto", "idle_minutes": 10, "output": ""}
+DEFAULTS = {"worker_python": "", "device": "auto", "load_ahead": True, "idle_minutes": 10, "output": ""}
 
 
 def preference(name: str) -> Any:

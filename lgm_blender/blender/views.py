@@ -142,7 +142,9 @@ def sample_request(
     views = scene.lgm.views
     keep = [keep and image is not None for keep, image in zip(views.kept(), views.images(), strict=True)]
     if all(keep) or not any(keep):
-        raise LGMError("Nothing is to be sampled, or all of it. Mark the views that stay with their pins: at least one, not all.")
+        raise LGMError(
+            "Nothing is to be sampled, or all of it. Mark the views that stay with their pins: at least one, not all."
+        )
     given = {
         "job": "",
         "output": str(output),

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 PYTHON_VARIABLE = "LGM_BLENDER_PYTHON"  # the worker's Python executable
-WORKER_PYTHONS = ((3, 11), (3, 14))  # oldest and newest Python the worker runs on
 MARKER = "installed.json"  # written last: an environment without it is half made
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -116,11 +115,29 @@ def read_marker(folder: Path) -> dict | None:
 
 def has_nvidia_gpu() -> bool:
     """Whether this machine has an NVIDIA GPU whose driver answers. Hidden ones (CUDA_VISIBLE_DEVICES) count."""
+    return "GPU " in _ask_nvidia("-L")
+
+
+def nvidia_gpu() -> tuple[tuple[int, ...], float] | None:
+    """The driver's version and the newest GPU's compute capability: ((580, 65, 6), 8.9); None if there is none.
+
+    Both are 0 where a GPU answers and the driver is too old to tell.
+    """
+    told = _ask_nvidia("--query-gpu=driver_version,compute_cap", "--format=csv,noheader")
+    gpus = re.findall(r"^([\d.]+), *([\d.]+)$", told, re.MULTILINE)
+    if not gpus:
+        return ((0,), 0.0) if has_nvidia_gpu() else None
+    driver = tuple(int(number) for number in gpus[0][0].split(".") if number)
+    return driver, max(float(capability) for _, capability in gpus)
+
+
+def _ask_nvidia(*arguments: str) -> str:
+    """What nvidia-smi says, '' if there is none or it fails."""
     tool = shutil.which("nvidia-smi")
     if not tool or Path(tool).parent == Path.cwd():  # Windows looks beside the opened .blend first
-        return False
+        return ""
     try:
-        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20)
+        answer = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return answer.returncode == 0 and "GPU " in answer.stdout
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""

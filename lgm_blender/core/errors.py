@@ -10,6 +10,7 @@ ErrorKind = Literal[
     "weights",  # a preset's weights: missing, cut short, of another model
     "matting",  # the background could not be removed
     "out_of_memory",
+    "device",  # the GPU failed: its worker is ended, and the next job gets a new one
     "worker",  # the worker's process or its Python environment
     "cancelled",
     "internal",  # ours; the log file says more

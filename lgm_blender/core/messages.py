@@ -8,6 +8,7 @@ Blender asks (each request has an `id`; each answer carries it back):
     reconstruct  {job, views}                  -> a job's result: ReconstructRequest, GenerateResult
     mesh         {job, ply}                    -> a job's result: MeshRequest, MeshResult
     convert      {job, file, formats}          -> a job's result: ConvertRequest, ConvertResult
+    load         {job, preset, mode}           -> a job's result: LoadRequest, LoadResult
     cancel       {job}                         -> {"job": ..., "cancelled": bool}; the job then ends in an error
     shutdown     {}                            -> {}; the worker leaves
 
@@ -43,6 +44,7 @@ JOB_FAILED = -32000  # error.data is a JobError
 OutputKind = Literal["splats", "mesh", "both"]
 VIEW_NAMES = ("front", "right", "back", "left")  # from azimuth 0, 90, 180, 270; so Blender names its views, too
 MAX_CANDIDATES = 16
+DEVICES = ("auto", "cpu", "cuda", "mps")  # what computes; 'auto' is the GPU where there is one, 'cuda' AMD's too
 FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
 
 # An image that can't be used is told before any model is loaded. A text alone skips 'matting'. Where a mesh is made,
@@ -85,7 +87,7 @@ class _Sampling:
         view_samples: How many samples of the views are averaged, 1 to 16, or None for the preset's. One is crisp; the
             mean of more is nearer to the ground truth, and softer where they differ.
         elevation: Degrees of the input view above the object, -90 to 90.
-        device: 'auto', 'cpu' or 'cuda'.
+        device: One of DEVICES.
         previews: Whether progress messages carry a picture of the views so far.
     """
 
@@ -368,14 +370,46 @@ class ConvertResult:
         return self.files[0]
 
 
-Request = GenerateRequest | SampleRequest | ReconstructRequest | MeshRequest | ConvertRequest
-Result = GenerateResult | SampleResult | MeshResult | ConvertResult
+@dataclass(frozen=True)
+class LoadRequest:
+    """Has the models loaded that `generate` would need, before anybody asks for it.
+
+    Attributes:
+        mode: What the models start from: 'image' or 'text'.
+        preset, device: See GenerateRequest.
+    """
+
+    job: str
+    preset: str = "mini"
+    mode: str = "image"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What became of it.
+
+    Attributes:
+        loaded: Whether the models are in memory now.
+        timings, device, warnings: See GenerateResult; a warning says why nothing was loaded.
+    """
+
+    job: str
+    loaded: bool
+    timings: dict[str, float]
+    device: str
+    warnings: list[str] = field(default_factory=list)
+
+
+Request = GenerateRequest | SampleRequest | ReconstructRequest | MeshRequest | ConvertRequest | LoadRequest
+Result = GenerateResult | SampleResult | MeshResult | ConvertResult | LoadResult
 JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked, what is answered
     "generate": (GenerateRequest, GenerateResult),
     "sample": (SampleRequest, SampleResult),
     "reconstruct": (ReconstructRequest, GenerateResult),
     "mesh": (MeshRequest, MeshResult),
     "convert": (ConvertRequest, ConvertResult),
+    "load": (LoadRequest, LoadResult),
 }
 
 
@@ -420,7 +454,7 @@ class PresetInfo:
 
 @dataclass(frozen=True)
 class Initialized:
-    """The worker's answer to `initialize`. `device` is what 'auto' takes: 'cuda' or 'cpu'; `gpus`, how many it sees."""
+    """The worker's answer to `initialize`. `device` is what 'auto' takes: one of DEVICES; `gpus`, how many it sees."""
 
     protocol: int
     version: str

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..core.cameras import VIEWS
 from ..core.errors import LGMError
+from ..core.messages import DEVICES
 from ..worker.console import DownloadPrinter, run
 from .settings import LGMSettings, MultiViewSettings, RunSettings, VAESettings, add_options
 
@@ -110,7 +111,7 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N objects")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--lgm", metavar="FILE", type=Path, help="other weights for the preset's LGM (.safetensors)")
     cached = "keep generated views, to judge another LGM on the same"
     parser.add_argument("--views-cache", metavar="DIR", type=Path, help=cached)

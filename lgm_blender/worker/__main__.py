@@ -15,7 +15,7 @@ try:
     from ..core.batch.options import add_options
     from ..core.errors import LGMError
     from ..core.formats.splat_files import WRITTEN
-    from ..core.messages import FACES, JOBS, TEXTURE_SIZE, VIEW_NAMES, ConvertRequest, OutputKind, to_params
+    from ..core.messages import DEVICES, FACES, JOBS, TEXTURE_SIZE, VIEW_NAMES, ConvertRequest, OutputKind, to_params
     from .meshing.settings import MeshSettings, Method, Up
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
@@ -107,7 +107,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
     parser.add_argument("--name", default="", help="of the results; by default the image's, or the text's first words")
     parser.add_argument("--preset", default="mini", help="mini, lgm, or the folder of one (default: mini)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
 
 
@@ -203,7 +203,7 @@ def _add_mesh(commands) -> None:
         "screened Poisson, smooth where scans have gaps and noise, by pymeshlab (default: fusion)",
     )
     parser.add_argument("--remesh", action="store_true", help="triangles of one size, nearly equilateral, by pymeshlab")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--json", action="store_true", help="print files, timings and warnings as one line of JSON")
     parser.set_defaults(run=_mesh)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 
 from ..core.errors import Cancelled
 from ..core.messages import Progress
-from .devices import is_cuda_in_use
+from .devices import devices_in_use
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +84,8 @@ class Job:
         self.report(0, steps)
         with self.listening() if self.torch_listens else nullcontext():
             yield
-        if is_cuda_in_use():
-            sys.modules["torch"].cuda.synchronize()  # what the GPU was asked to do is part of the stage
+        for device in devices_in_use():
+            device.synchronize()  # what the GPU was asked to do is part of the stage
         self.timings[name] = round(time.perf_counter() - self.stage_began, 3)
         log.info("job %s: %s took %.2f s", self.name, name, self.timings[name])
 

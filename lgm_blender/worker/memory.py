@@ -16,6 +16,11 @@ def resident_memory() -> int:
     return psutil.Process().memory_info().rss
 
 
+def free_memory() -> int:
+    """Bytes of the computer's memory that programs can still have without making others swap."""
+    return psutil.virtual_memory().available
+
+
 def watch_memory(limit: float, exceeded: Callable[[str], None], interval: float = INTERVAL) -> threading.Event:
     """Looks at this process's resident memory every `interval` seconds, in a thread of its own.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +25,8 @@ from ..core.messages import (
     ConvertResult,
     GenerateRequest,
     GenerateResult,
+    LoadRequest,
+    LoadResult,
     MeshRequest,
     MeshResult,
     OutputKind,
@@ -35,8 +36,9 @@ from ..core.messages import (
 )
 from . import convert, four_views, outputs, reconstruct, results
 from .agreement import agreement
-from .devices import explain_out_of_memory, is_cuda_in_use, resolve_device
+from .devices import device_name, device_of, devices_in_use, explain_out_of_memory, explain_sick_gpu, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress
+from .memory import free_memory
 from .mesh_file import MeshFiles, mesh_file
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
 from .presets import MAX_SAMPLES, MAX_STEPS, Mode, ModelPart, Preset, find_preset
@@ -51,6 +53,8 @@ log = logging.getLogger(__name__)
 
 WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 SEEDS_AT_ONCE = 4
+
+SPARE_MEMORY = 2 << 30  # bytes that stay free for Blender and others, where models are loaded that nobody waits for
 
 Sampling = TypeVar("Sampling", GenerateRequest, SampleRequest)
 
@@ -121,6 +125,16 @@ class Pipeline:
         job = Job(request.job, _with_mesh(RECONSTRUCT_STAGES, request.output_kind), progress, cancelled)
         return self._with_memory(lambda: self._reconstruct(request, job))
 
+    def load(
+        self,
+        request: LoadRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> LoadResult:
+        """Loads what `generate` would need, if there is ample memory; the arguments and errors are `generate`'s."""
+        job = Job(request.job, ("load",), progress, cancelled)
+        return self._with_memory(lambda: self._load_ahead(request, job))
+
     def mesh(
         self,
         request: MeshRequest,
@@ -165,6 +179,8 @@ class Pipeline:
         except LGMError:
             raise
         except Exception as error:
+            if sick := explain_sick_gpu(error):
+                raise LGMError(sick, "device") from error
             sentence = explain_out_of_memory(error)
             if sentence is None:
                 raise
@@ -331,6 +347,22 @@ class Pipeline:
         job.torch_listens = device == "cpu"
         return [self._models[key] for key in keys]
 
+    def _load_ahead(self, request: LoadRequest, job: Job) -> LoadResult:
+        preset = find_preset(request.preset)
+        mode = preset.mode(request.mode == "image")
+        device = resolve_device(request.device)
+        needed = 2 * sum(_size(preset.locate(part)) for part in ("lgm", mode))  # files of fp16 become fp32 on a CPU
+        free, own = free_memory(), device_of(device).memory()
+        free = min(free, own[0]) if own else free
+        if loaded := free > needed + SPARE_MEMORY:
+            self._load(preset, ("lgm", mode), device, job)
+        else:
+            job.warnings.append(
+                f"The models are loaded when they are needed: {free / 1e9:.1f} GB of memory are free, which is little. "
+                "Close other programs to have them loaded ahead."
+            )
+        return LoadResult(request.job, loaded, job.timings, device_name(device), job.warnings)
+
     def _mesh(
         self, request: GenerateRequest | ReconstructRequest, gaussians: Gaussians, job: Job
     ) -> TexturedMesh | None:
@@ -386,7 +418,9 @@ def check_views(request: ReconstructRequest) -> None:
         names = ", ".join(VIEW_NAMES)
         raise LGMError(f"There must be {len(VIEW_NAMES)} views, {names}, not {len(request.views)}.")
     if len(request.generated) not in (0, len(VIEW_NAMES)):
-        raise LGMError(f"There are {len(request.generated)} answers to which views are generated. Give {len(VIEW_NAMES)}, or none.")
+        raise LGMError(
+            f"There are {len(request.generated)} answers to which views are generated. Give {len(VIEW_NAMES)}, or none."
+        )
     _check_ranges(("elevation", request.elevation, -90, 90))
     if request.quick and request.output_kind != "splats":
         raise LGMError("Only splats are made quickly. Ask for them alone.")
@@ -445,8 +479,13 @@ def _with_mesh(stages: tuple[str, ...], output_kind: str) -> tuple[str, ...]:
     return stages if output_kind == "splats" else (*stages[:-1], *MESH_STAGES, stages[-1])
 
 
+def _size(folder: Path) -> int:
+    """Bytes of the weights in a model's folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
 def _import_models() -> None:
-    from . import floaters, lgm  # noqa: F401
+    from . import floaters, lgm, matting  # noqa: F401
     from .multiview import pipeline  # noqa: F401
 
 
@@ -465,5 +504,5 @@ def _import_all() -> None:
 def _collect() -> None:
     """Gives freed memory back to the system and to other programs on the GPU."""
     gc.collect()
-    if is_cuda_in_use():
-        sys.modules["torch"].cuda.empty_cache()
+    for device in devices_in_use():
+        device.empty_cache()

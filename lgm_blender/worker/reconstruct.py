@@ -97,7 +97,7 @@ def load_lgm(preset: Preset, device: str, file: Path | None = None) -> LGM:
 
     Args:
         preset: Its weights are whole.
-        device: 'cpu' or 'cuda'.
+        device: As `devices.resolve_device` gives it.
         file: Other weights of the same configuration, a safetensors file, to take instead of the preset's own.
 
     Raises:

@@ -151,7 +151,7 @@ class Server:
         if self.pipeline.previews:
             shutil.rmtree(self.pipeline.previews, ignore_errors=True)
         if job := self._running:
-            remove_scraps(owner(), [job.request.output])
+            remove_scraps(owner(), _outputs(job))
         logging.shutdown()
         os._exit(0)
 
@@ -237,8 +237,20 @@ class Server:
         request = job.request
         log.info("job %s: %s", request.job, {k: v for k, v in asdict(request).items() if v and "prompt" not in k})
         work = getattr(self.pipeline, job.method)
-        self._end(job, _outcome(f"job {request.job}", lambda: work(request, self._progress, job.cancelled.is_set)))
+        outcome = _outcome(f"job {request.job}", lambda: work(request, self._progress, job.cancelled.is_set))
+        self._end(job, outcome)
         self._running = None
+        if isinstance(outcome, LGMError) and outcome.kind == "device":
+            self._end_sick()
+
+    def _end_sick(self) -> None:
+        """Ends a worker whose GPU has failed: nothing that it asks of it would succeed any more."""
+        log.warning("the GPU has failed, and the worker ends")
+        with self._jobs_lock:
+            waiting = list(self._jobs.values())
+        for job in waiting:
+            self._end(job, LGMError("The GPU failed in an earlier job. Try again, with a new worker.", "device"))
+        self.leave()
 
     def _end(self, job: _Pending, outcome: Any) -> None:
         """Answers a job, once."""
@@ -292,6 +304,11 @@ def _outcome(name: str, work: Callable[[], Any]) -> Any:
         return LGMError(
             f"Something went wrong in the worker ({what}). Try again, or report it with the log.", "internal"
         )
+
+
+def _outputs(job: _Pending) -> list[str]:
+    """Folders that a job writes to."""
+    return [job.request.output] if hasattr(job.request, "output") else []
 
 
 def describe(log_file: str = "") -> Initialized:

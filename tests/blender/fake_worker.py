@@ -20,6 +20,7 @@ from pathlib import Path
 BEHAVIOUR = sys.argv[1] if len(sys.argv) > 1 else "well"
 PLY = sys.argv[2] if len(sys.argv) > 2 else ""
 STEPS = {"slow": 30, "steady": 200, "deaf": 100000, "long": 100000}.get(BEHAVIOUR, 4)
+LOADED = os.environ.get("FAKE_LOADED", "")  # a file that tells what was loaded
 cancelled = set()
 
 
@@ -123,6 +124,18 @@ def mesh(id, p):
     return None
 
 
+def load(id, p):
+    job = p["job"]
+    for step in range(STEPS):
+        if job in cancelled:
+            return fail(id, job, "Cancelled.", "cancelled")
+        progress = {"job": job, "stage": "load", "stage_index": 0, "stages": 1, "step": step, "steps": 0}
+        send({"method": "progress", "params": {**progress, "preview": None}})
+        time.sleep(0.02)
+    Path(LOADED).write_text(json.dumps(p)) if LOADED else None
+    return send({"id": id, "result": {"job": job, "loaded": True, "timings": {"load": 0.1}, "device": "cpu"}})
+
+
 def convert(id, p):
     job, folder = p["job"], Path(p["output"])
     if "bad" in Path(p["file"]).name:
@@ -148,6 +161,10 @@ def generate(id, p):
         os.kill(os.getpid(), 9)
     if BEHAVIOUR == "refuses" or (p["image"] and "bad" in Path(p["image"]).name):
         return fail(id, job, "The image is empty. Choose another one.", "bad_input")
+    if BEHAVIOUR == "sick_once" and not Path(p["output"], "sick").exists():
+        Path(p["output"]).mkdir(parents=True, exist_ok=True)
+        Path(p["output"], "sick").touch()
+        return fail(id, job, "The GPU failed (CUDA error: unspecified launch failure). Try again.", "device")
     if BEHAVIOUR == "bad_result":
         return send({"id": id, "result": {"job": job}})
     if BEHAVIOUR == "other_number":
@@ -268,7 +285,14 @@ def reconstruct(id, p):
     return None
 
 
-JOBS = {"generate": generate, "sample": sample, "reconstruct": reconstruct, "mesh": mesh, "convert": convert}
+JOBS = {
+    "generate": generate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "mesh": mesh,
+    "convert": convert,
+    "load": load,
+}
 
 
 def run():

@@ -99,6 +99,19 @@ def test_second_job_needs_no_second_start(make_engine, tmp_path):
     assert Path(result.ply).name == "apple_2.ply"
 
 
+def test_after_a_gpu_failed_the_next_job_gets_a_new_worker(make_engine, tmp_path):
+    engine = make_engine("sick_once")
+    first, second = engine.submit(request(tmp_path)), engine.submit(request(tmp_path))
+    run_until(engine, lambda: first.ended and second.ended)
+    assert (first.kind, second.kind) == ("device", "device")
+    assert "The GPU failed" in first.error
+    assert second.error == "The GPU failed in another job. Try again, with a new worker."
+    assert (engine.state, engine.problem) == ("off", "")
+    third = engine.submit(request(tmp_path))  # at once: the old worker may still be leaving
+    assert Path(engine.wait(third).ply).name == "apple.ply"
+    run_until(engine, lambda: all(process.wait(0) for process in engine._leaving))
+
+
 def test_two_jobs_at_once(make_engine, tmp_path):
     engine = make_engine()
     first, second = engine.submit(request(tmp_path)), engine.submit(request(tmp_path))

@@ -5,6 +5,7 @@ Run: pytest tests/blender/test_panel.py
 
 from __future__ import annotations
 
+import re
 import time
 from types import SimpleNamespace
 from typing import get_args
@@ -13,11 +14,12 @@ import bpy
 import pytest
 from PIL import Image
 
-from lgm_blender.blender import compat, session, tasks
+from lgm_blender.blender import compat, install, session, tasks
 from lgm_blender.blender.scene import splats
 from lgm_blender.blender.scene.nodes.splat_inputs import inputs
-from lgm_blender.blender.ui import editing, files, operators, panel, preferences, training
+from lgm_blender.blender.ui import editing, files, installing, operators, panel, preferences, training
 from lgm_blender.blender.ui import splats as splats_panel
+from lgm_blender.core import lock
 from lgm_blender.core.errors import ErrorKind
 from lgm_blender.core.gaussians import Gaussians
 from lgm_blender.core.messages import GenerateRequest
@@ -89,7 +91,7 @@ def drawn(*classes) -> str:
         system = With(bpy.context.preferences.system, ui_scale=1.0)  # 0 without a window
         context = With(bpy.context, preferences=With(bpy.context.preferences, system=system))
         for cls in classes or PANELS:
-            names = ("worker_python", "device", "idle_minutes", "output")
+            names = ("worker_python", "device", "load_ahead", "idle_minutes", "output")
             facts = dict.fromkeys(names) | {"layout": Layout(seen), "bl_rna": SimpleNamespace(properties=names)}
             for method in ("draw_header_preset", "draw"):
                 if function := cls.__dict__.get(method):
@@ -184,6 +186,7 @@ def test_job_on_its_way_and_done(worker, tmp_path):
         ("matting", "lgm.open_image"),
         ("out_of_memory", "view_samples"),
         ("worker", "lgm.open_log"),
+        ("device", "lgm.open_log"),
         ("internal", "lgm.open_log"),
         ("cancelled", "lgm.dismiss"),  # nobody is told of it
     ],
@@ -225,6 +228,32 @@ def test_no_worker_and_its_install(worker, tmp_path, monkeypatch):
     session.current().task.label = "Fetching torch"
     for cls in (panel.LGM_PT_main, preferences.LGM_Preferences):
         assert "Fetching torch" in drawn(cls)
+
+
+def test_what_installing_takes_is_said_first(worker, tmp_path, monkeypatch):
+    """As soon as the driver has told which PyTorch it is, and before that of both."""
+    now = session.current()
+    builds = [None]
+    monkeypatch.setattr(now, "suitable_build", lambda: builds[-1])
+    size = lock.Size(400_000_000, 1_500_000_000)
+    monkeypatch.setattr(lock, "size", lambda build: size if build == "cpu" else lock.Size(3_000_000_000, 5_400_000_000))
+    told = drawn(installing.LGM_OT_install_worker)
+    assert "Without an NVIDIA GPU: 0.4 GB to fetch, 1.5 GB on disk" in told
+    assert "With an NVIDIA GPU: 3.0 GB to fetch, 5.4 GB on disk" in told
+    assert "is being asked" in told
+    builds.append("cu130")
+    told = sentences(drawn(installing.LGM_OT_install_worker))
+    assert "PyTorch with CUDA 13.0 for the NVIDIA GPU" in told
+    assert "3.0 GB to fetch" in told
+    assert "0.4 GB to fetch" not in told
+    assert "SHA-256 that came with LGM" in told
+    assert re.search(rf"It goes into {tmp_path}.* GB are free", told)
+    builds.append("cu126")
+    assert "is too old for the PyTorch whose SHA-256 is known here" in sentences(
+        drawn(installing.LGM_OT_install_worker)
+    )
+    monkeypatch.setattr(install, "is_finished", lambda: True)
+    assert "Looks at every file" in drawn(installing.LGM_OT_install_worker)
 
 
 def test_training_views_are_rendered(worker, monkeypatch, tmp_path):

@@ -194,7 +194,7 @@ def test_file_that_can_not_be_read_does_not_end_the_job(worker, tmp_path):
 @pytest.fixture
 def installing(worker, tmp_path, monkeypatch):
     """An install that takes until a file `go` is there."""
-    python = install.installed_python()
+    python = environment.environment_python(install.environment_folder())
     code = (
         "import os, sys, time\n"
         f"os.makedirs({str(python.parent)!r}, exist_ok=True)\n"
@@ -204,8 +204,8 @@ def installing(worker, tmp_path, monkeypatch):
     )
     steps = [tasks.Step.of("Trying", (sys.executable, "-c", code))]
     monkeypatch.setattr(install, "install_steps", lambda *_: steps)
-    monkeypatch.setitem(install.DISK_NEEDED, False, 0)
-    monkeypatch.setattr(install.environment, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(install.lock, "size", lambda *_: None)  # however full the disk is
+    monkeypatch.setattr(install, "suitable_build", lambda: "cpu")
     return worker
 
 
@@ -228,7 +228,7 @@ def test_install_goes_on_when_another_file_is_opened(installing, tmp_path):
     (tmp_path / "go").touch()
     step_until(lambda: not now.fetching)
     assert now.task.state == "done", now.task.error
-    assert environment.read_marker(install.installed_python().parents[1])["trial"] == "torch 9"
+    assert environment.read_marker(install.environment_folder())["trial"] == "torch 9"
 
 
 def test_download_goes_on_when_another_file_is_opened(worker, tmp_path, monkeypatch):

@@ -18,9 +18,9 @@ from lgm_blender.core.formats.ply import write_ply
 from lgm_blender.core.messages import MESH_STAGES
 from lgm_blender.worker import meshing
 from lgm_blender.worker.__main__ import main
+from lgm_blender.worker.mesh_file import mesh_file
 from lgm_blender.worker.meshing import MeshSettings
 from lgm_blender.worker.meshing.files import SUFFIXES
-from lgm_blender.worker.mesh_file import mesh_file
 
 SETTINGS = MeshSettings(faces=500, texture_size=512, device="cpu")
 

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgm_blender.core.errors import LGMError
+from lgm_blender.worker.devices import CPU, MPS
+from lgm_blender.worker.meshing import topology
 from lgm_blender.worker.meshing.atlas import unwrap
 from lgm_blender.worker.meshing.fusion import Field, surface
 from lgm_blender.worker.meshing.quads import make_quads
@@ -51,6 +53,18 @@ def test_decimation_reaches_its_target_and_keeps_the_shape(target):
     assert not any(defects(less, fewer).values())
     assert volume(less, fewer) == pytest.approx(volume(vertices, faces), rel=0.06)
     assert less.norm(dim=1).max() < 0.68
+
+
+def test_a_device_without_double_precision_gets_the_same(monkeypatch):
+    """It is done on the CPU then."""
+    vertices, faces = meshed(ball, 24)
+    expected = decimate(vertices, faces, 100)
+    devices = [MPS, CPU]
+    monkeypatch.setattr(topology, "device_of", lambda device: devices.pop(0))
+    less, fewer = decimate(vertices, faces, 100)
+    assert devices == []
+    assert torch.equal(less, expected[0])
+    assert torch.equal(fewer, expected[1])
 
 
 def test_decimation_keeps_holes_and_what_nearly_touches_apart():

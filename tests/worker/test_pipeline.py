@@ -23,8 +23,8 @@ from lgm_blender.core.formats.gltf import read_glb
 from lgm_blender.core.formats.ply import read_ply, write_ply
 from lgm_blender.core.formats.splat_files import read_splat_file
 from lgm_blender.core.gaussians import Gaussians
-from lgm_blender.core.messages import MESH_STAGES, STAGES, GenerateRequest, MeshRequest
-from lgm_blender.worker import devices, meshing, outputs, webp
+from lgm_blender.core.messages import MESH_STAGES, STAGES, GenerateRequest, LoadRequest, MeshRequest
+from lgm_blender.worker import devices, meshing, outputs, pipeline, reconstruct, webp
 from lgm_blender.worker.floaters import without_floaters
 from lgm_blender.worker.pipeline import Pipeline
 from lgm_blender.worker.weights import CheckedFiles
@@ -414,6 +414,29 @@ def test_cuda_that_is_not_there(worker, request_, monkeypatch):
     with pytest.raises(LGMError, match="'cuda' can't be used: there is no NVIDIA GPU"):
         worker.generate(replace(request_, device="cuda"))
     assert worker.generate(request_).device == "cpu"
+
+
+def test_models_that_were_loaded_ahead_are_used(preset, request_, tmp_path, monkeypatch):
+    worker = Pipeline(tmp_path, CheckedFiles(tmp_path / "checked.json"))
+    loads = []
+    load_lgm = reconstruct.load_lgm
+    monkeypatch.setattr(reconstruct, "load_lgm", lambda *given: loads.append(given) or load_lgm(*given))
+    result = worker.load(LoadRequest("l", str(preset), "image"))
+    assert (result.loaded, result.warnings, list(result.timings)) == (True, [], ["load"])
+    assert worker.loaded
+    worker.generate(replace(request_, preset=str(preset)))
+    assert len(loads) == 1
+    with pytest.raises(Cancelled):
+        worker.load(LoadRequest("l", str(preset), "text"), cancelled=lambda: True)
+
+
+def test_nothing_is_loaded_ahead_where_memory_is_short(preset, tmp_path, monkeypatch):
+    worker = Pipeline(None, CheckedFiles(tmp_path / "checked.json"))
+    monkeypatch.setattr(pipeline, "free_memory", lambda: 2 << 30)
+    result = worker.load(LoadRequest("l", str(preset)))
+    assert not result.loaded
+    assert not worker.loaded
+    assert "2.1 GB of memory are free" in result.warnings[0]
 
 
 def test_full_memory_is_told_and_given_back(worker, request_, monkeypatch):

@@ -24,6 +24,8 @@ from lgm_blender.core.messages import (
     GenerateResult,
     Initialized,
     JobError,
+    LoadRequest,
+    LoadResult,
     MeshRequest,
     MeshResult,
     Progress,
@@ -51,7 +53,7 @@ def image(tmp_path) -> Path:
 class Client:
     """A worker process and what it says."""
 
-    def __init__(self, folder: Path, *arguments: str):
+    def __init__(self, folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "lgm_blender.worker", "serve")):
         self.temporary = folder / "temporary"
         self.logs = folder / "logs"
         self.temporary.mkdir(exist_ok=True)
@@ -66,7 +68,7 @@ class Client:
         }
         self.stderr = (folder / "stderr.txt").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lgm_blender.worker", "serve", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
@@ -318,6 +320,44 @@ def test_shutdown(client):
     number = client.ask("shutdown")
     assert client.answer(number)["result"] == {}
     assert client.process.wait(PATIENCE) == 0
+
+
+# A worker whose GPU fails in the job that is called 'sick'.
+SICK = """
+import time
+from lgm_blender.worker import lgm, pipeline, server
+def fail(*_, **__):
+    time.sleep(0.3)  # so that the other job has come
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\\nCompile with TORCH_USE_CUDA_DSA")
+pipeline._import_models()
+lgm.gaussians_from_views = fail
+server.serve()
+"""
+
+
+def test_a_worker_whose_gpu_failed_answers_and_leaves(tmp_path, preset, image):
+    client = Client(tmp_path, program=("-c", SICK))
+    fields = {"output": str(tmp_path / "out"), "image": str(image), "preset": str(preset)}
+    sick, waiting = client.generate(job="sick", **fields), client.generate(job="waiting", **fields)
+    _, sentence, data = error_of(client.answer(sick))
+    assert sentence.startswith("The GPU failed (CUDA error: an illegal memory access was encountered), and its worker")
+    assert (data.job, data.kind) == ("sick", "device")
+    _, sentence, data = error_of(client.answer(waiting))
+    assert sentence == "The GPU failed in an earlier job. Try again, with a new worker."
+    assert data.kind == "device"
+    assert client.process.wait(PATIENCE) == 0  # while its stdin is open
+    assert not (tmp_path / "out").exists()
+    assert not list(client.temporary.glob("lgm_blender_previews_*"))
+
+
+def test_models_are_loaded_ahead(shared, preset, image, tmp_path):
+    number = shared.ask("load", messages.to_params(LoadRequest("l", str(preset), "image", "cpu")))
+    *told, answer = shared.hear_until(lambda message: message.get("id") == number)
+    result = messages.from_params(LoadResult, answer["result"])
+    assert (result.job, result.loaded, result.warnings) == ("l", True, [])
+    assert {message["params"]["stage"] for message in told} == {"load"}
+    number = shared.ask("load", messages.to_params(LoadRequest("l", str(tmp_path))))
+    assert error_of(shared.answer(number))[2].kind == "weights"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")

@@ -107,7 +107,9 @@ def replace_splats(target: bpy.types.Object, gaussians: Gaussians) -> None:
         LGMError: If there is none that could be shown, or the object can't be changed.
     """
     if not is_splats(target) or target.library or target.data.library or target.mode != "OBJECT":
-        raise LGMError(f"{target.name} can't be changed: it is linked, being edited, or holds no splats. Choose another.")
+        raise LGMError(
+            f"{target.name} can't be changed: it is linked, being edited, or holds no splats. Choose another."
+        )
     gaussians = gaussians.only_finite([])
     if len(gaussians) == 0:
         raise LGMError(f"{target.name} would hold no Gaussian that could be shown. Change the views.")

@@ -14,7 +14,7 @@ from ...core.errors import LGMError
 from ...core.formats.ply import write_ply
 from ...core.formats.splat_files import FORMATS, WRITTEN
 from ...core.messages import MAX_CANDIDATES, GenerateRequest, MeshRequest, SampleRequest
-from .. import install, session
+from .. import session
 from ..scene import images, splats
 from ..settings import ADDON, output_folder, preference
 from .properties import known_presets
@@ -315,7 +315,7 @@ class LGM_OT_dismiss(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class _Fetch(Operator):
+class Fetch(Operator):
     """What operators share that fetch something: not without leave, and not beside anything else."""
 
     @classmethod
@@ -333,17 +333,7 @@ class _Fetch(Operator):
         return {"FINISHED"} if now.task.state == "done" else {"CANCELLED"}
 
 
-class LGM_OT_install_worker(_Fetch, bpy.types.Operator):
-    """Fetch Python packages that the models run on, torch among them: 1.2 GB on disk, about 7 GB with an NVIDIA GPU"""
-
-    bl_idname = "lgm.install_worker"
-    bl_label = "Install Worker"
-
-    def begin(self, context):
-        session.current().install()
-
-
-class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
+class LGM_OT_fetch_weights(Fetch, bpy.types.Operator):
     """Fetch the chosen preset's published models: LGM's licence is MIT, ImageDream's and MVDream's is OpenRAIL"""
 
     bl_idname = "lgm.fetch_weights"
@@ -369,34 +359,6 @@ class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
 
     def begin(self, context):
         session.current().download(self.preset or context.scene.lgm.chosen_preset())
-
-
-class LGM_OT_remove_worker(Operator, bpy.types.Operator):
-    """Delete the packages that were installed for the worker, and its logs"""
-
-    bl_idname = "lgm.remove_worker"
-    bl_label = "Remove Worker"
-
-    @classmethod
-    def obstacle(cls, context) -> str:
-        return super().obstacle(context) or (
-            "" if install.installed_python().parent.exists() else "Nothing is installed"
-        )
-
-    def invoke(self, context, event):
-        size = install.size() / 1e9
-        return context.window_manager.invoke_confirm(self, event, message=f"This gives back {size:.1f} GB.")
-
-    def act(self, context):
-        now = session.current()
-        size = install.size()
-        now.end_worker(patience=0.0)
-        try:
-            install.remove()
-        finally:
-            now.forget_worker()
-        self.report({"INFO"}, f"{size / 1e9:.1f} GB were given back.")
-        return {"FINISHED"}
 
 
 class LGM_OT_check_worker(Operator, bpy.types.Operator):
@@ -470,9 +432,7 @@ CLASSES = (
     LGM_OT_convert_to_mesh,
     LGM_OT_cancel,
     LGM_OT_dismiss,
-    LGM_OT_install_worker,
     LGM_OT_fetch_weights,
-    LGM_OT_remove_worker,
     LGM_OT_check_worker,
     LGM_OT_open_log,
     LGM_OT_open_folder,

@@ -7,7 +7,8 @@ import time
 import bpy
 
 from ...core.messages import STAGES, PresetInfo
-from .. import session
+from .. import install, session
+from ..settings import preference
 from . import hints, icons, preferences, sources
 from .properties import BUNDLED, FOLDER, known_presets
 
@@ -40,6 +41,8 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         layout = self.layout
         now = session.current()
         settings = context.scene.lgm
+        if preference("load_ahead") and not bpy.app.background:
+            now.show(settings.chosen_preset(), "text" if settings.image is None and settings.prompt else "image")
 
         column = layout.column()
         column.active = now.job is None
@@ -118,7 +121,7 @@ def draw_install(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     column = layout.column(align=True)
     row = column.row(align=True)
     row.scale_y = 1.6
-    row.operator("lgm.install_worker", icon="IMPORT")
+    row.operator("lgm.install_worker", text=install.label(), icon="IMPORT")
     column.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")
 
 
@@ -171,6 +174,8 @@ def draw_job(layout: bpy.types.UILayout, now: session.Session) -> None:
     row = layout.row(align=True)
     row.scale_y = 1.4
     label = "Starting the worker" if now.engine.state == "starting" else job.label
+    if job.state == "waiting" and now.preload.loading:
+        label = now.preload.job.label
     row.progress(factor=job_factor(job), text=label)
     row.operator("lgm.cancel", text="", icon="X")
     seconds = time.monotonic()
@@ -239,9 +244,11 @@ def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem
     elif problem.kind == "out_of_memory":
         row.prop(settings, "view_samples")
         row.operator("lgm.show_preferences", text="Device", icon="PREFERENCES")
-    elif problem.kind in ("worker", "internal"):
+    elif problem.kind in ("worker", "device", "internal"):
         row.operator("lgm.open_log", icon="TEXT")
         row.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")
+        if problem.kind == "worker" and session.current().worker().where == "installed":
+            row.operator("lgm.install_worker", text=install.label(), icon="IMPORT")
 
 
 def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:

@@ -27,8 +27,15 @@ class LGM_Preferences(bpy.types.AddonPreferences):
         items=[
             ("auto", "Automatic", "The GPU if there is one that torch can use, else the CPU"),
             ("cpu", "CPU", "Slower, but works everywhere and with little memory"),
-            ("cuda", "GPU", "The NVIDIA GPU, or an error if there is none"),
+            ("cuda", "GPU", "The NVIDIA or AMD GPU, or an error if there is none"),
+            ("mps", "Apple GPU", "The GPU of a Mac with an Apple processor, or an error if there is none"),
         ],
+    )
+    load_ahead: bpy.props.BoolProperty(
+        name="Load Models Ahead",
+        description="Load the models when the panel is first shown, so that the first result comes sooner. Not where "
+        "memory is short; they are given back as after any job",
+        default=DEFAULTS["load_ahead"],
     )
     idle_minutes: bpy.props.IntProperty(
         name="Keep Models (Minutes)",
@@ -50,6 +57,7 @@ class LGM_Preferences(bpy.types.AddonPreferences):
         column = layout.column()
         column.prop(self, "worker_python")
         column.prop(self, "device")
+        column.prop(self, "load_ahead")
         column.prop(self, "idle_minutes")
         column.prop(self, "output")
 
@@ -79,9 +87,9 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     if worker.path is None and not bpy.app.online_access:
         draw_online(layout, context)
     row = layout.row(align=True)
-    outdated = worker.where == "installed" and install.is_outdated()
-    text = "Update Worker" if outdated else "Install Again" if worker.where == "installed" else "Install Worker"
-    row.operator("lgm.install_worker", text=text, icon="IMPORT")
+    row.operator("lgm.install_worker", text=install.label(), icon="IMPORT")
+    row.operator("lgm.install_from_folder", icon="FILE_FOLDER")
+    row = layout.row(align=True)
     row.operator("lgm.check_worker", icon="FILE_REFRESH")
     row.operator("lgm.open_log", icon="TEXT")
     row.operator("lgm.remove_worker", icon="TRASH")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from ..arguments import integer, positive
 from ..formats.splat_files import WRITTEN
-from ..messages import FACES, MAX_CANDIDATES, TEXTURE_SIZE, OutputKind
+from ..messages import DEVICES, FACES, MAX_CANDIDATES, TEXTURE_SIZE, OutputKind
 from .items import Item
 
 # What decides how a result looks: with another value it is made again.
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser, inputs: str) -> None:
     add("--quads", action="store_true", help="join triangles to quads; for --faces each is two")
     sizes = (512, 1024, 2048, 4096)
     add("--texture-size", type=int, choices=sizes, default=TEXTURE_SIZE, help="of a mesh (default: %(default)s)")
-    add("--device", choices=("auto", "cpu", "cuda"), default=None, help="what computes")
+    add("--device", choices=DEVICES, default=None, help="what computes")
     add("--timeout", type=positive, default=None, metavar="SECONDS", help="give an item up after this long")
     about = "give an item up whose worker holds more of the computer's memory"
     add("--memory", type=positive, default=None, metavar="GB", help=about)

@@ -30,9 +30,9 @@ from .progress import Progress
 from .summary import Summary
 from .under_way import UnderWay
 
-# What may succeed a second time, and after how many seconds: a worker that died, hung or took too long; memory and
-# disks that others fill, files that others hold open. A bad image stays one.
-RETRIED: dict[ErrorKind, float] = {"worker": 0.0, "out_of_memory": 2.0, "output": 2.0}
+# What may succeed a second time, and after how many seconds: a worker that died, hung or took too long; a GPU that
+# failed; memory and disks that others fill, files that others hold open. A bad image stays one.
+RETRIED: dict[ErrorKind, float] = {"worker": 0.0, "device": 0.0, "out_of_memory": 2.0, "output": 2.0}
 MAX_LOST = 5  # times that an item may go down with a machine, which is no fault of its own
 
 Thumbnail = Callable[[Path, Path], None]  # writes a small picture of the first file as the second, or raises

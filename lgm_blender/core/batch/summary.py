@@ -38,6 +38,7 @@ KINDS = {
     "weights": "the models' weights",
     "matting": "the background",
     "out_of_memory": "memory",
+    "device": "the GPU",
     "worker": "the worker",
     "internal": "a defect",
 }

@@ -59,7 +59,7 @@ def evaluate(
         prompts: A text file with a prompt a line, instead of the objects' captions.
         views_cache: Folder that keeps the generated views, so that another LGM is judged on the very same ones.
         limit: Take only the first so many objects or prompts.
-        device: 'auto', 'cpu' or 'cuda'.
+        device: One of messages.DEVICES.
         overwrite: Whether results in `output` may be replaced.
         sheet_rows: Objects on a sheet, at even steps from the best to the worst.
         sheet_size: Side in pixels of a sheet's pictures.

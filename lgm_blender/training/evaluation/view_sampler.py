@@ -31,7 +31,7 @@ class ViewSampler:
 
     Args:
         preset, mode: Which model.
-        device: 'cpu' or 'cuda'.
+        device: As `devices.resolve_device` gives it.
         cache: Folder that keeps the views; None for none.
         checked: Of which weights the SHA-256 is known.
 

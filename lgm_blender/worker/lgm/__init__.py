@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ...core.cameras import orbit_cameras
 from ...core.gaussians import Gaussians
 from ..configs import described, read_config
+from ..devices import device_of
 from ..quantization import fill, load_file
 from .model import LGM, LGM_CONFIGS, LGMConfig
 
@@ -55,14 +56,14 @@ def lgm_from_file(
     device = torch.device(device)
     with described(Path(path)), torch.device("meta"):
         model = LGM(config)
-    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    dtype = dtype or device_of(device).dtype
     state = {
         name: tensor.to(torch.float32 if name.startswith("conv.") else dtype) if tensor.is_floating_point() else tensor
         for name, tensor in load_file(path).items()
         if not name.startswith("lpips_loss.")  # the published checkpoints carry them along with some versions
     }
     model = fill(model, state, path, device, None)
-    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
+    return model.to(memory_format=torch.channels_last) if device_of(device).channels_last else model
 
 
 @torch.inference_mode()

@@ -64,7 +64,7 @@ def mesh_from_gaussians(
     # Here and not above, so that the package can be imported without torch, and quickly.
     import torch
 
-    from ..devices import resolve_device
+    from ..devices import device_of, resolve_device
     from .atlas import unwrap
     from .density import fit_field
     from .framing import framed
@@ -84,7 +84,7 @@ def mesh_from_gaussians(
     if settings.method == "poisson" or settings.remesh:
         require()
     device = resolve_device(settings.device)
-    count, size, resolution = EFFORT[device]
+    count, size, resolution = EFFORT[device_of(device).sizes]
     gaussians, center, scale = framed(gaussians, settings.up, warnings)
     tensor = torch.from_numpy(gaussians.to_array()).to(device)
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import device_of
 from ..jobs import OnStep, silent
 from .fusion import DEEP, REACH, Field, bounds, distances, grid_points, outlines, smooth, tables
 from .views import FRAME_RADIUS, RenderedViews, sample
@@ -74,7 +75,8 @@ def fit_field(views: RenderedViews, resolution: int, on_step: OnStep = silent) -
     """
     device = views.alpha.device
     origin, step, shape = bounds(views, resolution)
-    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []), torch.enable_grad():
+    generators = [torch.cuda.current_device()] if device_of(device).name == "cuda" else []
+    with torch.random.fork_rng(generators), torch.enable_grad():
         torch.manual_seed(0)
         model = DensityField().to(device)
         occupied, buried = _fit(model, views, on_step)
@@ -82,7 +84,7 @@ def fit_field(views: RenderedViews, resolution: int, on_step: OnStep = silent) -
     points = grid_points(shape, device)
     values = torch.ones(len(points), device=device)
     with torch.no_grad():
-        for part in torch.arange(len(points), device=device).split(POINTS_AT_ONCE[device.type]):
+        for part in torch.arange(len(points), device=device).split(POINTS_AT_ONCE[device_of(device).sizes]):
             on_step(STEPS, STEPS)
             where = origin + points[part] * step
             cell = _cell(where)
@@ -128,7 +130,7 @@ def _fit(model: DensityField, views: RenderedViews, on_step: OnStep) -> tuple[Te
                 filled[inside] = torch.cat(density).exp() > EMPTY
                 grown = F.max_pool3d(filled.view(1, OCCUPANCY, OCCUPANCY, OCCUPANCY).float(), 3, 1, 1)
                 occupied = hull & (grown.flatten() > 0)
-        chosen = torch.randint(len(pixels), (RAYS[device.type],), device=device)
+        chosen = torch.randint(len(pixels), (RAYS[device_of(device).sizes],), device=device)
         depths = middle + (torch.rand(len(chosen), 1, device=device) - 0.5) * (span / SAMPLES)
         points = origins[chosen, None] + directions[chosen, None] * depths[..., None]
         ray, place = occupied[_cell(points)].nonzero(as_tuple=True)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import LGMError
+from ..devices import device_of
 from ..jobs import OnStep, silent
 from ..threads import parallel
 from .topology import tangled, without_islands
@@ -172,7 +173,7 @@ def distances(views: RenderedViews, pixels: Tensor, points: Tensor) -> Tensor:
     """[N], the field at points [N, 3], from `tables`."""
     matrices = views.matrices.tolist()
     focal, size = float(views.intrinsics[0, 0]), views.size
-    parts = points.split(POINTS_AT_ONCE[points.device.type])
+    parts = points.split(POINTS_AT_ONCE[device_of(points.device).sizes])
     with parallel(points.device) as (each, _):
         return torch.cat(list(each(lambda part: _fused(part, pixels, matrices, focal, size), parts)))
 

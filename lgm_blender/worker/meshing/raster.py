@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..devices import device_of
+
 PAIRS = {"cpu": 2**19, "cuda": 2**25}  # of pixel and triangle, looked at together
 
 
@@ -24,7 +26,7 @@ def rasterize(corners: Tensor, depths: Tensor | None, size: int) -> Tensor:
     ends = counts.cumsum(0)
     nothing = torch.iinfo(torch.int64).max
     winner = torch.full((size * size,), nothing, device=device)
-    begin, done, limit = 0, 0, PAIRS[device.type]
+    begin, done, limit = 0, 0, PAIRS[device_of(device).sizes]
     while begin < len(corners):
         end = max(begin + 1, int(torch.searchsorted(ends, done + limit, right=True)))
         face = torch.arange(begin, end, device=device).repeat_interleave(counts[begin:end])

@@ -23,7 +23,7 @@ class MeshSettings:
         faces: How many triangles it has at most, 100 to 1,000,000; a quad is two.
         texture_size: Width and height of the texture: 512, 1024, 2048 or 4096.
         up: Which of the Gaussians' axes points up. LGM's is y; most 3DGS files of other programs have -y.
-        device: 'auto', 'cpu' or 'cuda'.
+        device: One of messages.DEVICES.
         method: How the surface is found: 'fusion' of depths into a distance field; a 'field' of density (a NeRF)
             fitted to the views, as in LGM's paper, which takes minutes on a CPU; or screened 'poisson' through the
             depths, smooth also where scans have gaps and noise, which needs pymeshlab.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import device_of
 from ..jobs import OnStep, silent
 from ..threads import parallel
 from .fusion import slopes
@@ -70,7 +71,7 @@ def bake(
         points = (vertices[faces[face]] * weights[..., None]).sum(1)
 
         scene = _Scene(vertices, faces, views, each)
-        parts = torch.arange(len(face), device=face.device).split(TEXELS_AT_ONCE[face.device.type])
+        parts = torch.arange(len(face), device=face.device).split(TEXELS_AT_ONCE[device_of(face.device).sizes])
         found = []
         for i, part in enumerate(each(lambda part: scene.colors(points[part], face[part]), parts)):
             on_step(i, len(parts))

@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from ..devices import device_of
 from ..jobs import OnStep, silent
 from ..threads import one_thread
 
@@ -144,6 +145,10 @@ def decimate(vertices: Tensor, faces: Tensor, target: int, on_step: OnStep = sil
     Returns:
         Vertices and faces; `target` faces or one less, or more where nothing is left to collapse.
     """
+    device = faces.device
+    if not device_of(device).float64:
+        vertices, faces = decimate(vertices.cpu(), faces.cpu(), target, on_step)
+        return vertices.to(device), faces.to(device)
     scale = float((vertices.amax(0) - vertices.amin(0)).max()) or 1.0
     names = torch.arange(len(vertices), device=faces.device)
     state = _State(vertices.double() / scale, faces, _quadrics(vertices.double() / scale, faces), names, names[:0])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core import cameras
+from ..devices import device_of
 from ..jobs import OnStep, silent
 from ..rendering import render
 
@@ -88,7 +89,7 @@ def render_views(
     device = gaussians.device
     matrices = torch.from_numpy(cameras.view_matrices(poses)).to(device)
     intrinsics = torch.from_numpy(cameras.intrinsics(size)).to(device)
-    step = max(1, min(len(poses), PIXELS_AT_ONCE // size**2) if device.type == "cuda" else 2)
+    step = max(1, min(len(poses), PIXELS_AT_ONCE // size**2) if device_of(device).sizes == "cuda" else 2)
     parts = []
     with torch.no_grad():
         for i in range(0, len(poses), step):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ...core.cameras import VIEW_AZIMUTHS, multiview_cameras
 from ...core.errors import LGMError
+from ..devices import device_of
 from . import loading
 from .autoencoder import Autoencoder
 from .clip import ImageEncoder, ImageProcessor, TextEncoder
@@ -64,7 +65,7 @@ def one_of_each(value: Any, count: int, name: str) -> list[Any]:
 
 def is_small(device: torch.device) -> bool:
     """Whether `device` is a GPU whose memory should not hold what is not in use."""
-    return device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < SMALL_GPU
+    return device_of(device).sizes == "cuda" and torch.cuda.get_device_properties(device).total_memory < SMALL_GPU
 
 
 class MultiViewPipeline:
@@ -124,8 +125,8 @@ class MultiViewPipeline:
         Args:
             folder: Holds unet, vae, scheduler; text_encoder and tokenizer; image_encoder and feature_extractor.
             device: Where the views are computed.
-            dtype: Of the U-Net and the encoders; None takes fp16 on CUDA, fp32 elsewhere. The VAE, the latents and
-                the guidance are always fp32: that costs little, and fp16 loses detail or overflows there.
+            dtype: Of the U-Net and the encoders; None takes the device's (devices.py). The VAE, the latents and the
+                guidance are always fp32: that costs little, and fp16 loses detail or overflows there.
             scheduler: One of presets.SCHEDULERS in place of the folder's.
             offload: See the class.
 
@@ -133,11 +134,11 @@ class MultiViewPipeline:
             LGMError: If a file is missing, damaged or of another model.
         """
         folder, device = Path(folder), torch.device(device)
-        dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+        dtype = dtype or device_of(device).dtype
         offload = is_small(device) if offload is None else offload
         home = torch.device("cpu") if offload else device
         unet = loading.load_unet(folder / "unet", device, dtype)
-        if device.type == "cuda":
+        if device_of(device).channels_last:
             unet = unet.to(memory_format=torch.channels_last)
         parts = {}
         if (folder / "text_encoder").is_dir():

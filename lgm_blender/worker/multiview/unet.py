@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..devices import device_of
+
 RESAMPLER_HEAD_CHANNELS = 64
 
 
@@ -428,7 +430,7 @@ class MultiViewUNet(nn.Module):
             return h
 
         h = x.flatten(0, 1).to(weight.dtype)
-        if weight.is_cuda:
+        if device_of(weight.device).channels_last:
             h = h.contiguous(memory_format=torch.channels_last)
         skips = []
         for block in self.input_blocks:

@@ -18,6 +18,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..devices import device_of
+
 LIBRARY = "gsplat_cuda"  # gsplat's name for what it compiles
 MODULE = "gsplat.csrc"  # and for what was compiled beforehand, which it tries first
 
@@ -73,7 +75,7 @@ def prepare(device: torch.device, compile: bool) -> str:
     Raises:
         UnavailableError: If it does not work.
     """
-    if device.type != "cuda" or not torch.cuda.is_available() or torch.version.hip:
+    if not device_of(device).gsplat or not torch.cuda.is_available():
         raise UnavailableError(f"gsplat needs an NVIDIA GPU, and this is {device.type}")
     try:
         version = importlib.metadata.version("gsplat")

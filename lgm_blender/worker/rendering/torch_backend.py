@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..devices import device_of
 from ..threads import parallel
 
 ALPHA_MIN = 1 / 255  # a Gaussian is not rendered where its alpha is below this
@@ -300,7 +301,7 @@ class _Canvas:
         """All there is to composite, each tile's chunks front to back, until `through` says that it is done."""
         rank = torch.arange(CHUNK, device=self.through.device)
         # Elements [T, K, P] at once: on a CPU what its cache holds, elsewhere enough to keep it busy.
-        elements = 2**17 if self.through.device.type == "cpu" else 2**23
+        elements = 2**17 if device_of(self.through.device).sizes == "cpu" else 2**23
         for tiles, gaussians in self.lists():
             counts = torch.bincount(tiles, minlength=self.tiles)
             starts = counts.cumsum(0) - counts

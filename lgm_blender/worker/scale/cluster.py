@@ -79,7 +79,7 @@ def choose_share(asked: int | None, device: str, nodes: list[dict[str, Any]]) ->
 
     Args:
         asked: None for what suits the cluster.
-        device: 'auto', 'cpu' or 'cuda'.
+        device: One of messages.DEVICES.
         nodes: What ray.nodes() says of those that live.
     """
     cores = [int(node["Resources"].get("CPU", 0)) for node in nodes]
@@ -239,7 +239,7 @@ class Cluster:
             return
         if answer.result is None:
             error = LGMError(answer.error, answer.kind)
-            if answer.kind == "out_of_memory":
+            if answer.kind in ("out_of_memory", "device"):
                 self._fail(station, error)
             else:
                 self.run.failed(self._take_back(station), error)

@@ -1,0 +1,116 @@
+"""Installing the worker, mending and removing it: from the network, or from a folder of wheels."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+
+import bpy
+
+from ...core import lock
+from ...core.system import folders
+from .. import install, session
+from ..recipe import OLD_CUDA
+from .operators import Fetch, Operator
+
+BUILDS = {
+    "cpu": "PyTorch for the CPU: there is no NVIDIA GPU, or its driver is too old",
+    "cu130": "PyTorch with CUDA 13.0 for the NVIDIA GPU",
+    "cu126": "PyTorch with CUDA 12.6 for the NVIDIA GPU",
+}
+
+
+class LGM_OT_install_worker(Fetch, bpy.types.Operator):
+    """Fetch Python packages that the models run on, PyTorch among them, or mend those that are there"""
+
+    bl_idname = "lgm.install_worker"
+    bl_label = "Install Worker"
+
+    def invoke(self, context, event):
+        session.current().suitable_build()
+        return context.window_manager.invoke_props_dialog(self, width=480, confirm_text=install.label())
+
+    def draw(self, context):
+        for line in what_it_takes(session.current().suitable_build()):
+            for part in textwrap.wrap(line, 80, break_on_hyphens=False):
+                self.layout.label(text=part)
+
+    def begin(self, context):
+        session.current().install()
+
+
+class LGM_OT_install_from_folder(Fetch, bpy.types.Operator):
+    """Install the worker without a network, from a folder of wheels: docs/install.md says how it is filled"""
+
+    bl_idname = "lgm.install_from_folder"
+    bl_label = "Install from Folder"
+
+    directory: bpy.props.StringProperty(
+        name="Folder", description="Holds the packages' wheels", subtype="DIR_PATH", options={"SKIP_SAVE"}
+    )
+    filter_folder: bpy.props.BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+
+    @classmethod
+    def obstacle(cls, context) -> str:
+        return Operator.obstacle.__func__(cls, context)  # there is no need to go online
+
+    def invoke(self, context, event):
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def begin(self, context):
+        session.current().install(Path(bpy.path.abspath(self.directory)).absolute())
+
+
+class LGM_OT_remove_worker(Operator, bpy.types.Operator):
+    """Delete the packages that were installed for the worker, and its logs"""
+
+    bl_idname = "lgm.remove_worker"
+    bl_label = "Remove Worker"
+
+    @classmethod
+    def obstacle(cls, context) -> str:
+        return super().obstacle(context) or ("" if install.is_started() else "Nothing is installed")
+
+    def invoke(self, context, event):
+        size = install.size() / 1e9
+        return context.window_manager.invoke_confirm(self, event, message=f"This gives back {size:.1f} GB.")
+
+    def act(self, context):
+        now = session.current()
+        size = install.size()
+        now.end_worker(patience=0.0)
+        try:
+            install.remove()
+        finally:
+            now.forget_worker()
+        self.report({"INFO"}, f"{size / 1e9:.1f} GB were given back.")
+        return {"FINISHED"}
+
+
+def what_it_takes(build: lock.TorchBuild | None) -> list[str]:
+    """What to know before the worker is installed: what is fetched, how large it is, and where it goes.
+
+    Args:
+        build: The one for this machine, or None as long as its graphics driver has not answered.
+    """
+    if install.is_finished() and not install.is_outdated():
+        return ["Looks at every file of the worker, and fetches again what is missing or damaged."]
+    if build is None:
+        lines = [
+            f"{'With' if known != 'cpu' else 'Without'} an NVIDIA GPU: {size}"
+            for known in ("cpu", "cu130")
+            if (size := lock.size(known))
+        ]
+        lines.append("The graphics driver is being asked which it is ...")
+    else:
+        lines = [f"{BUILDS[build]}, and the packages that the models need", str(lock.size(build) or "")]
+    folder = folders.data_folder()
+    above = next(path for path in (folder, *folder.parents) if path.is_dir())
+    lines.append(f"It goes into {folder}, where {shutil.disk_usage(above).free / 1e9:.0f} GB are free")
+    lines.append(OLD_CUDA if build == "cu126" else "Every file is compared with the SHA-256 that came with LGM")
+    return [line for line in lines if line]
+
+
+CLASSES = (LGM_OT_install_worker, LGM_OT_install_from_folder, LGM_OT_remove_worker)

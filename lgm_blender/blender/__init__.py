@@ -4,7 +4,7 @@ import importlib
 
 _MODULES = tuple(
     f"ui.{name}"
-    for name in ("preferences", "properties", "operators", "panel", "splats", "editing", "files", "training")
+    for name in ("preferences", "properties", "operators", "cutout", "panel", "splats", "editing", "files", "training")
 )
 
 

@@ -19,6 +19,7 @@ import bpy
 from ..core.errors import ErrorKind, LGMError
 from ..core.messages import MeshResult, Request, Result
 from . import install, settings, tasks
+from .cutout import Cutout
 from .engine import Engine, Job, log_folder, worker_command
 from .scene import results
 
@@ -58,6 +59,7 @@ class Session:
         problem, outcome: How the last job ended, or None.
         task: The last run of the installer, or of the download of weights, or None.
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
+        cutout: What the image that is chosen looks like, cut out.
     """
 
     def __init__(self, logs: Path | None = None, on_work: Callable[[], None] = lambda: None):
@@ -67,6 +69,7 @@ class Session:
         self.outcome: Outcome | None = None
         self.task: tasks.Task | None = None
         self.views = ""
+        self.cutout = Cutout()
         self._logs = log_folder(logs)
         self._on_work = on_work
         self._old_engine: Engine | None = None  # its worker may still be leaving
@@ -187,6 +190,7 @@ class Session:
         """
         if self.job is not None:
             raise LGMError("Another job is running. Wait for it, or cancel it first.")
+        self.cutout.put_off(self.engine)
         engine = self.ready_engine()
         self.problem = self.outcome = None
         self.views = ""
@@ -195,6 +199,18 @@ class Session:
         self.job = engine.submit(request)
         self._on_work()
         return self.job
+
+    def cut_out(self, scene: bpy.types.Scene) -> None:
+        """Has the image of a scene cut out, to be looked at, as soon as nothing else goes on and there is a worker."""
+        self.cutout.want(scene, self.engine)
+        self._on_work()
+
+    def _ask_for_cutout(self) -> None:
+        if self.cutout.busy and not self.job and not self.fetching and self.worker().path:
+            try:
+                self.cutout.ask(self.ready_engine())
+            except LGMError:  # the worker has gone just now; the panel says so
+                self.cutout.forget()
 
     def cancel(self) -> None:
         """Gives up whatever is going on."""
@@ -208,6 +224,7 @@ class Session:
         What is being installed or fetched is for all files, and goes on.
         """
         self._cancel_job()
+        self.cutout.forget(self.engine)
         self._scene_uid = 0
         self.problem = self.outcome = None
         self.views = ""
@@ -226,6 +243,7 @@ class Session:
                 self.problem = Problem(self.task.error, "worker", str(self.task.log))
             if self.task.state != "running":
                 self.forget_worker()
+                self.cutout.ask_again()
         if self.engine:
             before = self.engine.state
             changed |= bool(self.engine.step()) or self.engine.state != before
@@ -235,6 +253,8 @@ class Session:
                 changed = True
             elif self.job.progress and self.job.progress.preview:
                 self.views = self.job.progress.preview
+        changed |= self.cutout.step()
+        self._ask_for_cutout()
         return changed
 
     def wait(self) -> None:
@@ -253,6 +273,7 @@ class Session:
             self.task.cancel()
         self.end_worker(patience=0.5)  # Blender may be about to replace the extension's files
         self.job = None
+        self.cutout.forget()
         self._remove_temporary()
 
     def _finish(self) -> None:

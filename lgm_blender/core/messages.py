@@ -6,6 +6,7 @@ Blender asks (each request has an `id`; each answer carries it back):
     generate   {job, image | prompt}  -> the result of the job (see GenerateRequest, GenerateResult)
     mesh       {job, ply}             -> the result of the job (see MeshRequest, MeshResult)
     convert    {job, file, formats}   -> the result of the job (see ConvertRequest, ConvertResult)
+    matte      {job, image}           -> the result of the job (see MatteRequest, MatteResult)
     cancel     {job}                  -> {"job": ..., "cancelled": bool}; the job itself then ends in a cancelled error
     shutdown   {}                     -> {}; the worker leaves
 
@@ -46,6 +47,7 @@ FACES, TEXTURE_SIZE = 20_000, 2048  # what a mesh has if nobody says otherwise
 STAGES = ("matting", "load", "views", "gaussians", "floaters", "save")
 MESH_STAGES = ("render", "fuse", "simplify", "refine", "unwrap", "bake")
 CONVERT_STAGES = ("read", "save")
+MATTE_STAGES = ("matting", "save")
 STAGE_LABELS = {
     "read": "Reading the splats",
     "load": "Loading the models",
@@ -87,6 +89,7 @@ class GenerateRequest:
         faces, texture_size: Of the mesh: how many triangles at most, and the pixels of its texture's side.
         quads: Whether the mesh's triangles are joined to quads where they can be.
         splat_formats: In which formats the splats are written, of splat_files.WRITTEN; PLY always.
+        matting, matting_threshold, mask: How the object is cut out of the image: see MatteRequest.
     """
 
     job: str
@@ -109,6 +112,9 @@ class GenerateRequest:
     texture_size: int = TEXTURE_SIZE
     quads: bool = False
     splat_formats: list[str] = field(default_factory=lambda: ["ply"])
+    matting: str = "auto"
+    matting_threshold: float | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class GenerateResult:
         input: The matted, recentred input image, or None for text alone.
         json: The file that holds this result.
         gaussians: How many there are, in the PLY or behind the mesh.
-        settings: The request as it was carried out, every default filled in.
+        settings: The request as it was carried out, every default filled in; of 'matting', what was done.
         versions: Of the extension, Python, torch, numpy and the preset's weights.
         timings: Seconds of each stage, and 'total'.
         device: 'cpu', or the GPU's name.
@@ -251,12 +257,67 @@ class ConvertResult:
         return self.files[0]
 
 
-Request = GenerateRequest | MeshRequest | ConvertRequest
-Result = GenerateResult | MeshResult | ConvertResult
+@dataclass(frozen=True)
+class MatteRequest:
+    """An image's object, cut out as a `generate` of the same image would. Paths are absolute.
+
+    Attributes:
+        image: The image.
+        output: Folder that receives NAME_cutout.png, NAME_input.png and NAME_preview.png; made if missing.
+        matting: 'alpha' (the image's own), 'border' (a plain background, by the colours of the image's border),
+            'network' (any background; it must have been fetched), or 'auto': the first of these that can.
+        matting_threshold: 0 to 1, or None for the method's own; more cuts away more. Of 'alpha' and 'network', the
+            opacity below which a pixel is cut away; of 'border', how far a colour of the object is from the
+            background's (1 is 50 in CIELAB).
+        mask: A picture whose white is the object, of any size; it replaces method and threshold.
+        name, overwrite: See GenerateRequest.
+    """
+
+    job: str
+    image: str
+    output: str
+    matting: str = "auto"
+    matting_threshold: float | None = None
+    mask: str | None = None
+    name: str = ""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class MatteResult:
+    """The cut-out that a job left behind.
+
+    Attributes:
+        cutout: The image with straight alpha in its own framing, its longer side at most 1024 pixels.
+        input: The object recentred on white, 256 x 256, as the models see it.
+        preview: Both side by side, each 256 x 256, the first one over a chequer.
+        matting: How it was cut out: 'mask', 'alpha', 'border' or 'network'.
+        settings, timings, device, warnings: See GenerateResult.
+    """
+
+    job: str
+    cutout: str
+    input: str
+    preview: str
+    matting: str
+    settings: dict[str, Any]
+    timings: dict[str, float]
+    device: str = "cpu"
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """The cut-out."""
+        return self.cutout
+
+
+Request = GenerateRequest | MeshRequest | ConvertRequest | MatteRequest
+Result = GenerateResult | MeshResult | ConvertResult | MatteResult
 JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked, what is answered
     "generate": (GenerateRequest, GenerateResult),
     "mesh": (MeshRequest, MeshResult),
     "convert": (ConvertRequest, ConvertResult),
+    "matte": (MatteRequest, MatteResult),
 }
 
 

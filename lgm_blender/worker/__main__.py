@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | batch | mesh | convert | models."""
+"""The worker: python -m lgm_blender.worker serve | generate | matte | batch | mesh | convert | models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ from typing import get_args
 try:
     from ..core.arguments import count_or_auto, positive
     from ..core.batch.options import add_options
+    from ..core.cutout import NETWORK
+    from ..core.cutout import add_options as add_matting_options
     from ..core.errors import LGMError
     from ..core.formats.splat_files import WRITTEN
-    from ..core.messages import FACES, TEXTURE_SIZE, ConvertRequest, GenerateRequest, OutputKind, to_params
+    from ..core.messages import (
+        FACES,
+        TEXTURE_SIZE,
+        ConvertRequest,
+        GenerateRequest,
+        MatteRequest,
+        OutputKind,
+        to_params,
+    )
     from .meshing.settings import MeshSettings, Method, Up
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
@@ -33,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     parser = argparse.ArgumentParser(prog="python -m lgm_blender.worker", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_serve, _add_generate, _add_batch, _add_mesh, _add_convert, _add_models):
+    for add in (_add_serve, _add_generate, _add_matte, _add_batch, _add_mesh, _add_convert, _add_models):
         add(commands)
     return run(parser, arguments)
 
@@ -78,16 +88,22 @@ def _add_generate(commands) -> None:
     about = "of the splats; PLY is always written"
     parser.add_argument("--splat-formats", nargs="+", choices=WRITTEN, default=["ply"], help=about)
     _add_mesh_settings(parser)
+    add_matting_options(parser)
+    _add_mask(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="print the whole result as one line of JSON")
     parser.set_defaults(run=_generate)
+
+
+def _add_mask(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mask", metavar="FILE", help="a picture whose white is the object, in place of both")
 
 
 def _generate(options: argparse.Namespace) -> int:
     from .pipeline import Pipeline
 
     asked = {field.name: getattr(options, field.name) for field in fields(GenerateRequest) if field.name in options}
-    for path in ("output", "image"):
+    for path in ("output", "image", "mask"):
         asked[path] = asked[path] and str(Path(asked[path]).absolute())
     request = GenerateRequest(job="generate", previews=False, **asked)
     result = Pipeline().generate(request, print_progress)
@@ -98,6 +114,32 @@ def _generate(options: argparse.Namespace) -> int:
     else:
         files = (result.ply, *result.splat_files, result.glb, result.views, result.input, result.json)
         print(*filter(None, files), sep="\n")
+    return 0
+
+
+def _add_matte(commands) -> None:
+    about = "Cut the object out of an image as generate would. Prints the cut-out's path, and that of what models see."
+    parser = commands.add_parser("matte", help=about, description=about)
+    parser.add_argument("image", metavar="FILE", help="a picture of one object")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
+    parser.add_argument("--name", default="", help="of the results; by default the image's")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
+    add_matting_options(parser)
+    _add_mask(parser)
+    parser.set_defaults(run=_matte)
+
+
+def _matte(options: argparse.Namespace) -> int:
+    from .cutout import matte
+
+    asked = {field.name: getattr(options, field.name) for field in fields(MatteRequest) if field.name in options}
+    for path in ("output", "image", "mask"):
+        asked[path] = asked[path] and str(Path(asked[path]).absolute())
+    result = matte(MatteRequest(job="matte", **asked))
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    print(f"cut out by: {result.matting}", file=sys.stderr)
+    print(result.cutout, result.input, sep="\n")
     return 0
 
 
@@ -220,7 +262,8 @@ def _add_models(commands) -> None:
     parser = commands.add_parser("models", help=about, description=about)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", metavar="PRESET", help="read all its files and compare them with their SHA-256")
-    group.add_argument("--download", metavar="PRESET", help="fetch what is missing into the Hugging Face cache")
+    about = f"fetch what is missing into the Hugging Face cache; {NETWORK.name}: the matting network"
+    group.add_argument("--download", metavar="PRESET", help=about)
     parser.add_argument("--mode", choices=("image", "text"), action="append", help="only what this mode needs")
     parser.add_argument("--until-stdin-ends", action="store_true", help="end with the program that started this")
     parser.set_defaults(run=_models)
@@ -232,7 +275,9 @@ def _models(options: argparse.Namespace) -> int:
 
     if options.until_stdin_ends:
         end_with_stdin()
-    if options.download:
+    if options.download == NETWORK.name:
+        _fetch_network()
+    elif options.download:
         from .download import download
 
         preset = presets.find_preset(options.download)
@@ -253,6 +298,14 @@ def _models(options: argparse.Namespace) -> int:
             state = f"ready, from {' or '.join(info.modes)}" if info.ready else info.problem
             print(f"{info.name}: {info.label}: {state}")
     return 0
+
+
+def _fetch_network() -> None:
+    from .download import fetch_network
+
+    for line in NETWORK.terms():
+        print(line, file=sys.stderr, flush=True)
+    print(f"The matting network is here: {fetch_network(DownloadPrinter())}")
 
 
 if __name__ == "__main__":

@@ -23,13 +23,15 @@ from ..core.messages import (
     ConvertResult,
     GenerateRequest,
     GenerateResult,
+    MatteRequest,
+    MatteResult,
     MeshRequest,
     MeshResult,
     OutputKind,
 )
 from ..core.paths import expanded
 from ..core.system.names import file_stem
-from . import convert, outputs, reconstruct, webp
+from . import convert, cutout, outputs, reconstruct, webp
 from .devices import device_name, explain_out_of_memory, is_cuda_in_use, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress
 from .meshing import MeshSettings, TexturedMesh, mesh_from_gaussians
@@ -39,8 +41,6 @@ from .presets import MAX_SAMPLES, MAX_STEPS, Mode, Preset, find_preset
 from .weights import CheckedFiles
 
 log = logging.getLogger(__name__)
-
-WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 
 # What `generate` writes, and what a batch in Blender adds.
 SUFFIXES = (*convert.SUFFIXES.values(), ".glb", "_views.png", "_input.png", ".json", ".png", "_mesh.png", ".blend")
@@ -130,6 +130,15 @@ class Pipeline:
         """Splats that are in a file in other formats; the arguments and errors are `generate`'s."""
         return self._with_memory(lambda: convert.convert(request, progress, cancelled))
 
+    def matte(
+        self,
+        request: MatteRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> MatteResult:
+        """The object of an image, cut out as for `generate`, whose arguments and errors these are; no model is loaded."""
+        return self._with_memory(lambda: cutout.matte(request, progress, cancelled))
+
     def _with_memory(self, work: Callable[[], Any]) -> Any:
         """What `work` returns; where it runs out of memory, the models are freed and a sentence says so."""
         try:
@@ -154,15 +163,7 @@ class Pipeline:
         image, how = None, "none"
         if request.image is not None:
             with job.stage("matting"):
-                from .matting import matte, recenter
-
-                cut, how = matte(request.image)
-                image = recenter(cut)
-                if (image < WHITE).mean() < HARDLY:
-                    job.warnings.append(
-                        "The object is as white as the background that the models see it on, so they can't tell its "
-                        "outline. Darken the picture a little."
-                    )
+                _, image, how = cutout.cut_out(request, job)
 
         with job.stage("load"):
             self._imports.run(_import_models if request.output_kind == "splats" else _import_all, job.cancelled)

@@ -115,6 +115,8 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
     view_samples: bpy.props.IntProperty(name="View Samples", min=0, max=16, options={"SKIP_SAVE"})
     elevation: bpy.props.FloatProperty(name="Elevation", min=-90.0, max=90.0, options={"SKIP_SAVE"})
     output_kind: bpy.props.StringProperty(name="Output", options={"SKIP_SAVE"})
+    matting: bpy.props.StringProperty(name="Matting", options={"SKIP_SAVE"})
+    matting_threshold: bpy.props.FloatProperty(name="Matting Threshold", min=0.0, max=1.0, options={"SKIP_SAVE"})
     size: bpy.props.FloatProperty(name="Size", subtype="DISTANCE", min=0.0, options={"SKIP_SAVE"})
 
     def begin(self, context):
@@ -155,6 +157,9 @@ class LGM_OT_generate(_Job, bpy.types.Operator):
             faces=given("faces"),
             texture_size=int(given("texture_size")),
             quads=given("quads"),
+            matting=given("matting"),
+            matting_threshold=given("matting_threshold") or None,
+            mask=None if own or image is None else mask_file(settings),
         )
 
     def image_file(self) -> Path | None:
@@ -212,6 +217,12 @@ def scene_image(settings) -> Path | None:
     return images.image_file(settings.image, session.current().temporary_folder()) if settings.image else None
 
 
+def mask_file(settings) -> str | None:
+    """The file of the scene's mask, or None if there is none."""
+    folder = session.current().temporary_folder()
+    return str(images.image_file(settings.mask, folder, "mask")) if settings.mask else None
+
+
 class LGM_OT_cancel(bpy.types.Operator):
     """Stop what is going on"""
 
@@ -240,7 +251,7 @@ class LGM_OT_dismiss(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class _Fetch(Operator):
+class Fetch(Operator):
     """What operators share that fetch something: not without leave, and not beside anything else."""
 
     @classmethod
@@ -258,7 +269,7 @@ class _Fetch(Operator):
         return {"FINISHED"} if now.task.state == "done" else {"CANCELLED"}
 
 
-class LGM_OT_install_worker(_Fetch, bpy.types.Operator):
+class LGM_OT_install_worker(Fetch, bpy.types.Operator):
     """Fetch Python packages that the models run on, torch among them: 1.2 GB on disk, about 7 GB with an NVIDIA GPU"""
 
     bl_idname = "lgm.install_worker"
@@ -268,7 +279,7 @@ class LGM_OT_install_worker(_Fetch, bpy.types.Operator):
         session.current().install()
 
 
-class LGM_OT_fetch_weights(_Fetch, bpy.types.Operator):
+class LGM_OT_fetch_weights(Fetch, bpy.types.Operator):
     """Fetch the chosen preset's published models: LGM's licence is MIT, ImageDream's and MVDream's is OpenRAIL"""
 
     bl_idname = "lgm.fetch_weights"

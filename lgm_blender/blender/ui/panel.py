@@ -8,7 +8,7 @@ import bpy
 
 from ...core.messages import STAGES, PresetInfo
 from .. import session
-from . import icons, preferences
+from . import cutout, icons, preferences
 from .properties import BUNDLED, FOLDER, known_presets
 
 
@@ -44,6 +44,8 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         column = layout.column()
         column.active = now.job is None
         column.template_ID_preview(settings, "image", open="image.open", rows=3, cols=6)
+        if settings.image:
+            cutout.draw(column, context, now)
         column.prop(settings, "prompt", text="", icon="TEXT", placeholder="What is it?")
         column = layout.column()
         column.use_property_split = True
@@ -205,6 +207,8 @@ def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem
         row.prop(context.scene.lgm, "output", text="Folder")
     elif problem.kind == "weights" and not session.current().fetching:
         draw_fetch(layout, context)
+    elif problem.kind == "matting":
+        cutout.draw_fetch(layout, context)
     elif problem.kind in ("worker", "out_of_memory", "internal"):
         row.operator("lgm.open_log", icon="TEXT")
         row.operator("lgm.show_preferences", text="Preferences", icon="PREFERENCES")

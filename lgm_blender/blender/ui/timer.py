@@ -32,6 +32,7 @@ def _tick() -> float | None:
     try:
         changed = now.step()
         icons.show(now.views)
+        icons.cutout.show(now.cutout.result.preview if now.cutout.result else "")
     except Exception:  # a timer that raises is never called again, and nobody would know
         traceback.print_exc()
         now.problem = session.Problem("Something went wrong in the add-on; the system console says more.", "internal")
@@ -40,7 +41,7 @@ def _tick() -> float | None:
         redraw()
     if now.problem and now.problem != had_problem:
         _announce(now.problem.sentence)
-    if now.working:
+    if now.working or now.cutout.is_asked:
         return BUSY
     return IDLE if now.engine and now.engine.state != "off" else None
 

@@ -14,8 +14,13 @@ from scipy import ndimage
 
 MAX_NOISE = 2.5  # standard deviation in CIELAB of a background that still counts as plain
 MIN_PLAIN_BORDER = 0.65  # share of the border that is background; the object may be cut off at one side
-BORDER_DEGREE, INNER_DEGREE = 2, 4  # of the polynomials; a border alone does not pin down more
-ROUNDS = 8  # of growing inwards
+BORDER_DEGREE, INNER_DEGREE = 2, 6  # of the polynomials; a border alone does not pin down more
+REACH = {False: 0.04, True: 0.02}  # share of the longer side: how far the colours of a pixel's neighbourhood go
+BLURRED = 1.2  # in CIELAB: noise about them of a border that is out of focus
+ROUNDS = {False: 8, True: 24}  # of growing inwards, of a background that is out of focus
+NARROW = 0.015  # share of the picture's longer side: growing inwards does not go through narrower gaps
+ONE_SURFACE = 2.0  # in CIELAB: mean distance from it of what belongs together
+LEAST_HOLE = 1e-3  # share of the picture
 LEAST_STEP = 8.0  # in CIELAB, of a floor's colour from its wall's
 SEAM = 0.03  # share of the height, above and below the line where floor and wall meet, that may have either's colour
 
@@ -29,12 +34,14 @@ class Backdrop:
         horizon: Where the floor begins at the left and at the right edge, as shares of the height, or None.
         correction: [h, w, 3] of any size, what the polynomials miss.
         noise: Standard deviation of the border's colours about them.
+        blurred: Whether it is of no one colour, but out of focus: what the neighbourhood tells is all there is.
     """
 
     parts: list[np.ndarray]
     horizon: tuple[float, float] | None = None
     correction: np.ndarray = field(default_factory=lambda: np.zeros((1, 1, 3), np.float32))
     noise: float = 0.0
+    blurred: bool = False
 
     def colors(self, height: int, width: int) -> np.ndarray:
         """CIELAB, float32 [height, width, 3]."""
@@ -91,13 +98,80 @@ def find_backdrop(lab: np.ndarray, edges: np.ndarray, tolerance: float | None = 
         return None
     known = border & (backdrop.distance(lab) < 8)
     limit = tolerance or tolerance_of(backdrop.noise)
-    for _ in range(ROUNDS):
-        inner = connected_to_border((backdrop.distance(lab) < limit) & (~edges | backdrop.seam(*lab.shape[:2])))
-        if (inner & ~known).mean() < 0.002:
-            break
+    free = ~edges | backdrop.seam(*edges.shape)
+    for _ in range(ROUNDS[backdrop.blurred]):
+        distance = backdrop.distance(lab)
+        inner = flooded((distance < limit) & free, NARROW) | _holes(distance, free, limit)
+        if (inner & ~known).mean() < 0.001:
+            inner = _continuations(lab, known, free & ~inner)
+            if not inner.any():
+                break
         known |= inner
         backdrop = _refit(lab, known, backdrop)
     return backdrop
+
+
+def flooded(free: np.ndarray, narrow: float = 0.0) -> np.ndarray:
+    """What a flood from the picture's border fills of a mask [H, W], not going through gaps that are narrower.
+
+    Args:
+        narrow: Their width, as a share of the picture's longer side.
+    """
+    reach = round(0.5 * narrow * max(free.shape))
+    if not reach:
+        return connected_to_border(free)
+    padded = np.pad(free, reach + 1, constant_values=True)
+    wide = connected_to_border(ndimage.distance_transform_edt(padded) > reach)
+    back = ndimage.distance_transform_edt(~wide) <= reach + 1
+    return (back & padded)[reach + 1 : -reach - 1, reach + 1 : -reach - 1]
+
+
+def _continuations(lab: np.ndarray, known: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Regions [H, W] that go on as the background does around them: what a handle encloses of a spotlight's middle."""
+    labels, _ = ndimage.label(free & ~known)
+    found = np.zeros_like(known)
+    around = round(0.15 * max(known.shape))
+    for number, place in enumerate(ndimage.find_objects(labels), 1):
+        region = labels[place] == number
+        if region.sum() < LEAST_HOLE * known.size or region.mean() < 0.2:
+            continue
+        y, x = (slice(max(0, side.start - around), side.stop + around) for side in place)
+        region = labels[y, x] == number
+        if (known[y, x].sum() > 2 * region.sum()) and _is_one_surface(lab[y, x], known[y, x], region):
+            found[y, x] |= region
+    return found
+
+
+def _is_one_surface(lab: np.ndarray, known: np.ndarray, region: np.ndarray) -> bool:
+    """Whether one smooth surface goes through the colours of a region and of the background around it."""
+    height, width = known.shape
+    y, x = np.nonzero(known | region)
+    step = max(1, len(y) // 4000)
+    y, x = y[::step], x[::step]
+    v, u = 2 * (y + 0.5) / height - 1, 2 * (x + 0.5) / width - 1
+    matrix = np.stack([u**i * v**j for i, j in _exponents(4)], axis=-1)
+    colors = lab[y, x].astype(np.float64)
+    missed = np.linalg.norm(colors - matrix @ np.linalg.lstsq(matrix, colors, rcond=None)[0], axis=1)
+    inside = region[y, x]
+    if max(missed[inside].mean(), missed[~inside].mean()) > ONE_SURFACE:
+        return False
+    # A window is flat, and of another hue. What continues a gradient has a gradient, of its colours.
+    middle = colors[~inside].mean(axis=0)
+    hue = np.linalg.svd(colors[~inside] - middle, full_matrices=False)[2][0]
+    apart = colors[inside] - middle
+    astray = np.linalg.norm(apart - (apart @ hue)[:, None] * hue, axis=1).mean()
+    slope = np.ptp(np.quantile(apart @ hue, (0.1, 0.9)))
+    return astray < ONE_SURFACE and slope > ONE_SURFACE
+
+
+def _holes(distance: np.ndarray, free: np.ndarray, limit: float) -> np.ndarray:
+    """Enclosed regions [H, W] that have the background's colour all over."""
+    labels, count = ndimage.label(free & (distance < limit))
+    index = np.arange(count + 1)
+    large = np.bincount(labels.ravel()) > LEAST_HOLE * free.size
+    like = ndimage.mean(distance, labels, index) < 0.5 * limit
+    large[0] = False
+    return (large & like)[labels]
 
 
 def tolerance_of(noise: float) -> float:
@@ -126,8 +200,24 @@ def connected_to_border(mask: np.ndarray) -> np.ndarray:
 
 
 def _fit_border(lab: np.ndarray, border: np.ndarray) -> Backdrop | None:
-    if fit := _fit(lab, border, BORDER_DEGREE):
-        return Backdrop([fit[0]], noise=fit[1])
+    """The one of three kinds of backdrops that explains most of the border."""
+    found = [_fit_plain(lab, border), _fit_floor_and_wall(lab, border)]
+    if not any(found):
+        found = [_fit_blurred(lab, border)]
+    # One that needs more must explain more.
+    return max(filter(None, found), key=lambda it: _explained(it, lab, border) - 0.1 * len(it.parts), default=None)
+
+
+def _explained(backdrop: Backdrop, lab: np.ndarray, border: np.ndarray) -> float:
+    return float((backdrop.distance(lab)[border] < 8).mean())
+
+
+def _fit_plain(lab: np.ndarray, border: np.ndarray) -> Backdrop | None:
+    fit = _fit(lab, border, BORDER_DEGREE)
+    return Backdrop([fit[0]], noise=fit[1]) if fit else None
+
+
+def _fit_floor_and_wall(lab: np.ndarray, border: np.ndarray) -> Backdrop | None:
     horizon = _find_horizon(lab)
     if horizon is None:
         return None
@@ -141,6 +231,24 @@ def _fit_border(lab: np.ndarray, border: np.ndarray) -> Backdrop | None:
     return backdrop
 
 
+def _fit_blurred(lab: np.ndarray, border: np.ndarray) -> Backdrop | None:
+    """The backdrop of a border that is of no one colour, but out of focus: each pixel is what its neighbours are."""
+    backdrop = Backdrop([np.median(lab[border], axis=0)[None]], blurred=True)
+    backdrop.correction = _missed(lab, border, backdrop)
+    residual = np.linalg.norm(lab - backdrop.colors(*border.shape), axis=-1)[border]
+    inliers = residual < 4 * BLURRED
+    backdrop.noise = float(np.sqrt((residual[inliers] ** 2).mean())) if inliers.any() else np.inf
+    return backdrop if inliers.mean() > 0.75 and backdrop.noise < BLURRED else None
+
+
+def _missed(lab: np.ndarray, known: np.ndarray, backdrop: Backdrop) -> np.ndarray:
+    """What the polynomial misses, float32 [H, W, 3], as the known pixels nearby tell."""
+    missed = np.where(known[..., None], lab - backdrop.colors(*known.shape), 0)
+    sigma = REACH[backdrop.blurred] * max(known.shape)
+    weight = ndimage.gaussian_filter(known.astype(np.float32), sigma)[..., None]
+    return np.float32(ndimage.gaussian_filter(missed, (sigma, sigma, 0)) / (weight + 1e-3))
+
+
 def _refit(lab: np.ndarray, known: np.ndarray, old: Backdrop) -> Backdrop:
     """The backdrop of more pixels than before. What their polynomial misses, their neighbourhood tells."""
     if old.horizon:
@@ -148,14 +256,9 @@ def _refit(lab: np.ndarray, known: np.ndarray, old: Backdrop) -> Backdrop:
         fits = [_fit(lab, known & part & ~seam, BORDER_DEGREE) for part in (wall, ~wall)]
         parts = [fit[0] if fit else part for fit, part in zip(fits, old.parts, strict=True)]
         return Backdrop(parts, old.horizon, noise=old.noise)
-    fit = _fit(lab, known, INNER_DEGREE)
-    if fit is None:
-        return old
-    backdrop = Backdrop([fit[0]], noise=old.noise)
-    missed = np.where(known[..., None], lab - backdrop.colors(*known.shape), 0)
-    sigma = 0.04 * max(known.shape)
-    weight = ndimage.gaussian_filter(known.astype(np.float32), sigma)[..., None]
-    backdrop.correction = ndimage.gaussian_filter(missed, (sigma, sigma, 0)) / (weight + 0.05)
+    fit = None if old.blurred else _fit(lab, known, INNER_DEGREE)
+    backdrop = Backdrop([fit[0]] if fit else old.parts, noise=old.noise, blurred=old.blurred)
+    backdrop.correction = _missed(lab, known, backdrop)
     return backdrop
 
 
@@ -187,15 +290,10 @@ def _steady_slope(u: np.ndarray, v: np.ndarray, colors: np.ndarray) -> np.ndarra
     """The linear gradient [N, 3] from which half of the colours differ least (least median of squares)."""
     random = np.random.default_rng(0)
     matrix = np.stack([np.ones_like(u), u, v], axis=-1)
-    few = random.integers(0, len(u), 500)
-    best, least = np.median(colors, axis=0), np.inf
-    for _ in range(80):
-        draw = random.integers(0, len(u), 6)
-        slope = np.linalg.lstsq(matrix[draw], colors[draw], rcond=None)[0]
-        error = np.median(np.linalg.norm(colors[few] - matrix[few] @ slope, axis=1))
-        if error < least:
-            best, least = matrix @ slope, error
-    return best
+    few, draws = random.integers(0, len(u), 500), random.integers(0, len(u), (80, 6))
+    slopes = np.linalg.pinv(matrix[draws]) @ colors[draws]
+    errors = np.median(np.linalg.norm(colors[few] - matrix[few] @ slopes, axis=-1), axis=-1)
+    return matrix @ slopes[errors.argmin()]
 
 
 def _drop_outliers(matrix: np.ndarray, colors: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, float] | None:

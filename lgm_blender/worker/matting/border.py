@@ -9,16 +9,33 @@ from PIL import Image
 from scipy import ndimage
 
 from ...core.color import lab_to_srgb, srgb_to_lab
-from .backdrop import MAX_NOISE, Backdrop, border_of, connected_to_border, find_backdrop, tolerance_of
+from .backdrop import (
+    MAX_NOISE,
+    NARROW,
+    Backdrop,
+    border_of,
+    connected_to_border,
+    find_backdrop,
+    flooded,
+    tolerance_of,
+)
 from .edges import soft_edges
 
 WORK = 384  # pixels of the longer side at which the background is looked for; edges are solved at full size
 FARTHEST = 50.0  # in CIELAB: what a threshold of 1 means
-FAINT_EDGE = 1.2  # in CIELAB per pixel of such a picture: a slope at which the background ends
+FAINT_EDGE = 0.45  # in CIELAB per pixel of such a picture: a slope, above a gradient's, at which the background ends
+LEAST_OUTLINE = 0.8  # share of an object's outline that lies on edges
+CUT_OFF = 0.2  # share of two opposite sides of the picture: what takes more of both is a scene rather than an object
+MUCH = 0.1  # of the object's area
+JPEG_RIM = 8  # pixels around a strong edge that a strong compression fills with faint ones
 LEAST_POCKET = 1e-3  # share of the picture
 
+SCENE = (
+    "What was cut out is cut off at two sides of the image, as a scene is rather than an object. Look at the cut-out; "
+    "crop the image to its object, or paint a mask."
+)
 EATEN = (
-    "Part of the object may be missing: it has the background's colour and no edge towards it. Look at the cut-out; "
+    "Part of the object may be missing: it has the background's colour and hardly an edge towards it. Look at the cut-out; "
     "paint a mask, or set another threshold."
 )
 
@@ -54,7 +71,11 @@ def cut_plain_background(
             break
     else:
         return None
-    kept = _pockets(lab, edges, backdrop, tolerance or tolerance_of(backdrop.noise))
+    limit = tolerance or tolerance_of(backdrop.noise)
+    kept = _pockets(lab, edges, backdrop, limit)
+    doubt = _doubt(lab, edges, backdrop, kept, limit)
+    if doubt and backdrop.blurred:  # what is out of focus is no plain background if it can't be told from the object
+        return None
     kept = np.asarray(Image.fromarray(kept).resize((width, height), Image.Resampling.NEAREST))
 
     background_lab = backdrop.colors(height, width)
@@ -68,8 +89,8 @@ def cut_plain_background(
     objects = _without_specks(~background, 0.005)
     objects &= kept | ~_shadow(lab, background_lab, objects)
     objects = _without_specks(objects & (kept | ~_holes(objects, distance, tolerance)), 0.0005)
-    if _is_eaten(objects, background_lab):
-        warn(EATEN)
+    if doubt:
+        warn(doubt)
     return soft_edges(rgb, objects, lab_to_srgb(background_lab))
 
 
@@ -104,56 +125,67 @@ def _quiet_lab(rgb: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, flo
 def _edges(lab: np.ndarray) -> np.ndarray:
     """Where [H, W] the colour changes faster than gradients do, and faster than the noise of the picture's border."""
     slope = np.sqrt(sum(ndimage.gaussian_gradient_magnitude(lab[..., i], 1) ** 2 for i in range(3)))
-    usual = np.quantile(slope[border_of(lab.shape[:2])], 0.5)
-    return slope > FAINT_EDGE + 2.5 * usual
+    thin = slope - ndimage.minimum_filter(slope, 9)  # edges are thin, gradients wide
+    usual = np.median(thin[border_of(lab.shape[:2])])
+    return thin > FAINT_EDGE + 3 * usual
 
 
 def _pockets(lab: np.ndarray, edges: np.ndarray, backdrop: Backdrop, tolerance: float) -> np.ndarray:
     """Parts of the object [H, W] that have about the background's colour, and an edge towards it.
 
-    They are what a flood from the border takes only if it is not stopped by edges. Islands of the background between
-    two edges are there, too: they have its colour exactly, and not much of the object around them.
+    They are what a flood from the border takes only if it is not stopped by edges. An edge may have gaps where both
+    colours happen to be the same; what lies behind narrow ones must differ more. Islands of the background between two
+    edges are among them, too: they have its colour exactly, and not much of the object around them.
     """
     distance = backdrop.distance(lab)
     alike = distance < tolerance
     taken = connected_to_border(alike)
-    stopped = connected_to_border(alike & (~edges | backdrop.seam(*alike.shape)))
-    stopped = ndimage.binary_dilation(stopped, iterations=2, mask=taken)
-    pockets = ndimage.binary_opening(taken & ~stopped, iterations=2)
-    labels, count = ndimage.label(pockets)
-    kept = np.zeros_like(pockets)
-    delta = lab - backdrop.colors(*alike.shape)
-    for number in range(1, count + 1):
-        pocket = labels == number
-        around = ndimage.binary_dilation(pocket, iterations=5) & ~ndimage.binary_dilation(pocket, iterations=2)
-        differs = np.linalg.norm(delta[pocket].mean(axis=0)) > max(1.5, backdrop.noise)
-        enclosed = (around & ~taken).sum() > 0.5 * around.sum()
-        if pocket.mean() > LEAST_POCKET and (differs or enclosed):
-            kept |= pocket
-    return ndimage.binary_dilation(kept, iterations=3, mask=taken & ~stopped)
+    free = alike & (~edges | backdrop.seam(*alike.shape))
+    delta = ndimage.gaussian_filter(lab - backdrop.colors(*alike.shape), (2, 2, 0))
+    unlike = np.linalg.norm(delta, axis=-1)
+    apart = ndimage.distance_transform_edt(taken)
+    kept = np.zeros_like(taken)
+    for narrow, least, enclosure in ((0.0, max(1.2, backdrop.noise), 0.5), (NARROW, max(2.0, 2 * backdrop.noise), 2.0)):
+        stopped = ndimage.binary_dilation(flooded(free, narrow), iterations=2, mask=taken)
+        labels, _ = ndimage.label(ndimage.binary_opening(taken & ~stopped & ~kept, iterations=2))
+        for number, place in enumerate(ndimage.find_objects(labels), 1):
+            place = tuple(slice(max(0, side.start - 6), side.stop + 6) for side in place)
+            pocket = labels[place] == number
+            if pocket.sum() < LEAST_POCKET * taken.size:
+                continue
+            around = ndimage.binary_dilation(pocket, iterations=5) & ~ndimage.binary_dilation(pocket, iterations=2)
+            enclosed = (around & ~taken[place]).sum() > enclosure * around.sum()
+            core = pocket & (apart[place] > JPEG_RIM)
+            if core.any() and (enclosed or unlike[place][core].mean() > least):
+                kept[place] |= ndimage.binary_dilation(core, iterations=JPEG_RIM + 2, mask=pocket)
+        # What the rim of a strong edge took of them comes back.
+        solid = ndimage.binary_closing(np.pad(kept | ~taken, 8), iterations=6)[8:-8, 8:-8]
+        kept |= solid & taken & ndimage.binary_dilation(kept, iterations=JPEG_RIM + 2)
+        kept = ndimage.binary_dilation(kept, iterations=3, mask=taken & ~stopped)
+    return kept
 
 
-def _is_eaten(objects: np.ndarray, background_lab: np.ndarray) -> bool:
-    """Whether the background reaches deep into the object through a narrow mouth.
-
-    Not on white: there a part that is lost looks to the models as it does in the picture.
-    """
-    step = max(1, max(objects.shape) // 128)
-    small, colors = objects[::step, ::step], background_lab[::step, ::step]
-    rows, columns = np.flatnonzero(small.any(1)), np.flatnonzero(small.any(0))
-    if not len(rows) or (colors[small][:, 0].mean() > 96 and np.abs(colors[small][:, 1:]).mean() < 3):
-        return False
-    reach = max(2, round(0.08 * max(rows[-1] - rows[0], columns[-1] - columns[0])))
-    padded = np.pad(small, reach + 1)
-    near = ndimage.distance_transform_edt(~padded) <= reach
-    closed = ndimage.distance_transform_edt(near) > reach
-    bays, _ = ndimage.label(ndimage.binary_opening(closed & ~padded & ~_enclosed(padded), iterations=2))
-    return np.bincount(bays.ravel())[1:].max(initial=0) > 0.05 * small.sum()
-
-
-def _enclosed(objects: np.ndarray) -> np.ndarray:
-    """The object's holes: what they are is decided by their colour."""
-    return ndimage.binary_fill_holes(objects) & ~objects
+def _doubt(lab: np.ndarray, edges: np.ndarray, backdrop: Backdrop, kept: np.ndarray, tolerance: float) -> str:
+    """A sentence if the cut of this small picture may be wrong, or ''."""
+    distance = backdrop.distance(lab)
+    background = connected_to_border((distance < tolerance) & ~kept)
+    objects = _without_specks(~background, 0.005)
+    if not objects.any():
+        return ""
+    sides = [side.mean() for side in (objects[0], objects[-1], objects[:, 0], objects[:, -1])]
+    if max(min(sides[:2]), min(sides[2:])) > CUT_OFF:
+        return SCENE
+    # What was left out and is not quite of the background's colour. A faint shadow is darker, and of its hue.
+    delta = ndimage.gaussian_filter(lab - backdrop.colors(*objects.shape), (2, 2, 0))
+    unlike = np.linalg.norm(delta, axis=-1) > max(2.5, 2 * backdrop.noise)
+    shade = (delta[..., 0] < 0) & (np.linalg.norm(delta[..., 1:], axis=-1) < 2)
+    near = ndimage.distance_transform_edt(~objects) < JPEG_RIM
+    odd = ndimage.binary_opening(background & unlike & ~shade & ~near & ~backdrop.seam(*objects.shape), iterations=3)
+    if odd.sum() > MUCH * objects.sum():
+        return EATEN
+    outline = objects & ~ndimage.binary_erosion(objects, border_value=1)
+    on_edges = ndimage.binary_dilation(edges, iterations=3)[outline].mean() if outline.any() else 1.0
+    return EATEN if on_edges < LEAST_OUTLINE else ""
 
 
 def _without_specks(mask: np.ndarray, share: float) -> np.ndarray:

@@ -47,7 +47,9 @@ def _pair(lab: np.ndarray) -> tuple[int, int]:
         return 0, height
     # The first row may be half bar; the dark sky of a night may look like one for a while.
     near = max(3, height // 50)
-    sudden = min(share[first : first + near].max(), share[last - near : last].max())
-    inside = other[first:last]
-    reaches = min(ndimage.binary_fill_holes(inside)[:, side].mean() for side in (0, -1))
-    return (first, last) if sudden > SUDDEN and reaches > 0.5 else (0, height)
+    after, before = share[first : first + near] > SUDDEN, share[last - near : last] > SUDDEN
+    inside = ndimage.binary_fill_holes(other[first:last])
+    if not after.any() or not before.any() or min(inside[:, 0].mean(), inside[:, -1].mean()) < 0.5:
+        return 0, height
+    # The rows between are half of either, by compression or by resizing.
+    return first + int(after.argmax()) + 1, last - int(before[::-1].argmax()) - 1

@@ -73,10 +73,7 @@ def cut_plain_background(
         return None
     limit = tolerance or tolerance_of(backdrop.noise)
     kept = _pockets(lab, edges, backdrop, limit)
-    doubt = _doubt(lab, edges, backdrop, kept, limit)
-    if doubt and backdrop.blurred:  # what is out of focus is no plain background if it can't be told from the object
-        return None
-    kept = np.asarray(Image.fromarray(kept).resize((width, height), Image.Resampling.NEAREST))
+    small_lab, kept = lab, _resized(kept, (height, width))
 
     background_lab = backdrop.colors(height, width)
     lab, noise = _quiet_lab(rgb, background_lab)
@@ -89,7 +86,9 @@ def cut_plain_background(
     objects = _without_specks(~background, 0.005)
     objects &= kept | ~_shadow(lab, background_lab, objects)
     objects = _without_specks(objects & (kept | ~_holes(objects, distance, tolerance)), 0.0005)
-    if doubt:
+    if doubt := _doubt(small_lab, edges, backdrop, _resized(objects, edges.shape)):
+        if backdrop.blurred:  # what is out of focus is no plain background if it can't be told from the object
+            return None
         warn(doubt)
     return soft_edges(rgb, objects, lab_to_srgb(background_lab))
 
@@ -103,6 +102,10 @@ def _shrunk(rgb: np.ndarray) -> np.ndarray:
     size = max(16, round(width * scale)), max(16, round(height * scale))
     channels = [Image.fromarray(rgb[..., i]).resize(size, Image.Resampling.BOX) for i in range(3)]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST))
 
 
 def _smoothed(rgb: np.ndarray, sigma: float) -> np.ndarray:
@@ -165,22 +168,21 @@ def _pockets(lab: np.ndarray, edges: np.ndarray, backdrop: Backdrop, tolerance: 
     return kept
 
 
-def _doubt(lab: np.ndarray, edges: np.ndarray, backdrop: Backdrop, kept: np.ndarray, tolerance: float) -> str:
-    """A sentence if the cut of this small picture may be wrong, or ''."""
-    distance = backdrop.distance(lab)
-    background = connected_to_border((distance < tolerance) & ~kept)
-    objects = _without_specks(~background, 0.005)
+def _doubt(lab: np.ndarray, edges: np.ndarray, backdrop: Backdrop, objects: np.ndarray) -> str:
+    """A sentence if the objects [H, W] that were cut out of a small picture may be wrong, or ''."""
     if not objects.any():
         return ""
     sides = [side.mean() for side in (objects[0], objects[-1], objects[:, 0], objects[:, -1])]
     if max(min(sides[:2]), min(sides[2:])) > CUT_OFF:
         return SCENE
     # What was left out and is not quite of the background's colour. A faint shadow is darker, and of its hue.
-    delta = ndimage.gaussian_filter(lab - backdrop.colors(*objects.shape), (2, 2, 0))
+    colors = backdrop.colors(*objects.shape)
+    delta = ndimage.gaussian_filter(lab - colors, (2, 2, 0))
     unlike = np.linalg.norm(delta, axis=-1) > max(2.5, 2 * backdrop.noise)
-    shade = (delta[..., 0] < 0) & (np.linalg.norm(delta[..., 1:], axis=-1) < 2)
+    shade, hue = _shade(delta, colors)
+    shade = (shade > 0) & (hue < 3)
     near = ndimage.distance_transform_edt(~objects) < JPEG_RIM
-    odd = ndimage.binary_opening(background & unlike & ~shade & ~near & ~backdrop.seam(*objects.shape), iterations=3)
+    odd = ndimage.binary_opening(~objects & unlike & ~shade & ~near & ~backdrop.seam(*objects.shape), iterations=3)
     if odd.sum() > MUCH * objects.sum():
         return EATEN
     outline = objects & ~ndimage.binary_erosion(objects, border_value=1)
@@ -204,10 +206,7 @@ def _shadow(lab: np.ndarray, background: np.ndarray, objects: np.ndarray) -> np.
     A grey object that fades into a white background looks the same. So if it is much that would go, nothing does.
     """
     delta = ndimage.gaussian_filter(lab - background, (1, 1, 0))
-    shade = -delta[..., 0] / np.maximum(background[..., 0], 1)
-    # A darker grey has less chroma too: it shrinks with the lightness.
-    expected_chroma = -shade[..., None] * background[..., 1:]
-    hue = np.linalg.norm(delta[..., 1:] - expected_chroma, axis=-1)
+    shade, hue = _shade(delta, background)
     slope = ndimage.gaussian_gradient_magnitude(lab[..., 0], 1)
     alike = (hue < 8) & (shade > -0.02) & (shade < 0.5)
     shadow = connected_to_border((alike & (slope < 2)) | ~objects) & objects
@@ -217,6 +216,14 @@ def _shadow(lab: np.ndarray, background: np.ndarray, objects: np.ndarray) -> np.
     last = alike & objects & (slope >= 2)
     shadow = ndimage.binary_dilation(broad, iterations=4, mask=shadow | last)
     return shadow if shadow.sum() < 0.3 * objects.sum() else np.zeros_like(shadow)
+
+
+def _shade(delta: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By which share each pixel is darker than its background, and how far it is then from its hue, in CIELAB."""
+    shade = -delta[..., 0] / np.maximum(background[..., 0], 1)
+    # A darker grey has less chroma too: it shrinks with the lightness.
+    expected_chroma = -shade[..., None] * background[..., 1:]
+    return shade, np.linalg.norm(delta[..., 1:] - expected_chroma, axis=-1)
 
 
 def _holes(objects: np.ndarray, distance: np.ndarray, tolerance: float) -> np.ndarray:

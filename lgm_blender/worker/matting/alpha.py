@@ -41,12 +41,12 @@ def is_premultiplied(rgba: np.ndarray) -> bool:
     if (colors.max(axis=-1) > alpha + 1.5 / 255).any():
         return False
     opaque = alpha > 0.98
-    partial = (alpha > 0.2) & (alpha < 0.8) & ndimage.binary_dilation(opaque, iterations=3)
+    partial = (alpha > 0.2) & (alpha < 0.8) & ndimage.binary_dilation(opaque, iterations=8)
     if partial.sum() < LEAST_EVIDENCE:
         return False
-    weight = ndimage.uniform_filter(opaque.astype(np.float32), 9)
-    nearby = np.stack([ndimage.uniform_filter(colors[..., i] * opaque, 9) for i in range(3)], axis=-1)
-    nearby = nearby[partial] / np.maximum(weight[partial], 1e-3)[:, None]
+    weight = ndimage.uniform_filter(opaque.astype(np.float32), 21)
+    nearby = np.stack([ndimage.uniform_filter(colors[..., i] * opaque, 21) for i in range(3)], axis=-1)
+    nearby = nearby[partial] / np.maximum(weight[partial], 1e-4)[:, None]
     straight = np.linalg.norm(colors[partial] - nearby, axis=-1)
     divided = np.linalg.norm(colors[partial] / alpha[partial, None] - nearby, axis=-1)
     return np.median(divided) < CLEARLY * np.median(straight) and np.median(straight) > 0.03

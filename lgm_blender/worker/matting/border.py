@@ -71,8 +71,9 @@ def cut_plain_background(
             break
     else:
         return None
-    limit = tolerance or tolerance_of(backdrop.noise)
-    kept = _pockets(lab, edges, backdrop, limit)
+    kept = np.zeros_like(edges)
+    if tolerance is None:  # who sets a threshold wants what is below it to go
+        kept = _pockets(lab, edges, backdrop, tolerance_of(backdrop.noise))
     small_lab, kept = lab, _resized(kept, (height, width))
 
     background_lab = backdrop.colors(height, width)
@@ -209,12 +210,12 @@ def _shadow(lab: np.ndarray, background: np.ndarray, objects: np.ndarray) -> np.
     shade, hue = _shade(delta, background)
     slope = ndimage.gaussian_gradient_magnitude(lab[..., 0], 1)
     alike = (hue < 8) & (shade > -0.02) & (shade < 0.5)
-    shadow = connected_to_border((alike & (slope < 2)) | ~objects) & objects
+    steep = ndimage.binary_dilation(slope >= 2)  # whole, or a flood finds a gap between two of its pixels
+    shadow = connected_to_border((alike & ~steep) | ~objects) & objects
     # Its last pixels lie on the slope of the object's own edge. Slivers along such edges are no shadows, and a thin
     # grey chimney must not go with them.
     broad = ndimage.binary_opening(shadow, iterations=3)
-    last = alike & objects & (slope >= 2)
-    shadow = ndimage.binary_dilation(broad, iterations=4, mask=shadow | last)
+    shadow = ndimage.binary_dilation(broad, iterations=5, mask=shadow | (alike & objects & steep))
     return shadow if shadow.sum() < 0.3 * objects.sum() else np.zeros_like(shadow)
 
 

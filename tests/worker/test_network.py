@@ -120,7 +120,7 @@ def test_it_is_not_asked_where_it_is_not_needed(runtime, monkeypatch):
 
 def test_it_is_asked_where_a_cut_is_doubtful(runtime, monkeypatch):
     put_network(monkeypatch, network.network_path())
-    monkeypatch.setattr(border, "_is_eaten", lambda *arguments: True)
+    monkeypatch.setattr(border, "_doubt", lambda *arguments: border.EATEN)
     doubts = []
     assert matte(picture(put(mug(), backgrounds()["grey"])), warn=doubts.append)[1] == "network"
     assert doubts == []

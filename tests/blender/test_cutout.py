@@ -8,9 +8,9 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from test_panel import drawn, sentences
+from test_panel import Layout, With, drawn, sentences
 
-from lgm_blender.blender import session
+from lgm_blender.blender import session, tasks
 from lgm_blender.blender.ui import cutout, icons, operators, panel, properties
 from lgm_blender.core.messages import GenerateRequest
 
@@ -32,15 +32,6 @@ def settings(worker):
 def windowed(monkeypatch):
     """Settings are heard as in a window, where a timer would step the session."""
     monkeypatch.setattr(properties.bpy, "app", With(bpy.app, background=False))
-
-
-class With:
-    def __init__(self, thing, **values):
-        self.thing = thing
-        self.__dict__.update(values)
-
-    def __getattr__(self, name):
-        return getattr(self.thing, name)
 
 
 def until(condition, seconds=20.0):
@@ -130,20 +121,19 @@ def test_why_there_is_none_and_the_button_that_helps(settings):
     assert "The background is not plain." in sentences(told)
     assert "lgm.fetch_network" in told.splitlines()
     seen = []
-    from test_panel import Layout
-
     cutout.LGM_OT_fetch_network.draw(type("Fetch", (), {"layout": Layout(seen)}), bpy.context)
     assert "179 MB, licence Apache-2.0" in " ".join(seen)
 
 
-def test_what_was_refused_is_asked_again_once_the_network_is_there(settings, monkeypatch):
+def test_what_was_refused_is_asked_again_once_the_network_is_there(settings, monkeypatch, tmp_path):
     settings.image = image("busy street")
     now = session.current()
     cut()
     fetched = []
     monkeypatch.setattr(type(now), "download", lambda self, name: fetched.append(name))
     monkeypatch.setattr(cutout.LGM_OT_fetch_network, "obstacle", classmethod(lambda cls, context: ""))
-    now.task = type("Done", (), {"error": "", "state": "done", "step": lambda self: False})()
+    now.task = tasks.Task([], tmp_path / "log")
+    now.task.state = "done"
     assert bpy.ops.lgm.fetch_network() == {"FINISHED"}
     assert fetched == ["isnet-general-use"]
     now.cutout.ask_again()

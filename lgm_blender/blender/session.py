@@ -338,17 +338,33 @@ def open_session(logs: Path | None = None, on_work: Callable[[], None] = lambda:
     global _session
     close_session()
     _session = Session(logs, on_work)
+    bpy.app.handlers.depsgraph_update_post.append(_after_update)
     bpy.app.handlers.load_post.append(_after_load)  # and not before: a file that can't be read changes nothing
 
 
 def close_session() -> None:
     """Ends the session and everything that it started. Does nothing if there is none."""
     global _session
-    if _after_load in bpy.app.handlers.load_post:
-        bpy.app.handlers.load_post.remove(_after_load)
+    for handlers, handler in (
+        (bpy.app.handlers.load_post, _after_load),
+        (bpy.app.handlers.depsgraph_update_post, _after_update),
+    ):
+        if handler in handlers:
+            handlers.remove(handler)
     if _session is not None:
         _session.close()
         _session = None
+
+
+@bpy.app.handlers.persistent
+def _after_update(scene, depsgraph) -> None:
+    """Cuts out again after a stroke on the image or its mask: Blender tells of them nowhere else."""
+    settings = getattr(scene, "lgm", None)
+    if _session is None or settings is None or settings.image is None or bpy.app.background:
+        return
+    pictures = {image.name_full for image in (settings.image, settings.mask) if image}
+    if any(isinstance(update.id, bpy.types.Image) and update.id.name_full in pictures for update in depsgraph.updates):
+        _session.cut_out(scene)
 
 
 @bpy.app.handlers.persistent

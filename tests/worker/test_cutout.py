@@ -156,7 +156,7 @@ def test_a_mask_decides_alone(tmp_path):
         ({"method": "magic"}, "no matting method"),
         ({"threshold": 3.0}, "from 0 to 1"),
         ({"mask": Image.new("L", (64, 64))}, "mask is black"),
-        ({"method": "network"}, "no network"),
+        ({"method": "network"}, "not on this machine"),
         ({"method": "alpha", "threshold": 1.0}, "Lower the threshold"),
     ],
 )

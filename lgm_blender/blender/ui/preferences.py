@@ -104,7 +104,7 @@ def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         )
         return
     draw_text(
-        layout, "Blender is not allowed to go online. Fetching the worker needs it.", context, icon="INTERNET_OFFLINE"
+        layout, "Blender is not allowed to go online. Fetching needs it.", context, icon="INTERNET_OFFLINE"
     )
     layout.prop(context.preferences.system, "use_online_access", text="Allow Online Access")
 

@@ -13,9 +13,16 @@ from . import icons
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without something going on
 
 
+_rests = False  # whether the next look is far away
+
+
 def start() -> None:
-    """Sees to it that the session is stepped while there is something to step."""
-    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+    """Sees to it that the session is stepped soon, and while there is something to step."""
+    if bpy.app.background:
+        return
+    if _rests:
+        stop()
+    if not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=BUSY, persistent=True)
 
 
@@ -27,6 +34,8 @@ def stop() -> None:
 
 def _tick() -> float | None:
     """Steps the session; seconds until the next time, or None to end the timer."""
+    global _rests
+    _rests = False
     now = session.current()
     had_problem = now.problem
     try:
@@ -43,7 +52,8 @@ def _tick() -> float | None:
         _announce(now.problem.sentence)
     if now.working or now.cutout.is_asked:
         return BUSY
-    return IDLE if now.engine and now.engine.state != "off" else None
+    _rests = bool(now.engine and now.engine.state != "off")
+    return IDLE if _rests else None
 
 
 def _panels():

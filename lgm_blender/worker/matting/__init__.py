@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from ...core.cutout import Method
+from ...core.cutout import NETWORK, Method
 from ...core.errors import LGMError
 from ..images import read_image, to_rgba
 from .alpha import cut_by_alpha, is_premultiplied, unpremultiplied
@@ -110,8 +110,8 @@ def _cut_opaque(
         else "The object could not be told from the background: their colours are too much alike."
     )
     raise LGMError(
-        f"{problem} Use an image with a transparent background or a plain one of another colour, paint a mask, or fetch "
-        "the matting network: python -m lgm_blender.worker models --download isnet-general-use.",
+        f"{problem} Fetch the matting network ({NETWORK.name}), paint a mask, or use an image with a transparent "
+        "background or a plain one of another colour.",
         "matting",
     )
 

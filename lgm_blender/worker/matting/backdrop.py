@@ -151,7 +151,8 @@ def _is_one_surface(lab: np.ndarray, known: np.ndarray, region: np.ndarray) -> b
     v, u = 2 * (y + 0.5) / height - 1, 2 * (x + 0.5) / width - 1
     matrix = np.stack([u**i * v**j for i, j in _exponents(4)], axis=-1)
     colors = lab[y, x].astype(np.float64)
-    missed = np.linalg.norm(colors - matrix @ np.linalg.lstsq(matrix, colors, rcond=None)[0], axis=1)
+    coefficients = np.linalg.solve(matrix.T @ matrix + 1e-3 * np.eye(matrix.shape[1]), matrix.T @ colors)
+    missed = np.linalg.norm(colors - matrix @ coefficients, axis=1)
     inside = region[y, x]
     if max(missed[inside].mean(), missed[~inside].mean()) > ONE_SURFACE:
         return False
@@ -242,8 +243,9 @@ def _fit_blurred(lab: np.ndarray, border: np.ndarray) -> Backdrop | None:
 
 
 def _missed(lab: np.ndarray, known: np.ndarray, backdrop: Backdrop) -> np.ndarray:
-    """What the polynomial misses, float32 [H, W, 3], as the known pixels nearby tell."""
-    missed = np.where(known[..., None], lab - backdrop.colors(*known.shape), 0)
+    """What the polynomial misses, float32 [H / 3, W / 3, 3], as the known pixels nearby tell."""
+    missed = np.where(known[..., None], lab - backdrop.colors(*known.shape), 0)[1::3, 1::3]
+    known = known[1::3, 1::3]
     sigma = REACH[backdrop.blurred] * max(known.shape)
     weight = ndimage.gaussian_filter(known.astype(np.float32), sigma)[..., None]
     return np.float32(ndimage.gaussian_filter(missed, (sigma, sigma, 0)) / (weight + 1e-3))
@@ -272,7 +274,7 @@ def _fit(lab: np.ndarray, where: np.ndarray, degree: int) -> tuple[np.ndarray, f
     y, x = np.nonzero(where)
     if len(y) < 32:
         return None
-    step = max(1, len(y) // 20_000)
+    step = max(1, len(y) // 6000)
     y, x = y[::step], x[::step]
     colors = lab[y, x].astype(np.float64)
     v, u = 2 * (y + 0.5) / height - 1, 2 * (x + 0.5) / width - 1

@@ -83,8 +83,8 @@ def cut_with_network(
     file = file or find_network()
     if file is None:
         raise LGMError(
-            f"There is no network to cut the object out with. Press Fetch Network ({NETWORK.size / 1e6:.0f} MB), or "
-            f"type: python -m lgm_blender.worker models --download {NETWORK.name}.",
+            f"The matting network is not on this machine. Fetch {NETWORK.name} ({NETWORK.size / 1e6:.0f} MB), or choose "
+            "another method.",
             "matting",
         )
     pixels = np.uint8(np.clip(rgb, 0, 1) * 255 + 0.5)

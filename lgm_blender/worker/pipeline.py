@@ -136,7 +136,7 @@ class Pipeline:
         progress: OnProgress = lambda progress: None,
         cancelled: IsCancelled = lambda: False,
     ) -> MatteResult:
-        """The object of an image, cut out as for `generate`, whose arguments and errors these are; no model is loaded."""
+        """The object of an image, cut out as for `generate`, whose arguments and errors these are, but no models."""
         return self._with_memory(lambda: cutout.matte(request, progress, cancelled))
 
     def _with_memory(self, work: Callable[[], Any]) -> Any:

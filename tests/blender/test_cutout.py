@@ -1,4 +1,7 @@
-"""The cut-out before anything is made: asked beside jobs, shown in the panel, corrected (pytest tests/blender/test_cutout.py)."""
+"""The cut-out before anything is made: asked beside jobs, shown in the panel, corrected.
+
+Run: pytest tests/blender/test_cutout.py
+"""
 
 from __future__ import annotations
 

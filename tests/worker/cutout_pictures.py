@@ -199,7 +199,7 @@ def shadowed(values: np.ndarray, object_: np.ndarray) -> np.ndarray:
 def street() -> np.ndarray:
     """[SIZE, SIZE, 3] in 0..255: houses, windows, a car; nothing that stands out."""
     random = np.random.default_rng(9)
-    x, y = grid()
+    _, y = grid()
     image = picture(mixed(np.clip(y + 1, 0, 1), (120, 160, 210), (225, 230, 235)))
     draw = ImageDraw.Draw(image)
     left = -10
@@ -272,7 +272,8 @@ def eaten() -> Iterator[Picture]:
             yield f"chimney {grey}, {name}", picture(values), object_[..., 3]
             soft = picture(values).filter(ImageFilter.GaussianBlur(1.2))
             yield f"chimney {grey}, {name}, soft", soft, object_[..., 3]
-            yield f"chimney {grey}, {name}, shadow", picture(put(object_, shadowed(backgrounds()[name], object_))), object_[..., 3]
+            below = shadowed(backgrounds()[name], object_)
+            yield f"chimney {grey}, {name}, shadow", picture(put(object_, below)), object_[..., 3]
     for belly in (214, 208):
         object_ = bird((belly, belly, belly + 1))
         values = put(object_, backgrounds()["grey"])

@@ -244,7 +244,7 @@ def real_network(tmp_path_factory) -> Path:
 
 
 def photograph(object_: np.ndarray) -> np.ndarray:
-    """float32 [H, W, 3] in 0..1: the object in front of a street that is out of focus, lit from the left, with grain."""
+    """float32 [H, W, 3] in 0..1: the object in front of a street out of focus, lit from the left, with grain."""
     from scipy import ndimage
 
     behind = ndimage.gaussian_filter(street(), (5, 5, 0))

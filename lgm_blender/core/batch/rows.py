@@ -106,9 +106,10 @@ def _row(given: dict[str, str], where: str, folder: Path, prompt: str, separator
         text = given["elevation"] if separator == "," else given["elevation"].replace(",", ".")
         values["elevation"] = _number(text, f"{where}, column elevation", -90, 90)
     if "matting" in given:
-        if given["matting"] not in (methods := get_args(Method)):
-            raise LGMError(f"{where}, column matting: '{given['matting'][:40]}' is none of {', '.join(methods)}. Correct it.")
-        values["matting"] = given["matting"]
+        method, methods = given["matting"], get_args(Method)
+        if method not in methods:
+            raise LGMError(f"{where}, column matting: '{method[:40]}' is none of {', '.join(methods)}. Correct it.")
+        values["matting"] = method
     return Row(path, name or ("" if path else "_".join(values.get("prompt", prompt).split()[:8])), values)
 
 

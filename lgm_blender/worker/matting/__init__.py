@@ -128,7 +128,7 @@ def _cut_by_alpha(rgba: np.ndarray, threshold: float | None) -> np.ndarray:
 
 
 def _cut_by_mask(rgba: np.ndarray, mask: Image.Image | str | os.PathLike) -> np.ndarray:
-    """The picture cut by a painted mask; where both are half-transparent the picture's colours are taken as straight."""
+    """The picture cut by a painted mask, whatever its own alpha says; colours that this hides may come back."""
     painted = _pixels(mask)
     white = Image.fromarray(np.uint8(painted[..., :3] * (painted[..., 3:] / 255))).convert("L")
     alpha = np.asarray(white.resize((rgba.shape[1], rgba.shape[0]), Image.Resampling.BILINEAR))

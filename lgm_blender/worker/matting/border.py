@@ -35,8 +35,8 @@ SCENE = (
     "crop the image to its object, or paint a mask."
 )
 EATEN = (
-    "Part of the object may be missing: it has the background's colour and hardly an edge towards it. Look at the cut-out; "
-    "paint a mask, or set another threshold."
+    "Part of the object may be missing: it has the background's colour and hardly an edge towards it. Look at the "
+    "cut-out; paint a mask, or set another threshold."
 )
 
 
@@ -238,5 +238,3 @@ def _holes(objects: np.ndarray, distance: np.ndarray, tolerance: float) -> np.nd
     holes = (areas > max(16, 5e-4 * objects.sum())) & (mean < 0.5 * tolerance)
     holes[0] = False
     return holes[labels]
-
-

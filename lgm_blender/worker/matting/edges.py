@@ -63,9 +63,9 @@ def own_colors(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     Returns:
         float32 [H, W, 3]; `rgb` where alpha is 1.
     """
-    a = alpha[..., None]
+    a, colors = alpha[..., None], rgb
     for sigma in (0.02 * max(alpha.shape), 2.0):  # from afar for wide seams, from nearby for the rest
-        object_color = _weighted_mean(rgb if sigma > 2 else colors, a, sigma)
+        object_color = _weighted_mean(colors, a, sigma)
         background = _weighted_mean(rgb, 1 - a, sigma)
         colors = np.clip(object_color + a * (rgb - a * object_color - (1 - a) * background), 0, 1)
     return np.where(a > 0.98, rgb, colors).astype(np.float32)

@@ -4,7 +4,8 @@ import importlib
 
 _MODULES = (
     *("ui.view_properties", "ui.preferences", "ui.properties", "ui.operators", "ui.installing", "ui.sources"),
-    *("ui.panel", "ui.candidates", "ui.views", "ui.history", "ui.splats", "ui.editing", "ui.files", "ui.training"),
+    *("ui.cutout", "ui.panel", "ui.candidates", "ui.views", "ui.history", "ui.splats", "ui.editing", "ui.files"),
+    "ui.training",
 )
 
 

@@ -22,6 +22,7 @@ from ..core.errors import ErrorKind, LGMError
 from ..core.lock import TorchBuild
 from ..core.messages import GenerateResult, MeshResult, Request, Result, SampleRequest, SampleResult
 from . import history, install, run_times, settings, tasks
+from .cutout import Cutout
 from .engine import Engine, Job, log_folder, worker_command
 from .live import Live
 from .preload import Preload
@@ -86,6 +87,7 @@ class Session:
         views: A picture of the views so far, or of the last result's, four in a row; '' if there is none.
         live: Keeps splats as the scene's views are.
         forecast: What is expected of the job on its way.
+        cutout: What the image that is chosen looks like, cut out.
     """
 
     def __init__(self, logs: Path | None = None, on_work: Callable[[], None] = lambda: None, times: Path | None = None):
@@ -104,6 +106,7 @@ class Session:
         self._served: Engine | None = None  # which has done a job
         self._warm = False  # whether the worker that has the job had done one before
         self._arrival: Iterator[None] | None = None  # of the result of a job that is done
+        self.cutout = Cutout()
         self._logs = log_folder(logs)
         self._on_work = on_work
         self._old_engine: Engine | None = None  # its worker may still be leaving
@@ -258,6 +261,7 @@ class Session:
         """
         if self.job is not None:
             raise LGMError("Another job is running. Wait for it, or cancel it first.")
+        self.cutout.put_off(self.engine)
         engine = self.ready_engine()
         self.preload.make_way(engine, request)
         self.problem = self.outcome = None
@@ -288,6 +292,18 @@ class Session:
         if self.preload.ask(preset, mode):
             self._on_work()
 
+    def cut_out(self, scene: bpy.types.Scene) -> None:
+        """Has the image of a scene cut out, to be looked at, as soon as nothing else goes on and there is a worker."""
+        self.cutout.want(scene, self.engine)
+        self._on_work()
+
+    def _ask_for_cutout(self) -> None:
+        if self.cutout.busy and not self.job and not self.fetching and self.worker().path:
+            try:
+                self.cutout.ask(self.ready_engine())
+            except LGMError:  # the worker has gone just now; the panel says so
+                self.cutout.forget()
+
     def cancel(self) -> None:
         """Gives up whatever is going on."""
         self._waiting.clear()
@@ -308,6 +324,7 @@ class Session:
         self.live.stop()
         for scene in bpy.data.scenes:
             scene.lgm.views.live = False  # it may have been saved as on
+        self.cutout.forget(self.engine)
         self._scene_uid = 0
         self.problem = self.outcome = self.choice = None
         self.views = ""
@@ -326,6 +343,7 @@ class Session:
                 self.problem = Problem(self.task.error, "worker", str(self.task.log))
             if self.task.state != "running":
                 self.forget_worker()
+                self.cutout.ask_again()
         if self.preload.asked and not self.working and self.worker().path:
             self.preload.start(self.ready_engine, settings.preference("device"))
         if self.engine:
@@ -338,6 +356,8 @@ class Session:
                 changed = True
             elif self.job.progress and self.job.progress.preview:
                 self.views = self.job.progress.preview
+        changed |= self.cutout.step()
+        self._ask_for_cutout()
         if self.live.on:
             changed |= self.live.step()
         return changed
@@ -364,6 +384,7 @@ class Session:
             self.task.cancel()
         self.end_worker(patience=0.5)  # Blender may be about to replace the extension's files
         self.job = self._arrival = None
+        self.cutout.forget()
         self._remove_temporary()
         if self._samples:
             shutil.rmtree(self._samples, ignore_errors=True)
@@ -476,17 +497,33 @@ def open_session(
     global _session
     close_session()
     _session = Session(logs, on_work, times)
+    bpy.app.handlers.depsgraph_update_post.append(_after_update)
     bpy.app.handlers.load_post.append(_after_load)  # and not before: a file that can't be read changes nothing
 
 
 def close_session() -> None:
     """Ends the session and everything that it started. Does nothing if there is none."""
     global _session
-    if _after_load in bpy.app.handlers.load_post:
-        bpy.app.handlers.load_post.remove(_after_load)
+    for handlers, handler in (
+        (bpy.app.handlers.load_post, _after_load),
+        (bpy.app.handlers.depsgraph_update_post, _after_update),
+    ):
+        if handler in handlers:
+            handlers.remove(handler)
     if _session is not None:
         _session.close()
         _session = None
+
+
+@bpy.app.handlers.persistent
+def _after_update(scene, depsgraph) -> None:
+    """Cuts out again after a stroke on the image or its mask: Blender tells of them nowhere else."""
+    settings = getattr(scene, "lgm", None)
+    if _session is None or settings is None or settings.image is None or bpy.app.background:
+        return
+    pictures = {image.name_full for image in (settings.image, settings.mask) if image}
+    if any(isinstance(update.id, bpy.types.Image) and update.id.name_full in pictures for update in depsgraph.updates):
+        _session.cut_out(scene)
 
 
 @bpy.app.handlers.persistent

@@ -19,7 +19,8 @@ MARKER = "installed.json"  # written last: an environment without it is half mad
 PACKAGE = Path(__file__).resolve().parents[1]
 MODULES = {"pillow": "PIL", "scikit-image": "skimage"}  # where `import` has another name than pip
 GLIBC = (2, 28)  # what the wheels of torch and its kin ask of a Linux
-OPTIONAL = {"pymeshlab": (2, 35)}  # the worker does without these; the glibc their wheels ask for
+# The worker does without these; the glibc their wheels ask for.
+OPTIONAL = {"pymeshlab": (2, 35), "onnxruntime": (2, 28)}
 
 
 def requirements(room: str = "worker", libc: tuple[str, str] | None = None) -> list[str]:

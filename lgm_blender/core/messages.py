@@ -8,6 +8,7 @@ Blender asks (each request has an `id`; each answer carries it back):
     reconstruct  {job, views}                  -> a job's result: ReconstructRequest, GenerateResult
     mesh         {job, ply}                    -> a job's result: MeshRequest, MeshResult
     convert      {job, file, formats}          -> a job's result: ConvertRequest, ConvertResult
+    matte        {job, image}                  -> a job's result: MatteRequest, MatteResult
     load         {job, preset, mode}           -> a job's result: LoadRequest, LoadResult
     cancel       {job}                         -> {"job": ..., "cancelled": bool}; the job then ends in an error
     shutdown     {}                            -> {}; the worker leaves
@@ -54,6 +55,7 @@ MESH_STAGES = ("render", "fuse", "simplify", "refine", "unwrap", "bake")
 SAMPLE_STAGES = ("matting", "load", "views", "save")
 RECONSTRUCT_STAGES = ("matting", "load", "gaussians", "floaters", "save")
 CONVERT_STAGES = ("read", "save")
+MATTE_STAGES = ("matting", "save")
 STAGE_LABELS = {
     "read": "Reading the splats",
     "load": "Loading the models",
@@ -89,6 +91,7 @@ class _Sampling:
         elevation: Degrees of the input view above the object, -90 to 90.
         device: One of DEVICES.
         previews: Whether progress messages carry a picture of the views so far.
+        matting, matting_threshold, mask: How the object is cut out of the image: see MatteRequest.
     """
 
     job: str
@@ -104,6 +107,9 @@ class _Sampling:
     elevation: float = 0.0
     device: str = "auto"
     previews: bool = True
+    matting: str = "auto"
+    matting_threshold: float | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ class GenerateResult:
         input: The matted, recentred input image, or None without one.
         json: The file that holds this result; '' of a quick `reconstruct`.
         gaussians: How many there are, in the PLY or behind the mesh.
-        settings: The request as it was carried out, every default filled in.
+        settings: The request as it was carried out, every default filled in; of 'matting', what was done.
         versions: Of the extension, Python, torch, numpy and the preset's weights.
         timings: Seconds of each stage, and 'total'.
         device: 'cpu', or the GPU's name.
@@ -401,8 +407,64 @@ class LoadResult:
     warnings: list[str] = field(default_factory=list)
 
 
-Request = GenerateRequest | SampleRequest | ReconstructRequest | MeshRequest | ConvertRequest | LoadRequest
-Result = GenerateResult | SampleResult | MeshResult | ConvertResult | LoadResult
+@dataclass(frozen=True)
+class MatteRequest:
+    """An image's object, cut out as a `generate` of the same image would. Paths are absolute.
+
+    Attributes:
+        image: The image.
+        output: Folder that receives NAME_cutout.png, NAME_input.png and NAME_preview.png; made if missing.
+        matting: 'alpha' (the image's own), 'border' (a plain background, by the colours of the image's border),
+            'network' (any background; it must have been fetched), or 'auto': the first of these that can.
+        matting_threshold: 0 to 1, or None for the method's own; more cuts away more. Of 'alpha' and 'network', the
+            opacity below which a pixel is cut away; of 'border', how far a colour of the object is from the
+            background's (1 is 50 in CIELAB).
+        mask: A picture whose white is the object, of any size; it replaces method and threshold.
+        name, overwrite: See GenerateRequest.
+    """
+
+    job: str
+    image: str
+    output: str
+    matting: str = "auto"
+    matting_threshold: float | None = None
+    mask: str | None = None
+    name: str = ""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class MatteResult:
+    """The cut-out that a job left behind.
+
+    Attributes:
+        cutout: The image with straight alpha in its own framing, its longer side at most 1024 pixels.
+        input: The object recentred on white, 256 x 256, as the models see it.
+        preview: Both side by side, each 256 x 256, the first one over a chequer.
+        matting: How it was cut out: 'mask', 'alpha', 'border' or 'network'.
+        settings, timings, device, warnings: See GenerateResult.
+    """
+
+    job: str
+    cutout: str
+    input: str
+    preview: str
+    matting: str
+    settings: dict[str, Any]
+    timings: dict[str, float]
+    device: str = "cpu"
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """The cut-out."""
+        return self.cutout
+
+
+Request = (
+    GenerateRequest | SampleRequest | ReconstructRequest | MeshRequest | ConvertRequest | LoadRequest | MatteRequest
+)
+Result = GenerateResult | SampleResult | MeshResult | ConvertResult | LoadResult | MatteResult
 JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked, what is answered
     "generate": (GenerateRequest, GenerateResult),
     "sample": (SampleRequest, SampleResult),
@@ -410,6 +472,7 @@ JOBS: dict[str, tuple[type[Request], type[Result]]] = {  # method: what is asked
     "mesh": (MeshRequest, MeshResult),
     "convert": (ConvertRequest, ConvertResult),
     "load": (LoadRequest, LoadResult),
+    "matte": (MatteRequest, MatteResult),
 }
 
 

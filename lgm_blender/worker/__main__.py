@@ -1,4 +1,4 @@
-"""The worker: python -m lgm_blender.worker serve | generate | sample | reconstruct | batch | mesh |
+"""The worker: python -m lgm_blender.worker serve | generate | sample | reconstruct | matte | batch | mesh |
 convert | models."""
 
 from __future__ import annotations
@@ -13,9 +13,21 @@ from typing import Any, get_args
 try:
     from ..core.arguments import count_or_auto, positive
     from ..core.batch.options import add_options
+    from ..core.cutout import NETWORK
+    from ..core.cutout import add_options as add_matting_options
     from ..core.errors import LGMError
     from ..core.formats.splat_files import WRITTEN
-    from ..core.messages import DEVICES, FACES, JOBS, TEXTURE_SIZE, VIEW_NAMES, ConvertRequest, OutputKind, to_params
+    from ..core.messages import (
+        DEVICES,
+        FACES,
+        JOBS,
+        TEXTURE_SIZE,
+        VIEW_NAMES,
+        ConvertRequest,
+        MatteRequest,
+        OutputKind,
+        to_params,
+    )
     from .meshing.settings import MeshSettings, Method, Up
 except ImportError as error:
     sys.exit(f"The worker's Python ({sys.executable}) lacks {error.name}. Install the worker again.")
@@ -39,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_generate,
         _add_sample,
         _add_reconstruct,
+        _add_matte,
         _add_batch,
         _add_mesh,
         _add_convert,
@@ -126,6 +139,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what not to show (default: the preset's)")
     parser.add_argument("--elevation", type=float, default=0.0, help="degrees of the camera above the object")
+    add_matting_options(parser)
+    _add_mask(parser)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +150,10 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     about = "of the splats; PLY is always written"
     parser.add_argument("--splat-formats", nargs="+", choices=WRITTEN, default=["ply"], help=about)
     _add_mesh_settings(parser)
+
+
+def _add_mask(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mask", metavar="FILE", help="a picture whose white is the object, in place of both")
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -157,12 +176,38 @@ def _run_job(method: str, options: argparse.Namespace, **values: Any) -> int:
 
     kind, _ = JOBS[method]
     asked = {field.name: getattr(options, field.name) for field in fields(kind) if field.name in options}
-    for path in asked.keys() & {"output", "image"}:
+    for path in asked.keys() & {"output", "image", "mask"}:
         asked[path] = asked[path] and str(Path(asked[path]).absolute())
     result = getattr(Pipeline(), method)(kind(job=method, **asked | values), print_progress)
     for warning in result.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     print(json.dumps(to_params(result)) if options.json else "\n".join(result.files))
+    return 0
+
+
+def _add_matte(commands) -> None:
+    about = "Cut the object out of an image as generate would. Prints the cut-out's path, and that of what models see."
+    parser = commands.add_parser("matte", help=about, description=about)
+    parser.add_argument("image", metavar="FILE", help="a picture of one object")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results, made if missing")
+    parser.add_argument("--name", default="", help="of the results; by default the image's")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of that name; else a number is added")
+    add_matting_options(parser)
+    _add_mask(parser)
+    parser.set_defaults(run=_matte)
+
+
+def _matte(options: argparse.Namespace) -> int:
+    from .cutout import matte
+
+    asked = {field.name: getattr(options, field.name) for field in fields(MatteRequest) if field.name in options}
+    for path in ("output", "image", "mask"):
+        asked[path] = asked[path] and str(Path(asked[path]).absolute())
+    result = matte(MatteRequest(job="matte", **asked))
+    for warning in result.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    print(f"cut out by: {result.matting}", file=sys.stderr)
+    print(result.cutout, result.input, sep="\n")
     return 0
 
 
@@ -285,7 +330,8 @@ def _add_models(commands) -> None:
     parser = commands.add_parser("models", help=about, description=about)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--check", metavar="PRESET", help="read all its files and compare them with their SHA-256")
-    group.add_argument("--download", metavar="PRESET", help="fetch what is missing into the Hugging Face cache")
+    about = f"fetch what is missing into the Hugging Face cache; {NETWORK.name}: the matting network"
+    group.add_argument("--download", metavar="PRESET", help=about)
     parser.add_argument("--mode", choices=("image", "text"), action="append", help="only what this mode needs")
     parser.add_argument("--until-stdin-ends", action="store_true", help="end with the program that started this")
     parser.set_defaults(run=_models)
@@ -297,7 +343,9 @@ def _models(options: argparse.Namespace) -> int:
 
     if options.until_stdin_ends:
         end_with_stdin()
-    if options.download:
+    if options.download == NETWORK.name:
+        _fetch_network()
+    elif options.download:
         from .download import download
 
         preset = presets.find_preset(options.download)
@@ -318,6 +366,14 @@ def _models(options: argparse.Namespace) -> int:
             state = f"ready, from {' or '.join(info.modes)}" if info.ready else info.problem
             print(f"{info.name}: {info.label}: {state}")
     return 0
+
+
+def _fetch_network() -> None:
+    from .download import fetch_network
+
+    for line in NETWORK.terms():
+        print(line, file=sys.stderr, flush=True)
+    print(f"The matting network is here: {fetch_network(DownloadPrinter())}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_status
 
+from ..core.cutout import NETWORK, Network
 from ..core.errors import LGMError
 from ..core.files import output_error, replacing
 from ..core.version import VERSION
@@ -97,6 +98,31 @@ def download(
             progress(Fetched(file.name, index, len(files), done, total))
 
         fetch_file(file.url, file.path, file.size, file.digest, tell, headers)
+
+
+def fetch_network(progress: Callable[[Fetched], None] = lambda fetched: None, network: Network = NETWORK) -> Path:
+    """Fetch the matting network into the user's data folder, unless it is on this machine, and tell where it is.
+
+    Args:
+        progress: Called many times a second.
+        network: Which.
+
+    Raises:
+        LGMError: See `fetch_file`.
+    """
+    from .matting.network import find_network, network_path
+
+    if found := find_network(network):
+        return found
+    path = network_path(network)
+    fetch_file(
+        network.url,
+        path,
+        network.size,
+        network.sha256,
+        lambda done, total: progress(Fetched(network.name, 1, 1, done, total)),
+    )
+    return path
 
 
 def _remote_files(weights: Weights, endpoint: str | None) -> list[_RemoteFile]:

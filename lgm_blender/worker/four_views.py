@@ -14,7 +14,8 @@ from PIL import Image
 from ..core.errors import LGMError
 from ..core.messages import VIEW_NAMES
 from .images import read_image
-from .matting import BORDER, matte, over_white
+from .matting import matte, over_white
+from .matting.framing import BORDER
 
 SIZE = 256  # pixels of a framed picture's side, what the published LGM sees
 SQUARE = 0.01  # how much longer than wide a framed picture may be

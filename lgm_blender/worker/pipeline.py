@@ -27,6 +27,8 @@ from ..core.messages import (
     GenerateResult,
     LoadRequest,
     LoadResult,
+    MatteRequest,
+    MatteResult,
     MeshRequest,
     MeshResult,
     OutputKind,
@@ -34,7 +36,7 @@ from ..core.messages import (
     SampleRequest,
     SampleResult,
 )
-from . import convert, four_views, outputs, reconstruct, results
+from . import convert, cutout, four_views, outputs, reconstruct, results
 from .agreement import agreement
 from .devices import device_name, device_of, devices_in_use, explain_out_of_memory, explain_sick_gpu, resolve_device
 from .jobs import Imports, IsCancelled, Job, OnProgress
@@ -51,9 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WHITE, HARDLY = 0.94, 0.003  # a value that still counts as white; the part of the others that is next to nothing
 SEEDS_AT_ONCE = 4
-
 SPARE_MEMORY = 2 << 30  # bytes that stay free for Blender and others, where models are loaded that nobody waits for
 
 Sampling = TypeVar("Sampling", GenerateRequest, SampleRequest)
@@ -172,6 +172,15 @@ class Pipeline:
         """Splats that are in a file in other formats; the arguments and errors are `generate`'s."""
         return self._with_memory(lambda: convert.convert(request, progress, cancelled))
 
+    def matte(
+        self,
+        request: MatteRequest,
+        progress: OnProgress = lambda progress: None,
+        cancelled: IsCancelled = lambda: False,
+    ) -> MatteResult:
+        """The object of an image, cut out as for `generate`, whose arguments and errors these are, but no models."""
+        return self._with_memory(lambda: cutout.matte(request, progress, cancelled))
+
     def _with_memory(self, work: Callable[[], Any]) -> Any:
         """What `work` returns; where it runs out of memory, the models are freed and a sentence says so."""
         try:
@@ -253,15 +262,7 @@ class Pipeline:
         if request.image is None:
             return None, "none"
         with job.stage("matting"):
-            from .matting import matte, recenter
-
-            cut, how = matte(request.image)
-            image = recenter(cut)
-            if (image < WHITE).mean() < HARDLY:
-                job.warnings.append(
-                    "The object is as white as the background that the models see it on, so they can't tell its "
-                    "outline. Darken the picture a little."
-                )
+            _, image, how = cutout.cut_out(request, job)
         return image, how
 
     def _frames(

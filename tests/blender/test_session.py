@@ -105,7 +105,7 @@ def test_views_are_shown_as_they_come(worker, window, tmp_path):
     tick_until(lambda: session.current().views != first and len(icons.views) == 4)
     tick_until(lambda: session.current().job is None)
     assert session.current().views == str(tmp_path / "out" / "x_views.png")
-    previews = list(icons._previews.values())  # without a window they have no numbers yet
+    previews = list(icons._views._previews.values())  # without a window they have no numbers yet
     assert {tuple(preview.image_size) for preview in previews} == {(64, 64)}
     assert len({preview.image_pixels_float[0] for preview in previews}) == 4
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)

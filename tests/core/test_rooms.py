@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "lgm_blender"
 
 BLENDER = {"addon_utils", "bl_ui", "blf", "bmesh", "bpy", "bpy_extras", "gpu", "gpu_extras", "imbuf", "mathutils"}
 TORCH = {"PIL", "huggingface_hub", "psutil", "safetensors", "scipy", "skimage", "tokenizers", "torch", "uvunwrap"}
-OPTIONAL = {"gsplat", "pymeshlab", "ray", "rembg"}  # used where they are installed
+OPTIONAL = {"gsplat", "onnxruntime", "pymeshlab", "ray"}  # used where they are installed
 BESIDE_NUMPY = {"zstandard"}  # Blender brings it along, the worker installs it; only SPZ of version 4 asks for it
 TRAINING = {"accelerate", "diffusers", "matplotlib", "moderngl", "tokenizers", "transformers", "trimesh"}
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import sys
 import time
-import types
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from lgm_blender.core.errors import LGMError
-from lgm_blender.worker import matting
 from lgm_blender.worker.matting import matte, recenter
 
 SIZE = 256
@@ -203,72 +200,7 @@ def test_what_cannot_be_cut(image, kind, sentence):
 def test_a_table_is_not_part_of_the_object():
     background = np.broadcast_to(np.float32([200, 215, 230]), (SIZE, SIZE, 3)).copy()
     background[165:] = [120, 90, 60]
-    with pytest.raises(LGMError, match="not plain"):
-        matte(on(background))
-
-
-@pytest.fixture
-def fake_rembg(monkeypatch, tmp_path):
-    """A module in rembg's place that cuts out a square, and its network's file. It notes the environment it saw."""
-    module = types.ModuleType("rembg")
-    module.__spec__ = types.SimpleNamespace(name="rembg")
-    module.seen = {}
-
-    def new_session(name):
-        module.seen = {"name": name, "home": matting.os.environ["U2NET_HOME"]}
-        module.seen["checksum"] = matting.os.environ.get("MODEL_CHECKSUM_DISABLED")
-        return name
-
-    def remove(image, session):
-        alpha = Image.new("L", image.size)
-        alpha.paste(255, module.box)
-        image = image.copy()
-        image.putalpha(alpha)
-        return image
-
-    module.box = (64, 64, 192, 192)
-    module.new_session, module.remove = new_session, remove
-    monkeypatch.setitem(sys.modules, "rembg", module)
-    module.home = tmp_path / "home" / "models" / "isnet-general-use"
-    module.home.mkdir(parents=True)
-    (module.home / "isnet-general-use.onnx").write_bytes(b"network")
-    return module
-
-
-def test_rembg_cuts_what_is_not_plain(fake_rembg):
-    rgba, how = matte(on(clutter()))
-    assert how == "rembg"
-    assert rgba[..., 3].sum() == 255 * 128 * 128
-    # rembg is kept from fetching the network again, and nothing of that stays behind.
-    assert fake_rembg.seen == {"name": "isnet-general-use", "home": str(fake_rembg.home), "checksum": "1"}
-    assert "MODEL_CHECKSUM_DISABLED" not in matting.os.environ
-
-
-def test_rembg_is_not_asked_where_it_is_not_needed(fake_rembg):
-    assert matte(mug())[1] == "alpha"
-    assert matte(on((255, 255, 255)))[1] == "border"
-    assert not fake_rembg.seen
-
-
-def test_rembg_without_its_network_fetches_nothing(fake_rembg):
-    (fake_rembg.home / "isnet-general-use.onnx").unlink()
-    with pytest.raises(LGMError, match="rembg d isnet-general-use") as caught:
-        matte(on(clutter()))
-    assert caught.value.kind == "matting"
-    assert not fake_rembg.seen
-
-
-def test_rembg_that_fails_or_finds_nothing(fake_rembg):
-    fake_rembg.box = (0, 0, 1, 1)
-    with pytest.raises(LGMError, match="found no object"):
-        matte(on(clutter()))
-
-    def broken(image, session):
-        raise RuntimeError("protobuf parsing failed")
-
-    fake_rembg.remove = broken
-    with pytest.raises(LGMError, match="protobuf parsing failed"):
-        matte(on(clutter()))
+    assert_cut(on(background), 0.03)
 
 
 @pytest.mark.parametrize("box", [(10, 20, 90, 40), (150, 3, 170, 250), (0, 0, 256, 256), (100, 100, 101, 101)])

@@ -1,4 +1,4 @@
-"""The views of the job on its way, or of the last result, as icons for the panel."""
+"""Pictures as icons for the panel: the views of the job on its way, or of the last result, and the cut-out."""
 
 from __future__ import annotations
 
@@ -10,45 +10,60 @@ import bpy
 import bpy.utils.previews
 import imbuf
 
-_previews: bpy.utils.previews.ImagePreviewCollection | None = None
-_shown = ""
-views: list[int] = []  # the icons' numbers, one a view
 
+class Row:
+    """A picture of several squares side by side, cut apart, so that a narrow panel can show them large.
 
-def show(path: str) -> None:
-    """Cuts a row of views apart, so that a narrow panel can show them large. Does nothing if they are shown already.
-
-    Args:
-        path: The picture; '' shows nothing.
+    Attributes:
+        icons: Their numbers, one a square.
     """
-    global _previews, _shown
-    if path == _shown:
-        return
-    clear()
-    _shown = path
-    if not path:
-        return
-    _previews = bpy.utils.previews.new()
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
-        row = imbuf.load(path)
-        width, height = row.size
-        for left in range(0, width - height + 1, height):
-            view = row.copy()
-            view.crop((left, 0), (left + height - 1, height - 1))
-            file = str(Path(folder, f"{left}.png"))
-            imbuf.write(view, filepath=file)
-            preview = _previews.load(f"{path} {left}", file, "IMAGE")
-            tuple(preview.image_size)  # asking reads the file, which is gone when the panel is drawn
-            views.append(preview.icon_id)
+
+    def __init__(self):
+        self.icons: list[int] = []
+        self._previews: bpy.utils.previews.ImagePreviewCollection | None = None
+        self._shown = ""
+
+    def show(self, path: str) -> None:
+        """Shows a picture. Does nothing if it is shown already.
+
+        Args:
+            path: The picture; '' shows nothing.
+        """
+        if path == self._shown:
+            return
+        self.clear()
+        self._shown = path
+        if not path:
+            return
+        self._previews = bpy.utils.previews.new()
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=bpy.app.tempdir) as folder:
+            row = imbuf.load(path)
+            width, height = row.size
+            for left in range(0, width - height + 1, height):
+                view = row.copy()
+                view.crop((left, 0), (left + height - 1, height - 1))
+                file = str(Path(folder, f"{left}.png"))
+                imbuf.write(view, filepath=file)
+                preview = self._previews.load(f"{path} {left}", file, "IMAGE")
+                tuple(preview.image_size)  # asking reads the file, which is gone when the panel is drawn
+                self.icons.append(preview.icon_id)
+
+    def clear(self) -> None:
+        """Takes the icons away."""
+        if self._previews is not None:
+            bpy.utils.previews.remove(self._previews)
+        self._previews, self._shown = None, ""
+        self.icons.clear()
+
+
+_views, cutout = Row(), Row()
+views, show = _views.icons, _views.show
 
 
 def clear() -> None:
-    """Takes the icons away."""
-    global _previews, _shown
-    if _previews is not None:
-        bpy.utils.previews.remove(_previews)
-    _previews, _shown = None, ""
-    views.clear()
+    """Takes all icons away."""
+    _views.clear()
+    cutout.clear()
 
 
 _files: dict[tuple[str, bool], int] = {}

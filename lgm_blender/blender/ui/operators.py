@@ -173,6 +173,13 @@ class LGM_OT_generate(JobOperator, bpy.types.Operator):
         default={"ply"},
         options={"ENUM_FLAG", "SKIP_SAVE"},
     )
+    matting: bpy.props.StringProperty(
+        name="Matting", description="How the object is cut out: auto, alpha, border or network", options={"SKIP_SAVE"}
+    )
+    matting_threshold: bpy.props.FloatProperty(
+        name="Matting Threshold", description="More cuts away more. 0: each method's own", min=0.0, max=1.0,
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
     object_size: bpy.props.FloatProperty(
         name="Size", description="Longest side of what comes into the scene. 0: as LGM makes it", subtype="DISTANCE",
         min=0.0, options={"SKIP_SAVE"},
@@ -222,6 +229,9 @@ class LGM_OT_generate(JobOperator, bpy.types.Operator):
             texture_size=int(given("texture_size")),
             quads=given("quads"),
             splat_formats=[name for name in WRITTEN if name in self.splat_formats],
+            matting=given("matting"),
+            matting_threshold=given("matting_threshold") or None,
+            mask=None if own or image is None else mask_file(settings),
         )
 
     def image_file(self) -> Path | None:
@@ -285,6 +295,12 @@ class LGM_OT_convert_to_mesh(JobOperator, bpy.types.Operator):
 def scene_image(settings) -> Path | None:
     """The file of the scene's image, or None if none is chosen."""
     return images.image_file(settings.image, session.current().temporary_folder()) if settings.image else None
+
+
+def mask_file(settings) -> str | None:
+    """The file of the scene's mask, or None if there is none."""
+    folder = session.current().temporary_folder()
+    return str(images.image_file(settings.mask, folder, "mask")) if settings.mask else None
 
 
 class LGM_OT_cancel(bpy.types.Operator):

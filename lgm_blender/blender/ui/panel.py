@@ -9,7 +9,7 @@ import bpy
 from ...core.messages import STAGES, PresetInfo
 from .. import install, session
 from ..settings import preference
-from . import hints, icons, preferences, sources
+from . import cutout, hints, icons, preferences, sources
 from .properties import BUNDLED, FOLDER, known_presets
 
 
@@ -48,6 +48,8 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         column.active = now.job is None
         column.template_ID_preview(settings, "image", open="image.open", rows=3, cols=6)
         sources.draw_sources(column)
+        if settings.image:
+            cutout.draw(column, context, now)
         column.prop(settings, "prompt", text="", icon="TEXT", placeholder="What is it?")
         hints.draw_unread_words(column, context)
         column = layout.column()
@@ -235,6 +237,8 @@ def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem
     settings, row = context.scene.lgm, layout.row(align=True)
     if problem.kind in ("bad_input", "matting") and settings.image:
         row.operator("lgm.open_image", text="Another Image", icon="FILE_FOLDER")
+        if problem.kind == "matting":
+            cutout.draw_fetch(layout, context)
     elif problem.kind == "output":
         row.prop(settings, "output", text="Folder")
     elif problem.kind == "weights" and settings.preset == BUNDLED:  # they come with the extension, and only with it

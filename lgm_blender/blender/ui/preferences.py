@@ -111,9 +111,7 @@ def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
             layout, "Blender was started with --offline-mode: nothing can be fetched.", context, icon="INTERNET_OFFLINE"
         )
         return
-    draw_text(
-        layout, "Blender is not allowed to go online. Fetching the worker needs it.", context, icon="INTERNET_OFFLINE"
-    )
+    draw_text(layout, "Blender is not allowed to go online. Fetching needs it.", context, icon="INTERNET_OFFLINE")
     layout.prop(context.preferences.system, "use_online_access", text="Allow Online Access")
 
 

@@ -16,6 +16,7 @@ from .view_properties import LGM_Views
 # What every worker has; it tells more once it runs.
 BUNDLED = "mini"
 PRESETS = ((BUNDLED, "Mini", "Small models that come with the add-on"), ("lgm", "LGM", "The published models"))
+MASK_OF = "lgm_mask_of"  # custom property of a mask: the name of the image that it was made for
 FOLDER = "folder"  # the item of the enum that stands for a preset in a folder
 _items: list[tuple] = []
 
@@ -33,6 +34,20 @@ def preset_items(self, context) -> list[tuple[str, str, str, str, int]]:
     # Blender keeps no reference to these strings: they must live on.
     _items[:] = [(name, label, tip, "NONE", preset_number(name)) for name, label, tip in presets]
     return _items
+
+
+def cut_out(self, context) -> None:
+    """Has the image cut out as it is set now, to be looked at."""
+    if not bpy.app.background:
+        session.current().cut_out(self.id_data)
+
+
+def choose_image(self, context) -> None:
+    """A mask that was painted for another image goes."""
+    if self.image and self.mask and self.mask.get(MASK_OF, self.image.name) != self.image.name:
+        self.mask = None  # which cuts out
+    else:
+        cut_out(self, context)
 
 
 def preset_number(name: str) -> int:
@@ -84,6 +99,34 @@ class LGM_Settings(bpy.types.PropertyGroup):
         description="A picture of one object. An alpha channel is used; a plain background is cut out",
         type=bpy.types.Image,
         poll=lambda self, image: image.type not in ("RENDER_RESULT", "COMPOSITING"),
+        update=choose_image,
+    )
+    matting: bpy.props.EnumProperty(
+        name="Method",
+        description="How the object is cut out of the image",
+        items=[
+            ("auto", "Automatic", "The first of the others that can"),
+            ("alpha", "Alpha", "By the image's own transparency"),
+            ("border", "Plain Background", "By the colours along the image's border: one colour, gradients, vignettes"),
+            ("network", "Network", "By a network that finds what stands out, whatever is behind it"),
+        ],
+        update=cut_out,
+    )
+    matting_threshold: bpy.props.FloatProperty(
+        name="Threshold",
+        description="More cuts away more. Alpha, network: the least opacity. Plain background: the least distance from "
+        "its colour. 0: automatic",
+        min=0.0,
+        max=1.0,
+        step=1,
+        update=cut_out,
+    )
+    mask: bpy.props.PointerProperty(
+        name="Mask",
+        description="A picture whose white is the object, in place of method and threshold",
+        type=bpy.types.Image,
+        poll=lambda self, image: image.type not in ("RENDER_RESULT", "COMPOSITING"),
+        update=cut_out,
     )
     prompt: bpy.props.StringProperty(
         name="Prompt",

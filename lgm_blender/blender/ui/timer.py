@@ -14,9 +14,16 @@ BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and witho
 SOON = 0.01  # while a result comes into the scene
 
 
+_rests = False  # whether the next look is far away
+
+
 def start() -> None:
-    """Sees to it that the session is stepped while there is something to step."""
-    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+    """Sees to it that the session is stepped soon, and while there is something to step."""
+    if bpy.app.background:
+        return
+    if _rests:
+        stop()
+    if not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=BUSY, persistent=True)
 
 
@@ -28,11 +35,14 @@ def stop() -> None:
 
 def _tick() -> float | None:
     """Steps the session; seconds until the next time, or None to end the timer."""
+    global _rests
+    _rests = False
     now = session.current()
     had_problem = now.problem
     try:
         changed = now.step()
         icons.show(now.views)
+        icons.cutout.show(now.cutout.result.preview if now.cutout.result else "")
     except Exception:  # a timer that raises is never called again, and nobody would know
         traceback.print_exc()
         now.problem = session.Problem("Something went wrong in the add-on; the system console says more.", "internal")
@@ -41,11 +51,12 @@ def _tick() -> float | None:
         redraw()
     if now.problem and now.problem != had_problem:
         _announce(now.problem.sentence)
-    if now.working:
+    if now.working or now.cutout.is_asked:
         return SOON if now.arriving else BUSY
     if now.live.on:
         return BUSY
-    return IDLE if now.engine and now.engine.state != "off" else None
+    _rests = bool(now.engine and now.engine.state != "off")
+    return IDLE if _rests else None
 
 
 def _panels():

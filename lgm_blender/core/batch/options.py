@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
+from .. import cutout
 from ..arguments import integer, positive
 from ..formats.splat_files import WRITTEN
 from ..messages import DEVICES, FACES, MAX_CANDIDATES, TEXTURE_SIZE, OutputKind
@@ -13,7 +14,7 @@ from .items import Item
 # What decides how a result looks: with another value it is made again.
 SETTINGS = (
     *("prompt", "negative_prompt", "preset", "seed", "candidates", "steps", "guidance", "view_samples", "elevation"),
-    *("output_kind", "splat_formats", "faces", "texture_size", "quads"),
+    *("output_kind", "splat_formats", "faces", "texture_size", "quads", "matting", "matting_threshold"),
 )
 
 
@@ -43,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser, inputs: str) -> None:
     add("--quads", action="store_true", help="join triangles to quads; for --faces each is two")
     sizes = (512, 1024, 2048, 4096)
     add("--texture-size", type=int, choices=sizes, default=TEXTURE_SIZE, help="of a mesh (default: %(default)s)")
+    cutout.add_options(parser)
     add("--device", choices=DEVICES, default=None, help="what computes")
     add("--timeout", type=positive, default=None, metavar="SECONDS", help="give an item up after this long")
     about = "give an item up whose worker holds more of the computer's memory"

@@ -7,13 +7,14 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from ..cutout import Method
 from ..errors import LGMError
 from ..formats.splat_files import META
 from ..paths import expanded
 
-COLUMNS = ("image", "prompt", "negative_prompt", "seed", "elevation", "name")
+COLUMNS = ("image", "prompt", "negative_prompt", "seed", "elevation", "matting", "name")
 MAX_SIZE = 64 << 20  # bytes; a list of a million rows has less
 
 
@@ -104,6 +105,11 @@ def _row(given: dict[str, str], where: str, folder: Path, prompt: str, separator
         # Where the comma separates decimals, spreadsheets write lists with semicolons.
         text = given["elevation"] if separator == "," else given["elevation"].replace(",", ".")
         values["elevation"] = _number(text, f"{where}, column elevation", -90, 90)
+    if "matting" in given:
+        method, methods = given["matting"], get_args(Method)
+        if method not in methods:
+            raise LGMError(f"{where}, column matting: '{method[:40]}' is none of {', '.join(methods)}. Correct it.")
+        values["matting"] = method
     return Row(path, name or ("" if path else "_".join(values.get("prompt", prompt).split()[:8])), values)
 
 

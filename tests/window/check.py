@@ -104,6 +104,8 @@ def judge_sources(report: dict) -> dict[str, bool]:
         "the story ended": "error" not in report,
         **{f"{name}: became the image": bool(report.get(f"image_{name}")) for name in ("view", "camera", "clipboard")},
         "the view's picture has alpha and the object in its middle": report.get("alpha_view") == [0.0, 1.0, 0.0],
+        "also in Material Preview, in colour": report.get("material_alpha") == [0.0, 1.0, 0.0]
+        and report.get("material_color", [0, 0, 1])[0] > 1.5 * report.get("material_color", [0, 0, 1])[2],
         "its elevation is the view's": abs(report.get("elevation_view", 99) - report.get("expected_view", 0)) < 1.5,
         "only the selected object is in it": report.get("others_in_view") is False,
         "what the user had set stayed": report.get("kept") is True,
@@ -200,6 +202,8 @@ def main() -> int:
         with window(root, share, options.out, story, options.worker, options.display) as blender:
             seconds = 900.0 if options.worker else 300.0
             report = watch(share, options.out, blender, seconds, options.display)
+            for path in share.glob("*.out.png"):
+                shutil.copy(path, options.out)
             if report.get("quits"):
                 wait_for_the_end(blender, report)
     print(json.dumps(report, indent=2))

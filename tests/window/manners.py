@@ -21,7 +21,7 @@ def view_of(window) -> dict:
 def two_windows():
     """A job from a second window, which shows another scene, comes into that one."""
     now, manager = session.current(), bpy.context.window_manager
-    bpy.ops.wm.window_new()
+    bpy.ops.wm.window_new_main()  # with a scene of its own
     yield 1.0
     first, second = manager.windows
     other = second.scene = bpy.data.scenes.new("Other")

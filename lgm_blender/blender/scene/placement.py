@@ -11,7 +11,7 @@ from . import splat_data, splats
 from .capture import SURFACES
 
 GAP = 0.1  # between a result and its neighbour, of the result's size
-DISTANCE = 3.0  # from which a result is looked at first, of its size
+DISTANCE = 4.0  # from which a result is looked at first, of its size
 LARGE = 4.0  # so many times the result's size, and it is a ground or a room rather than a neighbour
 
 ENOUGH = 5_000  # Gaussians that say how large all of them are

@@ -113,11 +113,12 @@ def story():
     start = time.monotonic()
     yield 3.0
     note("nothing", start, time.monotonic())
-    start = time.monotonic()
-    while time.monotonic() < start + 3:
-        panel.tag_redraw()
-        yield 0.1
-    note("the side panel is drawn ten times a second", start, time.monotonic())
+    for name, region in (("side panel", panel), ("3D view", override(area)["region"])):
+        start = time.monotonic()
+        while time.monotonic() < start + 3:
+            region.tag_redraw()
+            yield 0.1
+        note(f"the {name} is drawn ten times a second", start, time.monotonic())
     for what, prepare in (("65,536 Gaussians", use_stand_in), ("mini", use_real_worker)):
         prepare()
         for away in (True, False):

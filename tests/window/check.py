@@ -115,7 +115,8 @@ def judge_sources(report: dict) -> dict[str, bool]:
         "a dropped picture became the image": report.get("dropped") == "cactus.png",
         "the first result is framed": 0.3 < report.get("framed", 0) < 0.8,
         "beside the cube": report.get("first_location", [0])[0] > 1,
-        "in colour": report.get("shading") == "MATERIAL",
+        "in colour, which without a GPU is only offered": report.get("shading") == "MATERIAL"
+        and report.get("without_gpu") is True,
         "and one undo takes it away": report.get("objects_after_undo") == report.get("objects_before"),
         "a view that somebody turned stays": report.get("view_stayed") is True,
     }

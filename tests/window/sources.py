@@ -13,7 +13,7 @@ from mathutils import Quaternion, Vector
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bpy_extras.view3d_utils import location_3d_to_region_2d
-from harness import SHARE, behave, open_tab, override, picture, report, run, session, side_panel, until
+from harness import ADDON, SHARE, behave, open_tab, override, picture, report, run, session, side_panel, until
 
 
 def pixels() -> np.ndarray:
@@ -32,6 +32,9 @@ def press(area, name: str, **options):
 def first_result(area):
     """The first result of a new file, as Blender makes it."""
     now, view = session.current(), area.spaces.active.region_3d
+    placement = sys.modules[f"{ADDON}.blender.scene.placement"]
+    report["without_gpu"] = placement.draws_without_gpu()
+    placement.draws_without_gpu = lambda: False
     report["factory_view"] = [view.view_distance, *view.view_rotation, *view.view_location]
     report["objects_before"] = len(bpy.data.objects)
     bpy.context.scene.lgm.prompt = "a cactus"

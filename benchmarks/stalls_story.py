@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness import (
     run,
     session,
     side_panel,
+    ticks,
     until,
     use_real_worker,
 )
@@ -51,6 +53,10 @@ def watch_timer() -> None:
     timer.icons.show = watched
 
 
+def pairs(start, end):
+    return itertools.pairwise([start, *(t for t in ticks if start <= t <= end), end])
+
+
 def note(name: str, start: float, end: float) -> None:
     between = gaps(start, end)
     own = [seconds for when, seconds in ours if start <= when <= end + 0.1]
@@ -60,6 +66,8 @@ def note(name: str, start: float, end: float) -> None:
         "longest": 1000 * between[-1],
         "ours": 1000 * max(own, default=0.0),
         "seconds": end - start,
+        "long": [[round(b - start, 3), round(b - a, 3)] for a, b in pairs(start, end) if b - a > 0.1][:30],
+        "our_long": [[round(when - start, 3), round(s, 3)] for when, s in ours if start <= when and s > 0.02][:30],
     }
 
 
@@ -94,7 +102,7 @@ def look(area, away: bool) -> None:
 
 
 def story():
-    area, _ = side_panel()
+    area, panel = side_panel()
     yield from open_tab()
     settings = bpy.context.scene.lgm
     settings.image = bpy.data.images.load(str(SHARE / "cactus.png"))
@@ -105,6 +113,12 @@ def story():
     start = time.monotonic()
     yield 3.0
     note("nothing", start, time.monotonic())
+    for name, region in (("side panel", panel), ("3D view", override(area)["region"])):
+        start = time.monotonic()
+        while time.monotonic() < start + 3:
+            region.tag_redraw()
+            yield 0.1
+        note(f"the {name} is drawn ten times a second", start, time.monotonic())
     for what, prepare in (("65,536 Gaussians", use_stand_in), ("mini", use_real_worker)):
         prepare()
         for away in (True, False):

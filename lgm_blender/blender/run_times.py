@@ -2,7 +2,7 @@
 
 Of each kind of job (what is asked, preset, device, what comes out) the last runs are remembered, stage by stage. What
 is expected of a stage is the median of its runs. The views' is scaled by how many samples and steps are asked for, and
-where the steps that are done were slower than ever before, they are believed.
+where the steps that are done were slower, they count the more the more of them there are.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ class Forecast:
         if self._stage not in self._expected:
             return None
         order = list(self._expected)
-        spent, stage = now - self._since, self._expected[self._stage]
-        if self._done:
-            stage = max(stage, spent / self._done)
+        spent, stage, done = now - self._since, self._expected[self._stage], self._done
+        left = stage - spent
+        if done:  # the more steps are done, the more their own pace counts
+            left = max(left, (1 - done) * ((1 - done) * stage + done * (spent / done)))
         later = sum(self._expected[name] for name in order[order.index(self._stage) + 1 :])
-        return max(0.0, stage - spent) + later
+        return max(0.0, left) + later
 
 
 class RunTimes:

@@ -30,6 +30,7 @@ from .scene import placement, results
 from .scene.nodes import splat_geometry
 
 NEVER = 525600  # minutes
+PIECE = 0.05  # seconds that a piece of a result may take to come into the scene
 
 Take = Callable[[Result, bpy.types.Scene, results.Files | None], list[bpy.types.Object]]
 LOOK_AGAIN = 5.0  # seconds after which the file system is asked again where the worker is
@@ -352,8 +353,7 @@ class Session:
         if self.job:
             self.forecast.hear(self.job.progress, time.monotonic())
             if self.job.ended:
-                self._finish()
-                changed = True
+                changed |= self._finish()
             elif self.job.progress and self.job.progress.preview:
                 self.views = self.job.progress.preview
         changed |= self.cutout.step()
@@ -389,14 +389,18 @@ class Session:
         if self._samples:
             shutil.rmtree(self._samples, ignore_errors=True)
 
-    def _finish(self) -> None:
-        """Ends the job that has ended; of one that is done, the next piece of what it made comes into the scene."""
+    def _finish(self) -> bool:
+        """Ends the job that has ended; of one that is done, the next piece of what it made comes into the scene.
+
+        Returns:
+            Whether that was all.
+        """
         job = self.job
         if job.state == "done":
             self._arrival = self._arrival or self._arrive(job)
             try:
                 next(self._arrival)
-                return
+                return False
             except StopIteration:
                 pass
             except LGMError as error:
@@ -422,6 +426,7 @@ class Session:
                 self._waiting.popleft()()
             except LGMError as error:
                 self.fail(error)
+        return True
 
     def _arrive(self, job: Job) -> Iterator[None]:
         """Brings what a job made into the scene, piece by piece, so that the window stands still for none of them.
@@ -443,7 +448,11 @@ class Session:
                 yield
             files = reading.result()
             if files.gaussians is not None:
-                yield from splat_geometry.build_in_pieces()
+                began = time.perf_counter()
+                for _ in splat_geometry.build_in_pieces():
+                    if time.perf_counter() - began > PIECE:  # Blender draws its window again after each
+                        yield
+                        began = time.perf_counter()
                 yield
         scene = next((s for s in bpy.data.scenes if s.session_uid == self._scene_uid), None)
         if scene is None:

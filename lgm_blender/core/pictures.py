@@ -8,7 +8,7 @@ WORKER_PICTURES = (
     *(".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".dds", ".ico", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 # Blender reads these, and makes PNGs of them for the worker.
-BLENDER_PICTURES = (".exr", ".hdr", ".dpx", ".cin", ".psd", ".sgi", ".rgb")
+BLENDER_PICTURES = (".exr", ".hdr", ".dpx", ".cin", ".psd", ".psb", ".pdd", ".sgi", ".rgb", ".rgba", ".tx")
 # Pictures too, but nothing here reads them.
 OTHER_PICTURES = (
     *(".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".pdf", ".ai", ".xcf", ".kra", ".dng", ".cr2", ".cr3"),

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lgm_blender.blender.scene import images
 from lgm_blender.core.errors import LGMError
+from lgm_blender.core.pictures import BLENDER_PICTURES, OTHER_PICTURES, WORKER_PICTURES
 
 
 @pytest.fixture
@@ -163,6 +164,12 @@ def test_image_whose_file_is_gone(tmp_path):
     with pytest.raises(LGMError, match="has no pixels"):
         images.image_file(image, tmp_path)
     bpy.data.images.remove(image)
+
+
+def test_every_suffix_of_blenders_pictures_is_known():
+    known = {*WORKER_PICTURES, *BLENDER_PICTURES, *OTHER_PICTURES}
+    assert bpy.path.extensions_image - known - {".bw", ".iff"} == set()
+    assert len(known) == len(WORKER_PICTURES) + len(BLENDER_PICTURES) + len(OTHER_PICTURES)
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,13 @@ def test_a_worker_that_starts_takes_longer_than_one_that_waits():
     assert remaining(times, warm=False) == pytest.approx(22.0)
 
 
-def test_steps_that_are_slower_than_ever_are_believed():
+def test_steps_that_are_slower_count_the_more_the_more_are_done():
     times = RunTimes(None)
     times.add(ASKED, result(), 15.0, True)
-    assert remaining(times, stage="views", step=5, steps=20, now=10.0) == pytest.approx(30.0 + 2.5)
+    told = [remaining(times, stage="views", step=step, steps=20, now=2.0 * step) - 2.5 for step in (5, 10, 15, 19, 20)]
+    assert told == pytest.approx(
+        [0.75 * 17.5, 0.5 * 25.0, 0.25 * 32.5, 0.05 * 38.5, 0.0]
+    )  # 30, 20, 10, 2 and 0 were it
     assert remaining(times, stage="views", step=5, steps=20, now=1.0) == pytest.approx(9.0 + 2.5)
     assert remaining(times, stage="views", step=1, steps=20, now=3.0) == pytest.approx(7.0 + 2.5)  # one may be slow
 

@@ -188,6 +188,45 @@ def test_file_that_can_not_be_read_does_not_end_the_job(worker, tmp_path):
     assert "x" in bpy.data.objects
 
 
+def test_file_is_opened_while_a_result_comes_in(worker, tmp_path):
+    start(tmp_path)
+    now = session.current()
+    step_until(lambda: now.arriving)
+    assert now.job.label == "Adding it to the scene"
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    assert not now.working
+    for _ in range(30):
+        now.step()
+    assert not bpy.data.objects
+    assert (now.problem, now.outcome) == (None, None)
+    start(tmp_path)
+    step_until(lambda: now.job is None)
+    assert len(bpy.data.objects) == 1
+
+
+def test_undo_while_a_result_comes_in_takes_only_what_is_made_again(worker, tmp_path):
+    now = session.current()
+    undo(bpy.ops.ed.undo_push, message="start")
+    bpy.ops.mesh.primitive_cube_add()
+    undo(bpy.ops.ed.undo_push, message="cube")
+    start(tmp_path)
+    step_until(lambda: bpy.data.node_groups)
+    undo(bpy.ops.ed.undo)
+    step_until(lambda: now.job is None)
+    assert now.problem is None
+    assert [thing.name for thing in bpy.data.objects] == ["x"]
+
+
+def test_what_takes_how_long_is_remembered(worker, tmp_path):
+    now = session.current()
+    start(tmp_path)
+    assert now.forecast.remaining(time.monotonic()) is None
+    step_until(lambda: now.job is None)
+    start(tmp_path)
+    assert now.forecast.remaining(now.job.started) > 0
+    step_until(lambda: now.job is None)
+
+
 # Installs and downloads
 
 

@@ -6,8 +6,8 @@ Needs root and: apt-get install -y --no-install-recommends mmdebstrap xvfb xdoto
 Makes a root folder with Debian's Blender where there is none (2 minutes, 1.1 GB), opens its window, lets a story use
 the panel with a stand-in for the worker, checks what it wrote down, and leaves pictures to look at in --out. With
 --worker the first job is done by the real worker, on that Python of this system. The stories are `drive.py`, the panel
-from the first look to the end, and `sources.py`, where the image comes from and what a new file shows of the first
-result.
+from the first look to the end, `sources.py`, where the image comes from and what a new file shows of the first result,
+and `manners.py`, two windows and a Blender that is quitted in the middle of a job.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def judge_sources(report: dict) -> dict[str, bool]:
         "the story ended": "error" not in report,
         **{f"{name}: became the image": bool(report.get(f"image_{name}")) for name in ("view", "camera", "clipboard")},
         "the view's picture has alpha and the object in its middle": report.get("alpha_view") == [0.0, 1.0, 0.0],
+        "also in Material Preview, in colour": report.get("material_alpha") == [0.0, 1.0, 0.0]
+        and report.get("material_color", [0, 0, 1])[0] > 1.5 * report.get("material_color", [0, 0, 1])[2],
         "its elevation is the view's": abs(report.get("elevation_view", 99) - report.get("expected_view", 0)) < 1.5,
         "only the selected object is in it": report.get("others_in_view") is False,
         "what the user had set stayed": report.get("kept") is True,
@@ -113,10 +115,36 @@ def judge_sources(report: dict) -> dict[str, bool]:
         "a dropped picture became the image": report.get("dropped") == "cactus.png",
         "the first result is framed": 0.3 < report.get("framed", 0) < 0.8,
         "beside the cube": report.get("first_location", [0])[0] > 1,
-        "in colour": report.get("shading") == "MATERIAL",
+        "in colour, which without a GPU is only offered": report.get("shading") == "MATERIAL"
+        and report.get("without_gpu") is True,
         "and one undo takes it away": report.get("objects_after_undo") == report.get("objects_before"),
         "a view that somebody turned stays": report.get("view_stayed") is True,
     }
+
+
+def judge_manners(report: dict) -> dict[str, bool]:
+    """Rules of the story manners.py, and whether a report keeps them."""
+    return {
+        "the story ended": "error" not in report and not report.get("problem"),
+        "one job at a time, whatever window asks": report.get("one_job_at_a_time") is True,
+        "a job of the second window comes into its scene": report.get("objects_in_its_scene") == 1,
+        "and not into the other": report.get("objects_in_the_other") == 0,
+        "one undo takes it away": report.get("objects_after_undo") == 0,
+        "it comes too if that window was closed": report.get("objects_after_its_window_was_closed") == 1,
+        "Blender quits in the middle of a job": report.get("seconds_to_quit", 99) < 5,
+        "and leaves no process": report.get("processes_left") == [],
+    }
+
+
+def wait_for_the_end(blender: subprocess.Popen, report: dict) -> None:
+    """Notes how long Blender took to quit, and what is left of the worker two seconds later."""
+    start = time.monotonic()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        blender.wait(20)
+    report["seconds_to_quit"] = time.monotonic() - start
+    time.sleep(2)
+    worker = Path("/proc", str(report["worker"]), "cmdline")  # it has the same number seen from here
+    report["processes_left"] = [report["worker"]] if worker.exists() and worker.read_bytes() else []
 
 
 def judge(report: dict) -> dict[str, bool]:
@@ -158,7 +186,9 @@ def main() -> int:
     parser.add_argument("--suite", default="sid", help="Debian's: sid has Blender 5.2, trixie 4.3")
     parser.add_argument("--root", type=Path, help="root folder of that suite; kept for the next time")
     parser.add_argument("--worker", type=Path, metavar="PYTHON", help="a Python with the worker's packages")
-    parser.add_argument("--story", choices=("drive", "sources"), default="drive", help="what is done in the window")
+    parser.add_argument(
+        "--story", choices=("drive", "sources", "manners"), default="drive", help="what is done in the window"
+    )
     parser.add_argument("--display", default=":77", help="number of the screen, which must be free")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "window", help="where the pictures go")
     options = parser.parse_args()
@@ -166,14 +196,17 @@ def main() -> int:
     if not (root / "usr" / "bin" / "blender").exists():
         subprocess.run([HERE / "make_chroot.sh", options.suite, root], check=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    story, judged = {"drive": (HERE / "drive.py", judge), "sources": (HERE / "sources.py", judge_sources)}[
-        options.story
-    ]
+    story = HERE / f"{options.story}.py"
+    judged = {"drive": judge, "sources": judge_sources, "manners": judge_manners}[options.story]
     with tempfile.TemporaryDirectory() as folder:
         share = Path(folder)
         with window(root, share, options.out, story, options.worker, options.display) as blender:
             seconds = 900.0 if options.worker else 300.0
             report = watch(share, options.out, blender, seconds, options.display)
+            for path in share.glob("*.out.png"):
+                shutil.copy(path, options.out)
+            if report.get("quits"):
+                wait_for_the_end(blender, report)
     print(json.dumps(report, indent=2))
     rules = judged(report)
     broken = [rule for rule, kept in rules.items() if not kept]

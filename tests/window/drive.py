@@ -120,6 +120,7 @@ def story():
     now = session.current()
     area, region = side_panel()
     yield from open_tab()
+    area.spaces.active.region_3d.view_distance = 15.0  # a view that is somebody's: it stays as it is (sources.py)
     yield from picture("1_empty")
 
     settings = bpy.context.scene.lgm

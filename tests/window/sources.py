@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
+import time
 from pathlib import Path
 
 import bpy
@@ -13,7 +13,7 @@ from mathutils import Quaternion, Vector
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bpy_extras.view3d_utils import location_3d_to_region_2d
-from harness import SHARE, behave, open_tab, override, picture, report, run, session, side_panel, until
+from harness import ADDON, SHARE, behave, open_tab, override, picture, report, run, session, side_panel, until
 
 
 def pixels() -> np.ndarray:
@@ -32,6 +32,9 @@ def press(area, name: str, **options):
 def first_result(area):
     """The first result of a new file, as Blender makes it."""
     now, view = session.current(), area.spaces.active.region_3d
+    placement = sys.modules[f"{ADDON}.blender.scene.placement"]
+    report["without_gpu"] = placement.draws_without_gpu()
+    placement.draws_without_gpu = lambda: False
     report["factory_view"] = [view.view_distance, *view.view_rotation, *view.view_location]
     report["objects_before"] = len(bpy.data.objects)
     bpy.context.scene.lgm.prompt = "a cactus"
@@ -97,9 +100,22 @@ def capture(area):
     columns = np.flatnonzero(alpha.any(0))
     report["others_in_view"] = bool(columns.min() < 10 or columns.max() > 501)
     report["scenes"] = len(bpy.data.scenes)
-    bpy.context.scene.lgm.image.save(filepath=str(SHARE / "tmp" / "view.png"))
-    shutil.copy(SHARE / "tmp" / "view.png", SHARE / "view.out.png")
+    bpy.context.scene.lgm.image.save(filepath=str(SHARE / "view.out.png"))
     yield from picture("5_captured")
+    material.use_nodes = True
+    material.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (0.8, 0.3, 0.1, 1)
+    space.shading.type = "RENDERED"  # Cycles, which draws in windows only
+    bpy.context.scene.render.engine = "CYCLES"
+    yield 1.0
+    start = time.monotonic()
+    press(area, "capture_view")
+    report["seconds_of_a_capture_in_material_preview"] = time.monotonic() - start
+    report["kept"] = report["kept"] and space.shading.type == "RENDERED"
+    found = pixels()
+    report["material_alpha"] = [float(found[i, i, 3].round(2)) for i in (2, 256, -3)]
+    report["material_color"] = found[found[..., 3] > 0.9][:, :3].mean(0).tolist()
+    bpy.context.scene.lgm.image.save(filepath=str(SHARE / "material.out.png"))
+    space.shading.type = "SOLID"
     view.view_perspective = "CAMERA"
     yield 1.0
     press(area, "capture_view")

@@ -11,7 +11,7 @@ from . import splat_data, splats
 from .capture import SURFACES
 
 GAP = 0.1  # between a result and its neighbour, of the result's size
-DISTANCE = 3.0  # from which a result is looked at first, of its size
+DISTANCE = 4.0  # from which a result is looked at first, of its size
 LARGE = 4.0  # so many times the result's size, and it is a ground or a room rather than a neighbour
 
 ENOUGH = 5_000  # Gaussians that say how large all of them are
@@ -65,7 +65,15 @@ def show_first(made: Sequence[bpy.types.Object], scene: bpy.types.Scene) -> None
                 view = area.spaces.active.region_3d
                 view.view_location = (low + high) / 2
                 view.view_distance = DISTANCE * float((high - low).max())
-                area.spaces.active.shading.type = "MATERIAL"  # Solid shows no colours of splats
+                if not draws_without_gpu():
+                    area.spaces.active.shading.type = "MATERIAL"  # Solid shows no colours of splats
+
+
+def draws_without_gpu() -> bool:
+    """Whether the processor draws Blender's window: then EEVEE's shaders take it seconds, and are only offered."""
+    import gpu  # not there where Blender was built without it
+
+    return gpu.platform.device_type_get() == "SOFTWARE"
 
 
 def is_untouched(space: bpy.types.SpaceView3D) -> bool:

@@ -24,7 +24,7 @@ from ...core.formats.splat_files import (
 )
 from ...core.gaussians import Gaussians, joined
 from ..scene import images, results, splats, webp
-from .operators import Operator
+from .operators import FORMAT_ITEMS, Operator
 from .panel import SubPanel
 
 # How files of 3D Gaussians lie: the axis that points up in them. LGM's own, SPZ and glTF are y up.
@@ -38,7 +38,6 @@ WHICH = [
     ("JOINED", "Selected, in One File", "All selected splats as one, where they are beside each other"),
     ("EACH", "Selected, a File Each", "All selected splats, each in a file with its name added"),
 ]
-FORMAT_ITEMS = [(name, FORMATS[name].label, FORMATS[name].about) for name in WRITTEN]
 _IMPORTED = ";".join(f"*{suffix}" for suffix in SUFFIXES) + f";{META}"
 _EXPORTED = ";".join(f"*{FORMATS[name].suffix}" for name in WRITTEN)
 

@@ -19,6 +19,7 @@ from ..scene import images, splats
 from ..settings import ADDON, output_folder, preference
 from .properties import known_presets
 
+FORMAT_ITEMS = [(name, FORMATS[name].label, FORMATS[name].about) for name in WRITTEN]
 MAX_SEED = (1 << 31) - 1  # Blender's integers end there
 
 ONLINE_NEEDED = (
@@ -169,7 +170,7 @@ class LGM_OT_generate(JobOperator, bpy.types.Operator):
     splat_formats: bpy.props.EnumProperty(
         name="Splat Formats",
         description="Files of the splats; a PLY is always among them",
-        items=[(name, FORMATS[name].label, FORMATS[name].about) for name in WRITTEN],
+        items=FORMAT_ITEMS,
         default={"ply"},
         options={"ENUM_FLAG", "SKIP_SAVE"},
     )

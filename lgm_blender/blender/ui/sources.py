@@ -191,8 +191,9 @@ def draw_sources(layout: bpy.types.UILayout) -> None:
 def draw_elevation(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
     """The elevation, and buttons for the usual ones."""
     layout.prop(settings, "elevation")
-    row = layout.row(align=True)
-    for text, degrees in ELEVATIONS:
+    row = layout
+    for (text, degrees), share in zip(ELEVATIONS, (0.26, 0.64, 1.0), strict=True):  # as wide as their texts
+        row = row.split(factor=share, align=True)
         pressed = abs(settings.elevation - degrees) < 0.5
         row.operator("lgm.set_elevation", text=text, depress=pressed).elevation = degrees
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 import traceback
 
 import bpy
@@ -12,6 +13,8 @@ from . import icons
 
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without something going on
 SOON = 0.01  # while a result comes into the scene
+CLOCK = 0.5  # seconds after which the panel is drawn again if nothing has changed but the time
+_drawn = 0.0  # when it was last
 
 
 _rests = False  # whether the next look is far away
@@ -47,7 +50,7 @@ def _tick() -> float | None:
         traceback.print_exc()
         now.problem = session.Problem("Something went wrong in the add-on; the system console says more.", "internal")
         changed = True
-    if changed or now.working:
+    if changed or (now.working and time.monotonic() - _drawn > CLOCK):
         redraw()
     if now.problem and now.problem != had_problem:
         _announce(now.problem.sentence)
@@ -71,6 +74,8 @@ def _panels():
 
 def redraw() -> None:
     """Has the panels drawn again that show the session."""
+    global _drawn
+    _drawn = time.monotonic()
     for _, region in _panels():
         region.tag_redraw()
 

@@ -64,13 +64,14 @@ def worker_python(preference: str = "") -> WorkerPython:
 
 def _what_is_missing() -> str:
     """Why the panel's own environment can't be used, and what to do."""
-    folder = environment_folder()
-    if not folder.is_dir():
-        return "The worker is not installed yet. Press Install in the preferences of LGM."
-    if (folder / environment.MARKER).is_file():
-        problem = installed.python_problem(folder) or "its list of contents is damaged"
-        return f"The worker's environment is damaged: {problem}. Press Repair in the preferences of LGM."
-    return "The worker's installation was not finished. Press Install in the preferences of LGM, and it goes on."
+    if not is_started():
+        what = "The worker is not installed yet"
+    elif not is_finished():
+        what = "The worker's installation was not finished"
+    else:
+        problem = installed.python_problem(environment_folder()) or "its list of contents can't be read"
+        what = f"The worker's environment is damaged: {problem}"
+    return f"{what}. Press {label()} in the preferences of LGM."
 
 
 def environment_folder() -> Path:
@@ -172,7 +173,7 @@ def label() -> str:
         return "Install Worker"
     if not is_finished():
         return "Go On Installing"
-    return "Update Worker" if is_outdated() else "Repair Worker"
+    return "Repair Worker" if installed.python_problem(environment_folder()) or not is_outdated() else "Update Worker"
 
 
 class BuildLookup:

@@ -334,7 +334,7 @@ def test_damaged_packages_are_installed_again(folder):
             lambda folder: (folder / "pyvenv.cfg").write_text("home = /bin\nversion_info = 3.11.9\n"),
             r"its packages are for Python 3\.13, and its Python is 3\.11",
         ),
-        (lambda folder: (folder / environment.MARKER).write_text("{"), "list of contents is damaged"),
+        (lambda folder: (folder / environment.MARKER).write_text("{"), "list of contents can't be read"),
     ],
 )
 def test_a_damaged_environment_is_noticed_and_mended(folder, damage, said):

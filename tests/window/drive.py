@@ -157,6 +157,8 @@ def render_training_views(area, region):
 def story():
     """What the user does, one step after the other; every yield gives Blender its window back for a while."""
     now = session.current()
+    if not (SHARE / "worker_python").exists():
+        behave("well")  # the panel, once it is seen, has the models loaded
     area, region = side_panel()
     area.spaces.active.show_region_ui = True
     yield 2.0
@@ -175,6 +177,7 @@ def story():
         now.forget_worker()
     else:
         behave("steady")
+        report["loaded_ahead"] = bool(now.preload.job)
     objects = len(bpy.data.objects)
     start = time.monotonic()
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):

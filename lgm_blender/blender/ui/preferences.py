@@ -84,6 +84,8 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
             )
         elif now.engine and now.engine.problem:
             draw_text(layout, now.engine.problem, context, icon="ERROR")
+    if worker.path is None:
+        now.suitable_build()  # so that it is known when the button is pressed
     if worker.path is None and not bpy.app.online_access:
         draw_online(layout, context)
     row = layout.row(align=True)

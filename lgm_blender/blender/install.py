@@ -23,7 +23,7 @@ from ..core.files import replacing
 from ..core.lock import TorchBuild
 from ..core.paths import expanded
 from ..core.system import folders
-from .recipe import Machine, Plan, check_wheels, install_steps, pip_settings, worker_trial
+from .recipe import Machine, Plan, check_wheels, install_steps, is_dead, pip_settings, worker_trial
 from .tasks import Step, Task
 
 PYTHON_VERSION = "{}.{}".format(*lock.PYTHONS[0])
@@ -211,6 +211,7 @@ class Installation(Task):
         self._build, self._wheels = build, wheels
         self._settings: dict[str, str] = {}
         self._damaged: list[str] = []
+        self._dead = False
         # nvidia-smi may take seconds to wake the driver, and so may 20,000 files on a slow disk.
         self._looking = threading.Thread(target=self._look, daemon=True)
         self._looking.start()
@@ -220,7 +221,8 @@ class Installation(Task):
             self._build = suitable_build() if self.plan.locked else "cpu"
         if self._wheels is None:
             self._settings = pip_settings(self.plan.own_python)
-        if environment.read_marker(self.plan.folder):
+        self._dead = is_dead(environment_python(self.plan.folder))
+        if environment.read_marker(self.plan.folder) and not self._dead:
             self._damaged = installed.damaged_packages(self.plan.folder)
 
     def _run(self) -> Iterator[bool]:
@@ -234,7 +236,7 @@ class Installation(Task):
         if self._damaged:
             self.notes.append(f"Not whole, and installed again: {', '.join(self._damaged)}.")
         self._variables |= self._settings
-        self._steps = install_steps(plan, Machine(self._build, self._settings, self._wheels, self._damaged))
+        self._steps = install_steps(plan, Machine(self._build, self._settings, self._wheels, self._damaged, self._dead))
         yield from super()._run()
         # The environment keeps its files: uv links them from the cache.
         if cache := plan.variables.get("UV_CACHE_DIR"):

@@ -350,6 +350,18 @@ def test_a_damaged_environment_is_noticed_and_mended(folder, damage, said):
     assert install.worker_python().where == "installed"
 
 
+def test_a_python_that_does_not_run_is_made_anew(folder, monkeypatch):
+    """Its own library is gone, say: no package would mend it."""
+    finish(install.Installation(build="cpu"))
+    python = folder / "environment" / "bin" / "python"
+    for content in ("#!/bin/sh\nexit 127\n", "\0"):
+        python.write_text(content)
+        installation = install.Installation(build="cpu")
+        finish(installation)
+        assert installation.state == "done", installation.error
+    assert sum("venv" in call for call in calls(folder)) == 3
+
+
 # A folder of wheels
 
 

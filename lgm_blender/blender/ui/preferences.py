@@ -70,6 +70,8 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         return
     if now.task and now.task.state == "failed":
         draw_text(layout, now.task.error, context, icon="ERROR")
+    for note in now.task.notes if now.task else ():
+        draw_text(layout, note, context, icon="INFO")
     worker = now.worker()
     if worker.path is None:
         draw_text(layout, worker.where, context, icon="INFO")

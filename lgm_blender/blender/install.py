@@ -222,7 +222,7 @@ class Installation(Task):
         if self._wheels is None:
             self._settings = pip_settings(self.plan.own_python)
         self._dead = is_dead(environment_python(self.plan.folder))
-        if environment.read_marker(self.plan.folder) and not self._dead:
+        if not self._dead:  # one that is half made too: it may have been cut off anywhere
             self._damaged = installed.damaged_packages(self.plan.folder)
 
     def _run(self) -> Iterator[bool]:

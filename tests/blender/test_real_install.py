@@ -110,11 +110,14 @@ def test_from_a_folder_and_mended_from_it(plan, tmp_path):
     assert installed.python_problem(plan.folder) == ""
     assert installed.damaged_packages(plan.folder) == []
     (libraries,) = environment.site_packages(plan.folder)
-    (libraries / "tiny" / "__init__.py").unlink()
-    assert installed.damaged_packages(plan.folder) == ["tiny"]
-    installation = run(plan, wheels=tmp_path / "wheels")
-    assert installation.message == "torch 9.0+cpu tiny 1.0"
-    assert installed.damaged_packages(plan.folder) == []
+    for half_made in (False, True):
+        (libraries / "tiny" / "__init__.py").unlink()
+        assert installed.damaged_packages(plan.folder) == ["tiny"]
+        if half_made:
+            (plan.folder / environment.MARKER).unlink()
+        installation = run(plan, wheels=tmp_path / "wheels")
+        assert installation.message == "torch 9.0+cpu tiny 1.0"
+        assert installed.damaged_packages(plan.folder) == []
 
 
 def test_another_file_of_that_name_is_not_installed(plan, tmp_path):

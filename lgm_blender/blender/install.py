@@ -107,7 +107,7 @@ def suitable_build() -> TorchBuild:
     CUDA 13.0 is for drivers from 580 on, and PyTorch's is for GPUs from Turing on; CUDA 12.6 runs on drivers from 525
     on.
     """
-    if sys.platform == "darwin" or (gpu := environment.nvidia_gpu()) is None:
+    if (gpu := environment.nvidia_gpu()) is None:
         return "cpu"
     driver, capability = gpu
     if driver >= (580,) and capability >= 7.5:

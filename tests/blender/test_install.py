@@ -135,13 +135,11 @@ def test_where_torch_comes_from(system, build, links, ways):
     ],
 )
 def test_the_driver_decides_which_torch(monkeypatch, told, build):
-    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(environment, "_ask_nvidia", lambda *arguments: told if len(arguments) > 1 else "")
     assert install.suitable_build() == build
 
 
 def test_a_driver_that_is_too_old_to_tell_gets_the_older_torch(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(environment, "_ask_nvidia", lambda *arguments: "" if len(arguments) > 1 else "GPU 0: K80")
     assert install.suitable_build() == "cu126"
 

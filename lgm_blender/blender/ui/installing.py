@@ -103,12 +103,18 @@ def what_it_takes(build: lock.TorchBuild | None) -> list[str]:
         ]
         lines.append("The graphics driver is being asked which it is ...")
     else:
-        lines = [BUILDS[build], "The packages that the models need", str(lock.size(build) or "")]
+        lines = [BUILDS[build], "The packages that the models need", size_of(build)]
     folder = folders.data_folder()
     above = next(path for path in (folder, *folder.parents) if path.is_dir())
     lines.append(f"It goes into {folder}, where {shutil.disk_usage(above).free / 1e9:.0f} GB are free")
     lines.append(OLD_CUDA if build == "cu126" else "Every file is compared with the SHA-256 that came with LGM")
     return [line for line in lines if line]
+
+
+def size_of(build: lock.TorchBuild) -> str:
+    """How large the worker is with a build; an update fetches only what has changed."""
+    size = lock.size(build)
+    return f"{'At most ' if install.is_finished() else ''}{size}" if size else ""
 
 
 CLASSES = (LGM_OT_install_worker, LGM_OT_install_from_folder, LGM_OT_remove_worker)

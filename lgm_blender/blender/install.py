@@ -23,7 +23,7 @@ from ..core.files import replacing
 from ..core.lock import TorchBuild
 from ..core.paths import expanded
 from ..core.system import folders
-from .recipe import Machine, Plan, check_wheels, install_steps, pip_settings, worker_trial
+from .recipe import Machine, Plan, check_wheels, install_steps, is_dead, pip_settings, worker_trial
 from .tasks import Step, Task
 
 PYTHON_VERSION = "{}.{}".format(*lock.PYTHONS[0])
@@ -64,13 +64,14 @@ def worker_python(preference: str = "") -> WorkerPython:
 
 def _what_is_missing() -> str:
     """Why the panel's own environment can't be used, and what to do."""
-    folder = environment_folder()
-    if not folder.is_dir():
-        return "The worker is not installed yet. Press Install in the preferences of LGM."
-    if (folder / environment.MARKER).is_file():
-        problem = installed.python_problem(folder) or "its list of contents is damaged"
-        return f"The worker's environment is damaged: {problem}. Press Repair in the preferences of LGM."
-    return "The worker's installation was not finished. Press Install in the preferences of LGM, and it goes on."
+    if not is_started():
+        what = "The worker is not installed yet"
+    elif not is_finished():
+        what = "The worker's installation was not finished"
+    else:
+        problem = installed.python_problem(environment_folder()) or "its list of contents can't be read"
+        what = f"The worker's environment is damaged: {problem}"
+    return f"{what}. Press {label()} in the preferences of LGM."
 
 
 def environment_folder() -> Path:
@@ -106,7 +107,7 @@ def suitable_build() -> TorchBuild:
     CUDA 13.0 is for drivers from 580 on, and PyTorch's is for GPUs from Turing on; CUDA 12.6 runs on drivers from 525
     on.
     """
-    if sys.platform == "darwin" or (gpu := environment.nvidia_gpu()) is None:
+    if (gpu := environment.nvidia_gpu()) is None:
         return "cpu"
     driver, capability = gpu
     if driver >= (580,) and capability >= 7.5:
@@ -172,7 +173,7 @@ def label() -> str:
         return "Install Worker"
     if not is_finished():
         return "Go On Installing"
-    return "Update Worker" if is_outdated() else "Repair Worker"
+    return "Repair Worker" if installed.python_problem(environment_folder()) or not is_outdated() else "Update Worker"
 
 
 class BuildLookup:
@@ -210,6 +211,7 @@ class Installation(Task):
         self._build, self._wheels = build, wheels
         self._settings: dict[str, str] = {}
         self._damaged: list[str] = []
+        self._dead = False
         # nvidia-smi may take seconds to wake the driver, and so may 20,000 files on a slow disk.
         self._looking = threading.Thread(target=self._look, daemon=True)
         self._looking.start()
@@ -219,7 +221,8 @@ class Installation(Task):
             self._build = suitable_build() if self.plan.locked else "cpu"
         if self._wheels is None:
             self._settings = pip_settings(self.plan.own_python)
-        if environment.read_marker(self.plan.folder):
+        self._dead = is_dead(environment_python(self.plan.folder))
+        if not self._dead:  # one that is half made too: it may have been cut off anywhere
             self._damaged = installed.damaged_packages(self.plan.folder)
 
     def _run(self) -> Iterator[bool]:
@@ -233,7 +236,7 @@ class Installation(Task):
         if self._damaged:
             self.notes.append(f"Not whole, and installed again: {', '.join(self._damaged)}.")
         self._variables |= self._settings
-        self._steps = install_steps(plan, Machine(self._build, self._settings, self._wheels, self._damaged))
+        self._steps = install_steps(plan, Machine(self._build, self._settings, self._wheels, self._damaged, self._dead))
         yield from super()._run()
         # The environment keeps its files: uv links them from the cache.
         if cache := plan.variables.get("UV_CACHE_DIR"):

@@ -21,6 +21,7 @@ class Preload:
         self.asked = False
         self.job: Job | None = None
         self._wanted = LoadRequest("")
+        self._unready = ""  # the preset that had no weights when it was asked for
         self._over = False
 
     @property
@@ -30,7 +31,7 @@ class Preload:
 
     def ask(self, preset: str, mode: str) -> bool:
         """Has the models of a preset loaded, in the mode that the settings are for; whether that is yet to be done."""
-        if self._over or not preset:
+        if self._over or preset in ("", self._unready):
             return False
         self._wanted = LoadRequest("", preset, mode)
         self.asked = True
@@ -56,13 +57,14 @@ class Preload:
 
     def _load(self, engine: Engine, device: str) -> None:
         wanted, known = self._wanted, {preset.name: preset for preset in engine.info.presets}
-        self.give_up()
+        mode = wanted.mode
         if preset := known.get(wanted.preset):
             if not preset.ready:
+                self.asked, self._unready = False, preset.name
                 return
-            mode = wanted.mode if wanted.mode in preset.modes else preset.modes[0]
-            wanted = LoadRequest("", wanted.preset, mode)
-        self.job = engine.submit(LoadRequest("", wanted.preset, wanted.mode, device))
+            mode = mode if mode in preset.modes else preset.modes[0]
+        self.give_up()
+        self.job = engine.submit(LoadRequest("", wanted.preset, mode, device))
 
     def give_up(self) -> None:
         """Asks no more."""

@@ -141,12 +141,14 @@ class Machine:
         settings: pip's, as variables for uv: see `pip_settings`.
         wheels: A folder that holds all that is needed, and nothing else is asked; or None.
         damaged: Packages of the environment that are not whole.
+        dead: Whether there is an environment whose Python does not run: it is made anew.
     """
 
     build: TorchBuild = "cpu"
     settings: Mapping[str, str] = field(default_factory=dict)
     wheels: Path | None = None
     damaged: Sequence[str] = ()
+    dead: bool = False
 
 
 def install_steps(plan: Plan, machine: Machine) -> list[Step]:
@@ -158,7 +160,9 @@ def install_steps(plan: Plan, machine: Machine) -> list[Step]:
     ways = [((*install, *way.options), way.note) for way in torch_ways(machine)] if plan.locked else [((), "")]
     again = [word for name in _damaged(plan, machine) for word in ("--reinstall-package", name)]
     pythons = [python for python in plan.pythons if not (machine.wheels and _is_version(python))]
-    makings = [()] if _has_python(plan) else [((uv, *_make(plan.folder, python)),) for python in pythons]
+    makings = (
+        [()] if _has_python(plan) and not machine.dead else [((uv, *_make(plan.folder, python)),) for python in pythons]
+    )
     # All Pythons before the next kind of torch: where one of them is all that has a small one, the worker runs on that.
     steps.append(
         Step(
@@ -259,6 +263,19 @@ def _has_python(plan: Plan) -> bool:
 def _make(folder: Path, python: str) -> tuple[str, ...]:
     origin = "--managed-python" if _is_version(python) else "--no-python-downloads"
     return ("venv", "--no-project", "--clear", str(folder), origin, "--python", python)
+
+
+def is_dead(python: Path) -> bool:
+    """Whether there is a Python that does not run: a file of its own is missing, for example."""
+    try:
+        command = [str(python), "-I", "-c", ""]
+        return python.exists() and bool(
+            subprocess.run(
+                command, capture_output=True, timeout=60, env=clean_variables(), creationflags=NO_WINDOW
+            ).returncode
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return True
 
 
 def pip_settings(python: str) -> dict[str, str]:

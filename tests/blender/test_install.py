@@ -135,13 +135,11 @@ def test_where_torch_comes_from(system, build, links, ways):
     ],
 )
 def test_the_driver_decides_which_torch(monkeypatch, told, build):
-    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(environment, "_ask_nvidia", lambda *arguments: told if len(arguments) > 1 else "")
     assert install.suitable_build() == build
 
 
 def test_a_driver_that_is_too_old_to_tell_gets_the_older_torch(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(environment, "_ask_nvidia", lambda *arguments: "" if len(arguments) > 1 else "GPU 0: K80")
     assert install.suitable_build() == "cu126"
 
@@ -334,7 +332,7 @@ def test_damaged_packages_are_installed_again(folder):
             lambda folder: (folder / "pyvenv.cfg").write_text("home = /bin\nversion_info = 3.11.9\n"),
             r"its packages are for Python 3\.13, and its Python is 3\.11",
         ),
-        (lambda folder: (folder / environment.MARKER).write_text("{"), "list of contents is damaged"),
+        (lambda folder: (folder / environment.MARKER).write_text("{"), "list of contents can't be read"),
     ],
 )
 def test_a_damaged_environment_is_noticed_and_mended(folder, damage, said):
@@ -348,6 +346,18 @@ def test_a_damaged_environment_is_noticed_and_mended(folder, damage, said):
     finish(installation)
     assert installation.state == "done", installation.error
     assert install.worker_python().where == "installed"
+
+
+def test_a_python_that_does_not_run_is_made_anew(folder, monkeypatch):
+    """Its own library is gone, say: no package would mend it."""
+    finish(install.Installation(build="cpu"))
+    python = folder / "environment" / "bin" / "python"
+    for content in ("#!/bin/sh\nexit 127\n", "\0"):
+        python.write_text(content)
+        installation = install.Installation(build="cpu")
+        finish(installation)
+        assert installation.state == "done", installation.error
+    assert sum("venv" in call for call in calls(folder)) == 3
 
 
 # A folder of wheels

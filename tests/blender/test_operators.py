@@ -281,6 +281,17 @@ def test_install_and_remove(worker, tmp_path, monkeypatch):
     assert environment.read_marker(folder) is None
 
 
+def test_a_folder_of_wheels_needs_no_leave_to_go_online(worker, tmp_path, monkeypatch):
+    """And what it lacks is told before anything is made."""
+    monkeypatch.setattr(install.environment, "unsupported", lambda: "")
+    monkeypatch.setattr(install, "suitable_build", lambda: "cpu")
+    assert not bpy.app.online_access
+    assert bpy.ops.lgm.install_from_folder.poll()
+    with pytest.raises(RuntimeError, match=r"lacks wheels of torch 2\.13\.0.*Add them"):
+        bpy.ops.lgm.install_from_folder(directory=str(tmp_path))
+    assert not install.is_started()
+
+
 def test_fetch_weights(worker, monkeypatch):
     lines = ["[1/2] a: 5 of 10 MB", "Error: The server is on holiday."]
     code = f"import sys; print({lines[0]!r}); print({lines[1]!r}, file=sys.stderr); sys.exit(1)"

@@ -56,6 +56,11 @@ def test_a_preset_without_weights_is_not_loaded(worker, loaded):
     now.show("lgm", "image")
     step_until(lambda: now.engine and now.engine.state == "ready" and not now.preload.asked)
     assert now.preload.job is None
+    now.show("lgm", "image")  # as each time that the panel is drawn
+    assert not now.preload.asked
+    now.show("mini", "image")  # the user chooses another
+    step_until(lambda: now.preload.job and now.preload.job.ended)
+    assert json.loads(loaded.read_text())["preset"] == "mini"
 
 
 def test_nothing_happens_without_a_worker(worker, loaded, monkeypatch):

@@ -261,7 +261,7 @@ def test_a_lock_is_one_processs_and_dies_with_it(tmp_path):
 
 
 # What may ask for the system: what this is about, and which packages there are for which machine.
-MAY_ASK = {"core/environment.py", "blender/install.py", "worker/devices.py"}
+MAY_ASK = {"core/environment.py", "core/lock.py", "blender/recipe.py", "worker/devices.py"}
 
 
 def test_nothing_else_asks_for_the_system():

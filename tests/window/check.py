@@ -151,6 +151,7 @@ def judge(report: dict) -> dict[str, bool]:
     """Rules of the story drive.py, and whether a report keeps them."""
     return {
         "the story ended": "error" not in report,
+        "models were loaded when the panel was seen": report.get("loaded_ahead", True) is True,
         "the click returned at once": report.get("seconds_of_the_click", 9) < 0.5,
         "the window never stood still for half a second while the worker worked": report.get("standstill", 9) < 0.5,
         "and not for three seconds when the splats came, drawn without a GPU": report.get("standstill_at_end", 9) < 3,

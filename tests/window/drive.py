@@ -118,6 +118,8 @@ def render_training_views(area, region):
 def story():
     """What the user does, one step after the other; every yield gives Blender its window back for a while."""
     now = session.current()
+    if not (SHARE / "worker_python").exists():
+        behave("well")  # the panel, once it is seen, has the models loaded
     area, region = side_panel()
     yield from open_tab()
     area.spaces.active.region_3d.view_distance = 15.0  # a view that is somebody's: it stays as it is (sources.py)
@@ -131,6 +133,7 @@ def story():
 
     if not use_real_worker():
         behave("steady")
+        report["loaded_ahead"] = bool(now.preload.job)
     objects = len(bpy.data.objects)
     start = time.monotonic()
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):

@@ -148,7 +148,7 @@ class DoublePrecision(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+        if any(isinstance(part, torch.Tensor) and part.dtype == torch.float64 for part in (*args, made)):
             stack = [f"{Path(frame.filename).name} {frame.name}" for frame in traceback.extract_stack(limit=30)]
             self.functions.add(" ".join(name for name in stack if name.startswith("topology.py")) or stack[-3])
         return made

@@ -15,7 +15,7 @@ from ..recipe import OLD_CUDA
 from .operators import Fetch, Operator
 
 BUILDS = {
-    "cpu": "PyTorch for the CPU: there is no NVIDIA GPU, or its driver is too old",
+    "cpu": "PyTorch without CUDA, as no NVIDIA GPU with a driver from 525 on was found",
     "cu130": "PyTorch with CUDA 13.0 for the NVIDIA GPU",
     "cu126": "PyTorch with CUDA 12.6 for the NVIDIA GPU",
 }
@@ -105,12 +105,18 @@ def what_it_takes(build: lock.TorchBuild | None) -> list[str]:
         ]
         lines.append("The graphics driver is being asked which it is ...")
     else:
-        lines = [f"{BUILDS[build]}, and the packages that the models need", str(lock.size(build) or "")]
+        lines = [BUILDS[build], "The packages that the models need", size_of(build)]
     folder = folders.data_folder()
     above = next(path for path in (folder, *folder.parents) if path.is_dir())
     lines.append(f"It goes into {folder}, where {shutil.disk_usage(above).free / 1e9:.0f} GB are free")
     lines.append(OLD_CUDA if build == "cu126" else "Every file is compared with the SHA-256 that came with LGM")
     return [line for line in lines if line]
+
+
+def size_of(build: lock.TorchBuild) -> str:
+    """How large the worker is with a build; an update fetches only what has changed."""
+    size = lock.size(build)
+    return f"{'At most ' if install.is_finished() else ''}{size}" if size else ""
 
 
 CLASSES = (LGM_OT_install_worker, LGM_OT_install_from_folder, LGM_OT_remove_worker)

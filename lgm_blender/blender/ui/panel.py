@@ -117,6 +117,7 @@ class LGM_PT_advanced(SubPanel, bpy.types.Panel):
 
 def draw_install(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
     """Why nothing can be made yet, and the button that changes it."""
+    now.suitable_build()  # so that it is known when the button is pressed
     preferences.draw_text(layout, now.worker().where, context, icon="INFO")
     if not bpy.app.online_access:
         preferences.draw_online(layout, context)

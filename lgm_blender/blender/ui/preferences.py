@@ -70,6 +70,8 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         return
     if now.task and now.task.state == "failed":
         draw_text(layout, now.task.error, context, icon="ERROR")
+    for note in now.task.notes if now.task else ():
+        draw_text(layout, note, context, icon="INFO")
     worker = now.worker()
     if worker.path is None:
         draw_text(layout, worker.where, context, icon="INFO")
@@ -84,6 +86,8 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
             )
         elif now.engine and now.engine.problem:
             draw_text(layout, now.engine.problem, context, icon="ERROR")
+    if worker.path is None:
+        now.suitable_build()  # so that it is known when the button is pressed
     if worker.path is None and not bpy.app.online_access:
         draw_online(layout, context)
     row = layout.row(align=True)

@@ -78,8 +78,10 @@ def test_is_the_published_file(golden, tmp_path):
     write_ply(tmp_path / "a.ply", Gaussians.from_array(array).prune())
 
     header, rows = stored(tmp_path / "a.ply")
-    expected_header, expected = stored(golden / "lgm.ply")
-    assert header == expected_header
+    expected_header, expected = stored(golden / "lgm_rows.ply")
+    assert header == expected_header  # which counts all of them
+    assert f"vertex {len(rows)}" in header.decode()
+    rows = rows[::8]
     assert rows.shape == expected.shape
     exact = [i for i, name in enumerate(PROPERTIES) if not name.startswith(("opacity", "scale"))]
     np.testing.assert_array_equal(rows[:, exact], expected[:, exact])

@@ -19,13 +19,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+from golden import unpack_golden  # beside conftest.py
 
 
 def prepare(share: Path, worker: Path | None, story: Path) -> None:
@@ -34,9 +35,9 @@ def prepare(share: Path, worker: Path | None, story: Path) -> None:
     shutil.copytree(ROOT / "lgm_blender", extension, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "blender_manifest.toml", extension)
     tests = ROOT / "tests"
-    with tarfile.open(tests / "golden.tar.xz") as archive:
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python 3.11.2 has none
-        archive.extract("lgm.ply", share)
+    with tempfile.TemporaryDirectory() as golden:
+        unpack_golden(Path(golden))
+        shutil.copy(Path(golden, "lgm.ply"), share)
     wanted = [story, HERE / "harness.py", tests / "blender" / "fake_worker.py"]
     for path in (*wanted, ROOT / "docs" / "samples" / "cactus.png"):
         shutil.copy(path, share)

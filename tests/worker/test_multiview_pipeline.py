@@ -244,7 +244,10 @@ def test_samples_are_averaged(pipeline, picture, guidance, keep, monkeypatch):
     assert len(noise) == len(together) == 3
     assert (noise[0] - noise[1]).abs().max() > 1
     options |= {"on_step": None, "elevations": [0.0]}
+    kept = options.pop("kept")
+    assert list(kept) == [IMAGE_VIEW] * keep
     for i, sample in enumerate(together):
+        options["kept"] = {view: fixed[i, None] for view, fixed in kept.items()}
         expected = denoise(noise[i, None], text[:, i, None], embeds[i, None], latents[i, None], **options)
         np.testing.assert_allclose(sample, expected[0], atol=1e-4)
     np.testing.assert_allclose(mean, pipeline.decode(together.mean(0)), atol=1e-6)

@@ -79,10 +79,13 @@ def check_golden(golden, device, backend):
     size = golden["rgb"].shape[1]
     result = render(gaussians, golden["viewmats"].to(device), golden["Ks"].to(device), size, backend=backend)
     for name, limit in (("rgb", 2e-4), ("depth", 2e-4), ("alpha", 2e-4)):
-        assert (getattr(result, name).cpu() - golden[name]).abs().mean() < limit, name  # they are stored in half floats
+        step = size // golden[name].shape[1]  # the packed copy holds every second pixel of some, the original all
+        found = getattr(result, name).cpu()[:, ::step, ::step]
+        assert (found - golden[name]).abs().mean() < limit, name  # they are stored in half floats
     (result.rgb * golden["grad_weight"].to(device)).mean().backward()
+    step = len(gaussians) // len(golden["grad_gaussians"])  # every fourth, of the original all
     for part in (slice(0, 14), slice(0, 3), slice(3, 4), slice(4, 7), slice(7, 11), slice(11, 14)):
-        ours, theirs = gaussians.grad[:, part].cpu().flatten(), golden["grad_gaussians"][:, part].flatten()
+        ours, theirs = gaussians.grad[::step, part].cpu().flatten(), golden["grad_gaussians"][:, part].flatten()
         assert torch.cosine_similarity(ours, theirs, 0) > 0.9999
         assert torch.isclose(ours.norm(), theirs.norm(), rtol=1e-3)
 

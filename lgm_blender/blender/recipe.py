@@ -216,7 +216,7 @@ def torch_ways(machine: Machine, system: str = sys.platform) -> list[TorchWay]:
     if wanted == "cu130":
         cuda = TorchWay(locked("cu130", *(() if linux else ("--torch-backend", "cu130"))))
     else:
-        cuda = TorchWay(("--torch-backend", wanted, f"torch=={lock.torch_version()}+{wanted}"), OLD_CUDA)
+        cuda = TorchWay(("--no-build", "--torch-backend", wanted, f"torch=={lock.torch_version()}+{wanted}"), OLD_CUDA)
     return [cuda, *(way._replace(note=NO_CUDA) for way in cpu)]
 
 

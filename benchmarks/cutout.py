@@ -1,7 +1,8 @@
 """How well objects are cut out of pictures whose true alpha is known: python benchmarks/cutout.py [--folder DIR]
 
 Prints, for each group of tests/worker/cutout_pictures.py, how many are cut as they should be (intersection over union
-above 0.95; a street: not without a word), how many end in a sentence, and the rest by name. --folder keeps the cut-outs.
+above 0.95; a street: not without a word), how many end in a sentence, and the rest by name. --folder keeps
+the cut-outs.
 """
 
 from __future__ import annotations

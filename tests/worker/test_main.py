@@ -148,8 +148,8 @@ def test_ctrl_c(preset, image, tmp_path):
 
 
 def test_matte(image, tmp_path, capsys):
-    mask = Image.new("L", (8, 6))
-    mask.paste(255, (0, 0, 4, 6))
+    mask = Image.new("L", (40, 30))
+    mask.paste(255, (0, 0, 20, 30))
     mask.save(tmp_path / "mask.png")
     options = [str(image), "--output", str(tmp_path / "out")]
     assert main(["matte", *options, "--matting", "border", "--matting-threshold", "0.3"]) == 0

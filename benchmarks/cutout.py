@@ -1,7 +1,8 @@
 """How well objects are cut out of pictures whose true alpha is known: python benchmarks/cutout.py [--folder DIR]
 
 Prints, for each group of tests/worker/cutout_pictures.py, how many are cut as they should be (intersection over union
-above 0.95; a street: not at all), how many end in a sentence, and the rest by name. --folder keeps the cut-outs.
+above 0.95; a street: not without a word), how many end in a sentence, and the rest by name. --folder keeps
+the cut-outs.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def main() -> None:
         for name, image, true in group():
             began = time.perf_counter()
             try:
-                rgba, _ = matte(image)
-                value = 0.0 if true is None else pictures.overlap(rgba[..., 3] / 255, true)
+                doubts = []
+                rgba, _ = matte(image, warn=doubts.append)
+                value = float(bool(doubts)) if true is None else pictures.overlap(rgba[..., 3] / 255, true)
             except LGMError:
                 rgba, value = None, 1.0 if true is None else None
             seconds.append(time.perf_counter() - began)

@@ -138,6 +138,11 @@ def test_wildcards(pictures, out):
     assert names([pictures / "c*.png", pictures / "*.csv", pictures / "no*.png"], out) == ["cup", "vase", "no_"]
 
 
+def test_a_row_says_how_its_object_is_cut_out(pictures):
+    (row,) = read_rows(Path(write_list(pictures, "image,matting\ncup.png,border\n")))
+    assert row.values == {"matting": "border"}
+
+
 def test_decimal_commas(pictures):
     (row,) = read_rows(Path(write_list(pictures, 'image;elevation;prompt\ncup.png;-12,5;"a; b"\n')))
     assert row.values == {"elevation": -12.5, "prompt": "a; b"}
@@ -152,6 +157,7 @@ def test_decimal_commas(pictures):
         ("image,seed\ncup.png,1.5\n", "row 2, column seed"),
         ("image,elevation\ncup.png,nan\n", "row 2, column elevation"),
         ("image,elevation\ncup.png,91\n", "row 2, column elevation"),
+        ("image,matting\ncup.png,magic\n", "row 2, column matting: 'magic' is none of auto, alpha"),
         ("image\nmug.png\n", "row 2, column image: there is no file"),
         ("image\n.\n", "row 2, column image"),
         ("image,prompt\n,\n", "no rows"),

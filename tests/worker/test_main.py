@@ -147,6 +147,22 @@ def test_ctrl_c(preset, image, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_matte(image, tmp_path, capsys):
+    mask = Image.new("L", (40, 30))
+    mask.paste(255, (0, 0, 20, 30))
+    mask.save(tmp_path / "mask.png")
+    options = [str(image), "--output", str(tmp_path / "out")]
+    assert main(["matte", *options, "--matting", "border", "--matting-threshold", "0.3"]) == 0
+    told = capsys.readouterr()
+    assert [Path(line).name for line in told.out.splitlines()] == ["a ż_cutout.png", "a ż_input.png"]
+    assert "cut out by: border" in told.err
+    assert main(["matte", *options, "--mask", str(tmp_path / "mask.png")]) == 0
+    cut = Image.open(capsys.readouterr().out.splitlines()[0])
+    assert cut.getchannel("A").getbbox()[2] in range(38, 48)  # the left half, whatever is there
+    assert main(["matte", *options, "--matting-threshold", "2"]) == 1
+    assert "from 0 to 1" in capsys.readouterr().err
+
+
 def test_models(preset, capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cutout_pictures import backgrounds, fox, mug, overlap, picture, put, street
+from cutout_pictures import backgrounds, fox, grainy, mug, overlap, picture, put, street
 from own_home import own_home  # noqa: F401
 
 from lgm_blender.core.cutout import NETWORK
@@ -158,8 +158,11 @@ def test_it_is_cancelled(runtime, monkeypatch):
 def test_without_its_package_the_worker_is_to_be_installed_again(monkeypatch):
     put_network(monkeypatch, network.network_path())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(LGMError, match="Install the worker again"):
-        matte(picture(street()), "network")
+    for method in ("auto", "network"):  # the file is here: to fetch it again would not help
+        with pytest.raises(LGMError, match="Install the worker again"):
+            matte(picture(grainy(street(), 60)), method)
+    monkeypatch.setattr(border, "_doubt", lambda *arguments: border.EATEN)
+    assert matte(picture(put(mug(), backgrounds()["grey"])))[1] == "border"
 
 
 class Server(http.server.BaseHTTPRequestHandler):

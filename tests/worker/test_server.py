@@ -26,6 +26,8 @@ from lgm_blender.core.messages import (
     JobError,
     LoadRequest,
     LoadResult,
+    MatteRequest,
+    MatteResult,
     MeshRequest,
     MeshResult,
     Progress,
@@ -278,6 +280,16 @@ def test_a_mesh_is_a_job_like_any_other(shared, tmp_path):
         assert words in sentence
     number = shared.ask("mesh", {"job": "m", "ply": "x"})
     assert error_of(shared.answer(number))[0] == messages.INVALID_PARAMS
+
+
+def test_a_cut_out_is_a_job_like_any_other(shared, image, tmp_path):
+    fields = {"image": str(image), "output": str(tmp_path / "out")}
+    answer = shared.answer(shared.ask("matte", messages.to_params(MatteRequest("c", **fields))))
+    result = messages.from_params(MatteResult, answer["result"])
+    assert result.matting == "border"
+    assert Image.open(result.cutout).size == (80, 60)
+    number = shared.ask("matte", messages.to_params(MatteRequest("c", **fields, matting="network")))
+    assert error_of(shared.answer(number))[2].kind == "matting"
 
 
 def test_two_jobs_of_one_name(shared, preset, image, tmp_path):

@@ -93,11 +93,11 @@ def _cut_opaque(
     cancelled: Callable[[], bool],
 ) -> tuple[np.ndarray, Used]:
     """`matte` for a picture without alpha and bars."""
-    network = method == "network" or (method == "auto" and has_runtime() and find_network() is not None)
+    network = method == "network" or (method == "auto" and find_network() is not None)
     plain, doubts = None, []
     if method != "network":
         plain = cut_plain_background(rgb, threshold, doubts.append)
-        if plain is not None and plain[..., 3].any() and not (doubts and network):
+        if plain is not None and plain[..., 3].any() and not (doubts and network and has_runtime()):
             for doubt in doubts:
                 warn(doubt)
             return plain, "border"

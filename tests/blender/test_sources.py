@@ -118,6 +118,12 @@ def test_without_a_window_view_and_clipboard_are_sentences(worker):
     assert not bpy.data.images
 
 
+@pytest.mark.parametrize("text", ["//machine/share/a.png", r"\\machine\share\a.png", "file:////machine/share/a.png"])
+def test_no_other_machine_is_asked_for_a_path_that_was_copied(text, monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda self: pytest.fail(f"{self} was looked at"))
+    assert sources.copied_file(text) is None
+
+
 def test_a_path_that_was_copied(tmp_path):
     path = tmp_path / "ein Bild, schön.png"
     path.write_text("")

@@ -120,7 +120,7 @@ def _alone(
     context: bpy.types.Context, wanted: list[bpy.types.Object]
 ) -> Iterator[tuple[bpy.types.Scene, bpy.types.ViewLayer]]:
     """A copy of the scene in which of all surfaces only those are to be seen; gone at the end."""
-    scene = context.scene.copy()
+    scene, wanted = context.scene.copy(), set(wanted)
     try:
         layer = scene.view_layers.get(context.view_layer.name) or scene.view_layers[0]
         layer.update()

@@ -259,7 +259,6 @@ def draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, problem
 def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: session.Session) -> None:
     """What the last job made."""
     outcome = now.outcome
-    draw_views(layout, now)
     result = outcome.result
     icons = ["OUTLINER_OB_POINTCLOUD"] * bool(getattr(result, "ply", None)) + ["OUTLINER_OB_MESH"]
     for name, icon in zip(outcome.objects, icons, strict=False):
@@ -267,14 +266,15 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     facts = [f"{result.faces:,} faces" if result.faces else f"{result.gaussians:,} Gaussians"]
     facts += [f"seed {result.settings['seed']}"] if "seed" in result.settings else []
     layout.label(text=", ".join([*facts, f"{outcome.seconds:.0f} s"]))
-    for warning in outcome.warnings:
-        preferences.draw_text(layout, warning, context, icon="INFO")
     row = layout.row(align=True)
     row.operator_context = "INVOKE_REGION_WIN"
     row.operator("view3d.view_selected", text="Frame", icon="ZOOM_SELECTED")
     shading = context.space_data.shading
     if shading.type in ("WIREFRAME", "SOLID"):
         row.prop_enum(shading, "type", "MATERIAL", text="Show Colors")
+    draw_views(layout, now)
+    for warning in outcome.warnings:
+        preferences.draw_text(layout, warning, context, icon="INFO")
     layout.operator("lgm.open_folder", icon="FILE_FOLDER")
 
 

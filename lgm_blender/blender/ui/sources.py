@@ -98,6 +98,8 @@ def copied_file(text: str) -> Path | None:
     line = next((line.strip().strip("\"'") for line in text[:10_000].splitlines() if line.strip()), "")
     if line.startswith("file:"):
         line = url2pathname(urlsplit(line).path)
+    if line.startswith(("\\\\", "//")):  # on another machine, which Windows would tell the user's password hash
+        return None
     with contextlib.suppress(OSError, ValueError):  # a text that can't be a path
         if line and Path(line).is_absolute() and Path(line).is_file():
             return Path(line)

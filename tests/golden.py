@@ -6,14 +6,13 @@ import sys
 import tarfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.extend([str(HERE.parent), str(HERE / "core")])
+sys.path.extend(str(Path(__file__).resolve().parents[1] / name) for name in ("", "tests/core"))
 from tensors import read_safetensors  # beside test_ply.py
 
 from lgm_blender.core.formats.ply import write_ply
 from lgm_blender.core.gaussians import Gaussians
 
-GOLDEN = HERE / "golden.tar.xz"
+GOLDEN = Path(__file__).parent / "golden.tar.xz"
 
 
 def unpack_golden(folder: Path) -> None:

@@ -23,10 +23,11 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from golden import unpack_golden  # beside conftest.py
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE.parent))
-from golden import unpack_golden  # beside conftest.py
 
 
 def prepare(share: Path, worker: Path | None, story: Path) -> None:

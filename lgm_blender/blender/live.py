@@ -21,7 +21,7 @@ from .scene import results, splats, view_images, view_rig
 
 PAUSE = 1.0  # seconds without a change after which the changes so far are one undo step
 SETTLED = 0.15  # seconds without a change after which what the cameras see is rendered
-SAMPLES = 4  # per pixel of such a render
+SAMPLES = 4  # per pixel of such a render, where there is no 3D view that could draw it
 SHARE = 0.1  # of the main thread's time, at most, goes into looking for changes
 NAME = "Live"
 
@@ -50,6 +50,7 @@ class Live:
         on_work: Called when there is something to step.
 
     Attributes:
+        done: How often it has made splats.
         seconds: From a change's being seen to its splats, of the last one; 0 before.
     """
 
@@ -59,6 +60,7 @@ class Live:
         on_work: Callable[[], None],
     ):
         self._session, self._on_work = session, on_work
+        self.done = 0
         self.seconds = 0.0
         self._scene_uid = 0
         self._sums: list[int] = []
@@ -138,7 +140,8 @@ class Live:
         if scene.lgm.views.rig is None:
             return
         try:
-            views.fill_from_cameras(scene, self._session.live_folder(), samples=SAMPLES)
+            if not views.fill_from_viewport(scene):
+                views.fill_from_cameras(scene, self._session.live_folder(), samples=SAMPLES)
         except LGMError as error:
             self._fail(error)
 
@@ -189,6 +192,7 @@ class Live:
             found.target = made
         self._updated = True
         self.seconds = time.monotonic() - self._seen_at
+        self.done += 1
 
     def _fail(self, error: LGMError) -> None:
         self.stop()

@@ -13,7 +13,7 @@ import numpy as np
 from ..core.errors import LGMError
 from ..core.messages import VIEW_NAMES, ReconstructRequest, SampleRequest, SampleResult
 from . import settings
-from .scene import images, view_images, view_rig
+from .scene import capture, images, view_images, view_rig
 
 GENERATED = "lgm_generated"  # custom property of an image: whether a model made it
 
@@ -83,6 +83,31 @@ def fill_from_cameras(scene: bpy.types.Scene, folder: Path, samples: int = view_
     pictures = [view_images.read_pixels(file) for file in files]
     elevation = views.rig.lgm_rig.elevation
     fill(scene, pictures, generated=[False] * 4, elevation=elevation, facts={"cameras": views.rig.name})
+
+
+def fill_from_viewport(scene: bpy.types.Scene) -> bool:
+    """Draws a scene's views as its cameras see them, shaded as a 3D view of it is; whether there is such a view.
+
+    Raises:
+        LGMError: If there are no cameras, or they see nothing.
+    """
+    found = [
+        (window, area)
+        for window in ([] if bpy.app.background else bpy.context.window_manager.windows)
+        for area in window.screen.areas
+        if window.scene == scene and area.type == "VIEW_3D"
+    ]
+    if not found:
+        return False
+    rig, (window, area) = scene.lgm.views.rig, found[0]
+    wanted = view_rig.seen_objects(rig, scene) if view_rig.is_rig(rig) else []
+    if not wanted:
+        raise LGMError("There is nothing that the cameras could see. Select objects and add the cameras again.")
+    with bpy.context.temp_override(window=window, area=area):
+        pictures = capture.capture_cameras(bpy.context, area, view_rig.cameras(rig), wanted, view_rig.SIZE)
+    elevation = rig.lgm_rig.elevation
+    fill(scene, pictures, generated=[False] * 4, elevation=elevation, facts={"cameras": rig.name})
+    return True
 
 
 def missing(scene: bpy.types.Scene) -> str:

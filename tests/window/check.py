@@ -7,7 +7,7 @@ Makes a root folder with Debian's Blender where there is none (2 minutes, 1.1 GB
 the panel with a stand-in for the worker, checks what it wrote down, and leaves pictures to look at in --out. With
 --worker the first job is done by the real worker, on that Python of this system. The stories are `drive.py`, the panel
 from the first look to the end, `sources.py`, where the image comes from and what a new file shows of the first result,
-and `manners.py`, two windows and a Blender that is quitted in the middle of a job.
+`views.py`, candidates, painting and cameras with Live on, and `manners.py`, two windows and a Blender that is quitted in the middle of a job.
 """
 
 from __future__ import annotations
@@ -124,6 +124,20 @@ def judge_sources(report: dict) -> dict[str, bool]:
     }
 
 
+def judge_views(report: dict) -> dict[str, bool]:
+    """Rules of the story views.py, and whether a report keeps them."""
+    seconds = report.get("seconds_stroke", [99]) + report.get("seconds_moved", [99])
+    return {
+        "the story ended": "error" not in report and not report.get("problem"),
+        "three candidates came": len(report.get("candidates", [])) == 3,
+        "an Image Editor was opened for a view": report.get("editors") == 1,
+        "every change became splats, within five seconds": len(seconds) == 7 and max(seconds) < 5,
+        "without any new object": report.get("objects_of_live") == 0,
+        "what the cameras saw came back in its place": report.get("place") == [0.0, 0.0, 0.0],
+        "nothing is left of their looking": report.get("scenes") == 1,
+    }
+
+
 def judge_manners(report: dict) -> dict[str, bool]:
     """Rules of the story manners.py, and whether a report keeps them."""
     return {
@@ -190,7 +204,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="root folder of that suite; kept for the next time")
     parser.add_argument("--worker", type=Path, metavar="PYTHON", help="a Python with the worker's packages")
     parser.add_argument(
-        "--story", choices=("drive", "sources", "manners"), default="drive", help="what is done in the window"
+        "--story", choices=("drive", "sources", "views", "manners"), default="drive", help="what is done in the window"
     )
     parser.add_argument("--display", default=":77", help="number of the screen, which must be free")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "window", help="where the pictures go")
@@ -200,7 +214,7 @@ def main() -> int:
         subprocess.run([HERE / "make_chroot.sh", options.suite, root], check=True)
     options.out.mkdir(parents=True, exist_ok=True)
     story = HERE / f"{options.story}.py"
-    judged = {"drive": judge, "sources": judge_sources, "manners": judge_manners}[options.story]
+    judged = {"drive": judge, "sources": judge_sources, "views": judge_views, "manners": judge_manners}[options.story]
     with tempfile.TemporaryDirectory() as folder:
         share = Path(folder)
         with window(root, share, options.out, story, options.worker, options.display) as blender:

@@ -11,8 +11,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import (
-    SHARE, behave, longest_gap, open_tab, override, picture, report, run, session, side_panel, until, use_real_worker,
-)  # fmt: skip
+    SHARE,
+    behave,
+    longest_gap,
+    open_tab,
+    override,
+    picture,
+    report,
+    run,
+    session,
+    side_panel,
+    until,
+    use_real_worker,
+)
 
 
 def press(area, operator, **options):

@@ -17,10 +17,15 @@ def agreement(views: np.ndarray) -> float:
     Args:
         views: [4, S, S, 3] in 0..1, on white, from azimuth 0, 90, 180, 270.
     """
+    return float(np.mean(list(parts(views).values())))
+
+
+def parts(views: np.ndarray) -> dict[str, float]:
+    """What `agreement` is the mean of, each 0 to 1."""
     outlines = 1 - views.min(-1) > FAINT
     if not outlines.any((1, 2)).all():
-        return 0.0
-    return (_heights(outlines) + _mirrored(outlines) + _colors(views, outlines)) / 3
+        return {"heights": 0.0, "mirrored": 0.0, "colors": 0.0}
+    return {"heights": _heights(outlines), "mirrored": _mirrored(outlines), "colors": _colors(views, outlines)}
 
 
 def _heights(outlines: np.ndarray) -> float:

@@ -7,8 +7,8 @@ Makes a root folder with Debian's Blender where there is none (2 minutes, 1.1 GB
 the panel with a stand-in for the worker, checks what it wrote down, and leaves pictures to look at in --out. With
 --worker the first job is done by the real worker, on that Python of this system. The stories are `drive.py`, the panel
 from the first look to the end, `sources.py`, where the image comes from and what a new file shows of the first result,
-`views.py`, candidates, painting and cameras with Live on, and `manners.py`, two windows and a Blender that is quitted
-in the middle of a job.
+`views.py`, candidates, painting and cameras with Live on, `manners.py`, two windows and a Blender that is quitted in the
+middle of a job, and `guide.py`, which makes the pictures of docs/guide.md with the real worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
-def prepare(share: Path, worker: Path | None, story: Path) -> None:
+def prepare(share: Path, worker: Path | None) -> None:
     """What Blender needs, in a folder that it sees as /share."""
     extension = share / "user" / "extensions" / "user_default" / "lgm_blender"
     shutil.copytree(ROOT / "lgm_blender", extension, ignore=shutil.ignore_patterns("__pycache__"))
@@ -40,7 +40,7 @@ def prepare(share: Path, worker: Path | None, story: Path) -> None:
     with tempfile.TemporaryDirectory() as golden:
         unpack_golden(Path(golden))
         shutil.copy(Path(golden, "lgm.ply"), share)
-    wanted = [story, HERE / "harness.py", tests / "blender" / "fake_worker.py"]
+    wanted = [*HERE.glob("*.py"), tests / "blender" / "fake_worker.py"]
     for path in (*wanted, ROOT / "docs" / "samples" / "cactus.png"):
         shutil.copy(path, share)
     for name in ("home", "tmp"):
@@ -77,7 +77,7 @@ def watch(share: Path, out: Path, blender: subprocess.Popen, seconds: float, dis
 @contextlib.contextmanager
 def window(root: Path, share: Path, out: Path, story: Path, worker: Path | None, display: str):
     """A Blender window in which a story runs; its process."""
-    prepare(share, worker, story)
+    prepare(share, worker)
     with contextlib.ExitStack() as stack:
         screen = ["Xvfb", display, "-screen", "0", "1280x800x24", "+extension", "GLX", "+render", "-noreset"]
         xvfb = subprocess.Popen(screen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -137,6 +137,27 @@ def judge_views(report: dict) -> dict[str, bool]:
         "what the cameras saw came back in its place": report.get("place") == [0.0, 0.0, 0.0],
         "nothing is left of their looking": report.get("scenes") == 1,
     }
+
+
+GUIDE = {  # of each picture: what of the window, and how wide in the guide
+    "guide_ready": ("512x680+768+80", 330),
+    "guide_candidates": ("290x560+768+80", 240),
+    "guide_live": ("1050x700+0+28", 640),
+}
+
+
+def judge_guide(report: dict) -> dict[str, bool]:
+    """Rules of the story guide.py."""
+    return {"the story ended": "error" not in report, "Live followed": len(report.get("seconds_live", [])) == 4}
+
+
+def save_guide(out: Path) -> None:
+    """Puts the guide's pictures into docs/."""
+    for name, (part, width) in GUIDE.items():
+        target = ROOT / "docs" / f"{name}.webp"
+        options = ["-crop", part, "+repage", "-resize", f"{width}x", "-define", "webp:method=6", "-quality", "55"]
+        subprocess.run(["convert", str(out / f"{name}.png"), *options, str(target)], check=True)
+        print(target, target.stat().st_size)
 
 
 def judge_manners(report: dict) -> dict[str, bool]:
@@ -205,7 +226,10 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="root folder of that suite; kept for the next time")
     parser.add_argument("--worker", type=Path, metavar="PYTHON", help="a Python with the worker's packages")
     parser.add_argument(
-        "--story", choices=("drive", "sources", "views", "manners"), default="drive", help="what is done in the window"
+        "--story",
+        choices=("drive", "sources", "views", "manners", "guide"),
+        default="drive",
+        help="what is done in the window",
     )
     parser.add_argument("--display", default=":77", help="number of the screen, which must be free")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "window", help="where the pictures go")
@@ -215,7 +239,13 @@ def main() -> int:
         subprocess.run([HERE / "make_chroot.sh", options.suite, root], check=True)
     options.out.mkdir(parents=True, exist_ok=True)
     story = HERE / f"{options.story}.py"
-    judged = {"drive": judge, "sources": judge_sources, "views": judge_views, "manners": judge_manners}[options.story]
+    judged = {
+        "drive": judge,
+        "sources": judge_sources,
+        "views": judge_views,
+        "guide": judge_guide,
+        "manners": judge_manners,
+    }[options.story]
     with tempfile.TemporaryDirectory() as folder:
         share = Path(folder)
         with window(root, share, options.out, story, options.worker, options.display) as blender:
@@ -230,6 +260,8 @@ def main() -> int:
     broken = [rule for rule, kept in rules.items() if not kept]
     for rule in broken:
         print(f"not so: {rule}")
+    if options.story == "guide" and not broken:
+        save_guide(options.out)
     print(f"{len(rules) - len(broken)} passed, {len(broken)} failed")
     return 1 if broken else 0
 

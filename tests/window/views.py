@@ -117,4 +117,5 @@ def story():
     report["problem"] = report["problem"] or (now.problem and now.problem.sentence)
 
 
-run(story)
+if __name__ == "__main__":
+    run(story)

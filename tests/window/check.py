@@ -7,8 +7,8 @@ Makes a root folder with Debian's Blender where there is none (2 minutes, 1.1 GB
 the panel with a stand-in for the worker, checks what it wrote down, and leaves pictures to look at in --out. With
 --worker the first job is done by the real worker, on that Python of this system. The stories are `drive.py`, the panel
 from the first look to the end, `sources.py`, where the image comes from and what a new file shows of the first result,
-`views.py`, candidates, painting and cameras with Live on, `manners.py`, two windows and a Blender that is quitted in the
-middle of a job, and `guide.py`, which makes the pictures of docs/guide.md with the real worker.
+`views.py`, candidates, painting and cameras with Live on, `manners.py`, two windows and a Blender that is quitted in
+the middle of a job, and `guide.py`, which makes the pictures of docs/guide.md with the real worker.
 """
 
 from __future__ import annotations

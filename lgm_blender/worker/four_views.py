@@ -14,8 +14,6 @@ from PIL import Image
 from ..core.errors import LGMError
 from ..core.messages import VIEW_NAMES
 from .images import read_image
-from .matting import matte, over_white
-from .matting.framing import BORDER
 
 SIZE = 256  # pixels of a framed picture's side, what the published LGM sees
 SQUARE = 0.01  # how much longer than wide a framed picture may be
@@ -28,6 +26,8 @@ def read_framed(file: str | os.PathLike, size: int = SIZE) -> np.ndarray:
     Raises:
         LGMError: If it can't be read, is not square, or shows nothing.
     """
+    from .matting.framing import over_white  # scipy takes a while to import, and what is sampled may need none of it
+
     image = read_image(file)
     width, height = image.size
     if abs(width - height) > SQUARE * max(width, height):
@@ -48,6 +48,8 @@ def read_views(files: Sequence[str | os.PathLike], size: int = SIZE) -> np.ndarr
     Raises:
         LGMError: If one can't be read or cut out; says which.
     """
+    from .matting import matte
+
     cuts = []
     for name, file in zip(VIEW_NAMES, files, strict=True):
         try:
@@ -63,6 +65,8 @@ def framed_again(views: np.ndarray, warnings: list[str]) -> np.ndarray:
     Args:
         warnings: Gets a sentence if they can't be; they stay as they are then.
     """
+    from .matting import matte
+
     try:
         cuts = [matte(Image.fromarray(np.uint8(view * 255 + 0.5)))[0] for view in views]
         return framed_together(cuts, views.shape[1])
@@ -85,6 +89,8 @@ def framed_together(cuts: Sequence[np.ndarray], size: int = SIZE) -> np.ndarray:
     Raises:
         LGMError: If one shows nothing.
     """
+    from .matting.framing import BORDER
+
     boxes = np.array([_box(cut) for cut in cuts])  # left, top, right, bottom
     if len({cut.shape for cut in cuts}) == 1:
         low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
@@ -117,6 +123,8 @@ def _box(cut: np.ndarray) -> tuple[int, int, int, int]:
 
 def _cropped(cut: np.ndarray, center: np.ndarray, side: float, size: int) -> np.ndarray:
     """The square of `side` pixels about `center` of a cut-out, on white, [size, size, 3]."""
+    from .matting.framing import over_white
+
     corner = np.floor(center - side / 2).astype(int)
     end = np.ceil(center + side / 2).astype(int)
     part = Image.fromarray(cut).convert("RGBa").crop((*corner.tolist(), *end.tolist()))  # beyond it there is nothing

@@ -502,6 +502,8 @@ def test_results_are_whole(judged, preset):
         "scheduler": "DDIMScheduler",
         "negative_prompt": "ugly",
         "match_colors": False,
+        "matte_views": False,
+        "level_first": False,
         "keep_image": False,
         "samples": 1,
         "refine": False,

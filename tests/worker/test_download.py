@@ -569,9 +569,10 @@ def test_it_ends_with_the_program_that_started_it(slow_hub, tmp_path):
 def test_from_a_shell_it_needs_no_stdin_and_tells_what_it_does(slow_hub):
     process = subprocess.Popen(COMMAND, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(size_so_far)
+    lines = [process.stderr.readline().rstrip("\n") for _ in range(4)]
     assert process.poll() is None
     process.kill()
-    lines = process.stderr.read().splitlines()
+    process.communicate()
     assert lines[:3] == presets.PUBLISHED.terms(["image"])
     assert lines[3] == "[1/1] ashawkey/LGM/model_fp16_fixrot.safetensors: 0 of 830 MB"
 

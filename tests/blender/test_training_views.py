@@ -339,7 +339,7 @@ def test_cancelling_leaves_nothing_behind(tmp_path, steps):
 def test_an_error_while_rendering_leaves_nothing_behind(tmp_path, monkeypatch):
     chosen = users_file()
     before = blocks()
-    monkeypatch.setattr(view_maker, "_set_up", lambda scene, size: 1 / 0)
+    monkeypatch.setattr(view_maker, "set_up", lambda scene, size: 1 / 0)
     maker = make(chosen, tmp_path / "out")
     assert "division by zero" in maker.results[0]["error"]
     assert blocks() == before

@@ -29,6 +29,7 @@ from golden import unpack_golden  # beside conftest.py
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+SIZES = {"guide": (1600, 1000)}  # of a story's window in pixels; the others' are smaller
 
 
 def prepare(share: Path, worker: Path | None) -> None:
@@ -78,8 +79,9 @@ def watch(share: Path, out: Path, blender: subprocess.Popen, seconds: float, dis
 def window(root: Path, share: Path, out: Path, story: Path, worker: Path | None, display: str):
     """A Blender window in which a story runs; its process."""
     prepare(share, worker)
+    width, height = SIZES.get(story.stem, (1280, 800))
     with contextlib.ExitStack() as stack:
-        screen = ["Xvfb", display, "-screen", "0", "1280x800x24", "+extension", "GLX", "+render", "-noreset"]
+        screen = ["Xvfb", display, "-screen", "0", f"{width}x{height}x24", "+extension", "GLX", "+render", "-noreset"]
         xvfb = subprocess.Popen(screen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(xvfb.wait)
         stack.callback(xvfb.kill)
@@ -91,7 +93,16 @@ def window(root: Path, share: Path, out: Path, story: Path, worker: Path | None,
             "TMPDIR=/share/tmp",  # where the worker of this system sees what Blender has for it
             "BLENDER_USER_RESOURCES=/share/user",
         ]
-        blender = ["blender", "--window-geometry", "0", "0", "1280", "800", "--python", f"/share/{story.name}"]
+        blender = [
+            "blender",
+            "--window-geometry",
+            "0",
+            "0",
+            str(width),
+            str(height),
+            "--python",
+            f"/share/{story.name}",
+        ]
         log = stack.enter_context((out / "blender.log").open("w"))
         command = [HERE / "in_chroot.sh", root, share, "env", *variables, *blender]
         outer = {**os.environ, "HOST": "1" if worker else ""}
@@ -140,9 +151,9 @@ def judge_views(report: dict) -> dict[str, bool]:
 
 
 GUIDE = {  # of each picture: what of the window, and how wide in the guide
-    "guide_ready": ("512x680+768+80", 330),
-    "guide_candidates": ("290x560+768+80", 240),
-    "guide_live": ("1050x700+0+28", 640),
+    "guide_ready": ("262x650+1028+82", 262),
+    "guide_candidates": ("262x830+1028+82", 262),
+    "guide_live": ("1314x760+0+28", 720),
 }
 
 

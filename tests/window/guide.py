@@ -49,6 +49,9 @@ def story():
         stroke(settings.views.front, 0.22 + 0.08 * number, (0.95, 0.85, 0.2, 1))
         yield from until(lambda done=done: now.live.done > done, 60.0)
         report.setdefault("seconds_live", []).append(round(now.live.seconds, 2))
+    space.show_region_ui = False
+    with bpy.context.temp_override(**override(area)):
+        bpy.ops.view3d.view_selected()
     yield 5.0
     yield from picture("guide_live")
 

@@ -68,7 +68,10 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         column.prop(settings, "candidates")
         if settings.image:  # taken for another than it is, what was seen of a top becomes a tilted front
             sources.draw_elevation(column, settings)
-        column.row().prop(settings, "output_kind", expand=True)
+        column.separator(factor=0.5)
+        row = column.row()
+        row.use_property_split = False  # in as wide a row as there is: Japanese words are long
+        row.prop(settings, "output_kind", expand=True)
         column.prop(settings, "size")
 
         if now.job:

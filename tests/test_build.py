@@ -71,6 +71,7 @@ def test_package(elsewhere):
         manifest = tomllib.loads(archive.read("blender_manifest.toml").decode())
         archive.extractall(tools.BUILD / "lgm_blender")
     assert {"__init__.py", "blender_manifest.toml", "LICENSE", "blender/__init__.py", "core/__init__.py"} <= names
+    assert "blender/ui/translations/table.tsv" in names
     assert manifest["id"] == "lgm_blender"
     assert not [name for name in names if re.search(r"tests|^tools|__pycache__|\.pyc$|^build", name)]
     sources = [path for path in (ROOT / "lgm_blender").rglob("*.py") if path.name[0] != "."]

@@ -18,7 +18,7 @@ def register() -> None:
     import bpy
 
     from . import handlers, session, settings
-    from .ui import editing, properties, timer, view_properties
+    from .ui import editing, properties, timer, translations, view_properties
 
     if owner := _owner():
         if owner == __package__:
@@ -36,6 +36,7 @@ def register() -> None:
     bpy.types.TOPBAR_MT_file_export.append(_draw_export)
     editing.add_menus()
     handlers.register()
+    translations.register(__package__)
 
 
 def unregister() -> None:
@@ -43,7 +44,7 @@ def unregister() -> None:
     import bpy
 
     from . import handlers, session
-    from .ui import editing, icons, timer
+    from .ui import editing, icons, timer, translations
 
     if _owner() not in ("", __package__):
         return
@@ -54,6 +55,7 @@ def unregister() -> None:
     icons.clear_files()
     if not _owner():
         return
+    translations.unregister(__package__)
     editing.remove_menus()
     bpy.types.TOPBAR_MT_file_import.remove(_draw_import)
     bpy.types.TOPBAR_MT_file_export.remove(_draw_export)

@@ -8,7 +8,8 @@ the panel with a stand-in for the worker, checks what it wrote down, and leaves 
 --worker the first job is done by the real worker, on that Python of this system. The stories are `drive.py`, the panel
 from the first look to the end, `sources.py`, where the image comes from and what a new file shows of the first result,
 `views.py`, candidates, painting and cameras with Live on, `manners.py`, two windows and a Blender that is quitted in
-the middle of a job, and `guide.py`, which makes the pictures of docs/guide.md with the real worker.
+the middle of a job, `languages.py`, the tab in German, Chinese and Japanese, and `guide.py`, which makes the pictures
+of docs/guide.md with the real worker.
 """
 
 from __future__ import annotations
@@ -185,6 +186,16 @@ def judge_manners(report: dict) -> dict[str, bool]:
     }
 
 
+def judge_languages(report: dict) -> dict[str, bool]:
+    """Rules of the story languages.py, and whether a report keeps them."""
+    return {
+        "the story ended": "error" not in report and not report.get("problem"),
+        **{f"{name}: every string": report.get(f"wrong_{name}") == [] for name in ("de_DE", "zh_HANS", "ja_JP")},
+        **{f"{name}: operators": report.get(f"operator_{name}") is True for name in ("de_DE", "zh_HANS", "ja_JP")},
+        "nothing is left of them": report.get("after") == "Output Folder",
+    }
+
+
 def wait_for_the_end(blender: subprocess.Popen, report: dict) -> None:
     """Notes how long Blender took to quit, and what is left of the worker two seconds later."""
     start = time.monotonic()
@@ -231,17 +242,22 @@ def judge(report: dict) -> dict[str, bool]:
     }
 
 
+STORIES = {
+    "drive": judge,
+    "sources": judge_sources,
+    "views": judge_views,
+    "manners": judge_manners,
+    "languages": judge_languages,
+    "guide": judge_guide,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", default="sid", help="Debian's: sid has Blender 5.2, trixie 4.3")
     parser.add_argument("--root", type=Path, help="root folder of that suite; kept for the next time")
     parser.add_argument("--worker", type=Path, metavar="PYTHON", help="a Python with the worker's packages")
-    parser.add_argument(
-        "--story",
-        choices=("drive", "sources", "views", "manners", "guide"),
-        default="drive",
-        help="what is done in the window",
-    )
+    parser.add_argument("--story", choices=tuple(STORIES), default="drive", help="what is done in the window")
     parser.add_argument("--display", default=":77", help="number of the screen, which must be free")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "window", help="where the pictures go")
     options = parser.parse_args()
@@ -250,13 +266,7 @@ def main() -> int:
         subprocess.run([HERE / "make_chroot.sh", options.suite, root], check=True)
     options.out.mkdir(parents=True, exist_ok=True)
     story = HERE / f"{options.story}.py"
-    judged = {
-        "drive": judge,
-        "sources": judge_sources,
-        "views": judge_views,
-        "guide": judge_guide,
-        "manners": judge_manners,
-    }[options.story]
+    judged = STORIES[options.story]
     with tempfile.TemporaryDirectory() as folder:
         share = Path(folder)
         with window(root, share, options.out, story, options.worker, options.display) as blender:

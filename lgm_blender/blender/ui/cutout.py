@@ -7,6 +7,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core.cutout import NETWORK
 from ...core.errors import LGMError
@@ -14,6 +15,7 @@ from .. import session
 from . import icons, preferences
 from .operators import Fetch, Operator
 from .properties import MASK_OF
+from .translations import CONTEXT
 
 USED = {
     "mask": "Cut out by the mask",
@@ -81,7 +83,7 @@ class LGM_OT_fetch_network(Fetch, bpy.types.Operator):
     bl_label = "Fetch Network"
 
     def invoke(self, context, event):
-        return context.window_manager.invoke_props_dialog(self, width=550, confirm_text="Fetch")
+        return context.window_manager.invoke_props_dialog(self, width=550, confirm_text=iface("Fetch", CONTEXT))
 
     def draw(self, context):
         for line in NETWORK.terms():

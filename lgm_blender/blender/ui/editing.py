@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bpy
 import numpy as np
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core.errors import LGMError
 from .. import compat
@@ -11,6 +12,9 @@ from ..scene import conversion, editing, repair, splat_data, splats
 from . import preferences
 from .operators import Operator
 from .panel import SubPanel
+from .translations import CONTEXT
+
+CONVERT = {"NATIVE": "Convert to Native", "POINTS": "Convert to Points"}
 
 
 class _Edit(Operator):
@@ -105,6 +109,7 @@ class LGM_OT_splats_crop(_Edit, bpy.types.Operator):
             ("INSIDE", "Inside", "What is outside of all of the meshes is deleted"),
             ("OUTSIDE", "Outside", "What is inside of any of the meshes is deleted"),
         ],
+        translation_context=CONTEXT,
     )
 
     @classmethod
@@ -189,8 +194,9 @@ class LGM_OT_splats_select_opacity(_Select, bpy.types.Operator):
         name="From", description="Least opacity", default=0.0, min=0.0, max=1.0, subtype="FACTOR"
     )
     high: bpy.props.FloatProperty(
-        name="To", description="Highest opacity", default=0.5, min=0.0, max=1.0, subtype="FACTOR"
-    )
+        name="To", description="Highest opacity", default=0.5, min=0.0, max=1.0, subtype="FACTOR",
+        translation_context=CONTEXT,
+    )  # fmt: skip
     within: bpy.props.BoolProperty(name="Within the Selection", description="Else of all Gaussians", default=True)
 
     def chosen(self, target) -> np.ndarray:
@@ -322,9 +328,11 @@ class LGM_PT_edit(SubPanel, bpy.types.Panel):
 
     def draw(self, context):
         layout, target = self.layout, context.object
-        layout.label(text=describe(context), icon="OUTLINER_OB_POINTCLOUD")
+        layout.label(text=describe(context), icon="OUTLINER_OB_POINTCLOUD", translate=False)
         if unknown := target.data.get(repair.UNMENDED, 0):
-            sentence = f"{unknown:,} Gaussians moved, but not as one (proportional editing?): they keep their sizes."
+            sentence = iface(
+                "{:,} Gaussians moved, but not as one (proportional editing?): they keep their sizes."
+            ).format(unknown)
             preferences.draw_text(layout, sentence, context, icon="INFO")
         column = layout.column(align=True)
         column.operator("lgm.splats_apply", icon="OBJECT_ORIGIN")
@@ -342,7 +350,7 @@ class LGM_PT_edit(SubPanel, bpy.types.Panel):
         if compat.has_native_splats():
             column = layout.column(align=True)
             other = "POINTS" if splat_data.is_native(target.data) else "NATIVE"
-            for text, everything in ((f"Convert to {other.title()}", False), ("All of the Scene", True)):
+            for text, everything in ((CONVERT[other], False), (iface("All of the Scene"), True)):
                 button = column.operator("lgm.splats_convert", text=text, icon="FILE_REFRESH")
                 button.target, button.all_objects = other, everything
         layout.operator("lgm.splats_mend", icon="MODIFIER")
@@ -352,13 +360,15 @@ def describe(context) -> str:
     """How many Gaussians the active object has, and how many are selected."""
     target = context.object
     if target.mode == "EDIT" and target.type == "MESH":
-        return f"{target.data.total_vert_sel:,} Gaussians are selected"
+        return iface("{:,} Gaussians are selected").format(target.data.total_vert_sel)
     count = splat_data.point_count(target.data)
     if target.mode == "EDIT":
-        return f"{editing.selection(target).sum():,} of {count:,} Gaussians are selected"
+        return iface("{:,} of {:,} Gaussians are selected").format(editing.selection(target).sum(), count)
     others = [thing for thing in context.selected_objects if thing != target and splats.is_splats(thing)]
     more = sum(splat_data.point_count(thing.data) for thing in others)
-    return f"{count:,} Gaussians" + (f", and {more:,} of {len(others)} other selected objects" if others else "")
+    if others:
+        return iface("{:,} Gaussians, and {:,} of {} other selected objects").format(count, more, len(others))
+    return iface("{:,} Gaussians").format(count)
 
 
 def _draw_apply(self, context) -> None:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core.errors import LGMError
 from ...core.messages import GenerateRequest
@@ -113,7 +114,7 @@ class LGM_OT_delete_result(_OfEntry, bpy.types.Operator):
 
     def invoke(self, context, event):
         return context.window_manager.invoke_confirm(
-            self, event, message=f"Delete the files of {Path(self.path).stem}?"
+            self, event, message=iface("Delete the files of {}?").format(Path(self.path).stem)
         )
 
     def act(self, context):
@@ -139,16 +140,17 @@ class LGM_PT_history(SubPanel, bpy.types.Panel):
             if entry.result.views:
                 row.template_icon(icon_value=icons.of_file(entry.result.views, first=True), scale=3.0)
             column = row.column(align=True)
-            column.label(text=entry.name)
-            facts = [f"seed {entry.result.settings['seed']}"] if "seed" in entry.result.settings else []
-            facts += [f"{entry.result.gaussians:,} Gaussians"]
-            column.label(text=", ".join(facts))
+            column.label(text=entry.name, translate=False)
+            made = entry.result
+            facts = [iface("seed {}").format(made.settings["seed"])] if "seed" in made.settings else []
+            facts += [iface("{:,} Gaussians").format(made.gaussians)]
+            column.label(text=", ".join(facts), translate=False)
             buttons = column.row(align=True)
             buttons.operator("lgm.restore_result", text="Restore").path = str(entry.path)
             buttons.operator("lgm.repeat_result", text="", icon="FILE_REFRESH").path = str(entry.path)
             buttons.operator("lgm.delete_result", text="", icon="TRASH").path = str(entry.path)
         if pages > 1:
-            layout.prop(settings, "history_page", text=f"Page of {pages}")
+            layout.prop(settings, "history_page", text=iface("Page of {}").format(pages), translate=False)
 
 
 CLASSES = (LGM_OT_restore_result, LGM_OT_repeat_result, LGM_OT_delete_result, LGM_PT_history)

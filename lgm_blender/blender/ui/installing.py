@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from pathlib import Path
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core import lock
 from ...core.system import folders
 from .. import install, session
 from ..recipe import OLD_CUDA
+from . import translations
 from .operators import Fetch, Operator
 
 BUILDS = {
@@ -33,8 +34,8 @@ class LGM_OT_install_worker(Fetch, bpy.types.Operator):
 
     def draw(self, context):
         for line in what_it_takes(session.current().suitable_build()):
-            for part in textwrap.wrap(line, 80, break_on_hyphens=False):
-                self.layout.label(text=part)
+            for part in translations.wrapped(line, 80):
+                self.layout.label(text=part, translate=False)
 
     def begin(self, context):
         session.current().install()
@@ -74,8 +75,8 @@ class LGM_OT_remove_worker(Operator, bpy.types.Operator):
         return super().obstacle(context) or ("" if install.is_started() else "Nothing is installed")
 
     def invoke(self, context, event):
-        size = install.size() / 1e9
-        return context.window_manager.invoke_confirm(self, event, message=f"This gives back {size:.1f} GB.")
+        message = iface("This gives back {:.1f} GB.").format(install.size() / 1e9)
+        return context.window_manager.invoke_confirm(self, event, message=message)
 
     def act(self, context):
         now = session.current()
@@ -96,27 +97,26 @@ def what_it_takes(build: lock.TorchBuild | None) -> list[str]:
         build: The one for this machine, or None as long as its graphics driver has not answered.
     """
     if install.is_finished() and not install.is_outdated():
-        return ["Looks at every file of the worker, and fetches again what is missing or damaged."]
+        return [iface("Looks at every file of the worker, and fetches again what is missing or damaged.")]
     if build is None:
-        lines = [
-            f"{'With' if known != 'cpu' else 'Without'} an NVIDIA GPU: {size}"
-            for known in ("cpu", "cu130")
-            if (size := lock.size(known))
-        ]
-        lines.append("The graphics driver is being asked which it is ...")
+        texts = {"cpu": iface("Without an NVIDIA GPU: {}"), "cu130": iface("With an NVIDIA GPU: {}")}
+        lines = [text.format(size) for known, text in texts.items() if (size := lock.size(known))]
+        lines.append(iface("The graphics driver is being asked which it is ..."))
     else:
-        lines = [BUILDS[build], "The packages that the models need", size_of(build)]
+        lines = [iface(BUILDS[build]), iface("The packages that the models need"), size_of(build)]
     folder = folders.data_folder()
     above = next(path for path in (folder, *folder.parents) if path.is_dir())
-    lines.append(f"It goes into {folder}, where {shutil.disk_usage(above).free / 1e9:.0f} GB are free")
-    lines.append(OLD_CUDA if build == "cu126" else "Every file is compared with the SHA-256 that came with LGM")
+    free = shutil.disk_usage(above).free / 1e9
+    lines.append(iface("It goes into {}, where {:.0f} GB are free").format(folder, free))
+    check = iface("Every file is compared with the SHA-256 that came with LGM")
+    lines.append(OLD_CUDA if build == "cu126" else check)
     return [line for line in lines if line]
 
 
 def size_of(build: lock.TorchBuild) -> str:
     """How large the worker is with a build; an update fetches only what has changed."""
     size = lock.size(build)
-    return f"{'At most ' if install.is_finished() else ''}{size}" if size else ""
+    return iface("At most {}" if install.is_finished() else "{}").format(size) if size else ""
 
 
 CLASSES = (LGM_OT_install_worker, LGM_OT_install_from_folder, LGM_OT_remove_worker)

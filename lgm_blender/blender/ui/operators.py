@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core.errors import LGMError
 from ...core.formats.ply import write_ply
@@ -18,6 +19,7 @@ from .. import session
 from ..scene import images, splats
 from ..settings import ADDON, output_folder, preference
 from .properties import known_presets
+from .translations import CONTEXT
 
 FORMAT_ITEMS = [(name, FORMATS[name].label, FORMATS[name].about) for name in WRITTEN]
 MAX_SEED = (1 << 31) - 1  # Blender's integers end there
@@ -35,7 +37,7 @@ class Operator:
     def poll(cls, context):
         why = cls.obstacle(context)
         if why:
-            cls.poll_message_set(why)
+            cls.poll_message_set(iface(why))
         return not why
 
     @classmethod
@@ -361,11 +363,11 @@ class LGM_OT_fetch_weights(Fetch, bpy.types.Operator):
     )
 
     def invoke(self, context, event):
-        return context.window_manager.invoke_props_dialog(self, width=550, confirm_text="Fetch")
+        return context.window_manager.invoke_props_dialog(self, width=550, confirm_text=iface("Fetch", CONTEXT))
 
     def draw(self, context):
         for line in self.terms(self.preset or context.scene.lgm.chosen_preset()):
-            self.layout.label(text=line)
+            self.layout.label(text=line, translate=False)
 
     @classmethod
     def terms(cls, name: str) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core.messages import STAGES, PresetInfo
 from .. import install, session
 from ..settings import preference
 from . import cutout, hints, icons, preferences, sources
 from .properties import BUNDLED, FOLDER, known_presets
+from .translations import CONTEXT
 
 
 class Panel:
@@ -19,6 +21,7 @@ class Panel:
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = "LGM"
+    bl_translation_context = CONTEXT
 
 
 class SubPanel(Panel):
@@ -65,7 +68,10 @@ class LGM_PT_main(Panel, bpy.types.Panel):
         column.prop(settings, "candidates")
         if settings.image:  # taken for another than it is, what was seen of a top becomes a tilted front
             sources.draw_elevation(column, settings)
-        column.row().prop(settings, "output_kind", expand=True)
+        column.separator(factor=0.5)
+        row = column.row()
+        row.use_property_split = False  # in as wide a row as there is: Japanese words are long
+        row.prop(settings, "output_kind", expand=True)
         column.prop(settings, "size")
 
         if now.job:
@@ -167,7 +173,7 @@ def what_is_missing(settings) -> str:
     if preset and not preset.ready:
         return preset.problem
     if preset and settings.image is None and "text" not in preset.modes:
-        return f"{preset.label} needs an image: it can't start from a prompt alone."
+        return iface("{} needs an image: it can't start from a prompt alone.").format(preset.label)
     return ""
 
 
@@ -176,15 +182,21 @@ def draw_job(layout: bpy.types.UILayout, now: session.Session) -> None:
     job = now.job
     row = layout.row(align=True)
     row.scale_y = 1.4
-    label = "Starting the worker" if now.engine.state == "starting" else job.label
+    label = iface("Starting the worker") if now.engine.state == "starting" else job_label(job)
     if job.state == "waiting" and now.preload.loading:
-        label = now.preload.job.label
-    row.progress(factor=job_factor(job), text=label)
+        label = job_label(now.preload.job)
+    row.progress(factor=job_factor(job), text=label, translate=False)
     row.operator("lgm.cancel", text="", icon="X")
     seconds = time.monotonic()
     told = hints.told_time(seconds - job.started, now.forecast.remaining(seconds))
-    layout.label(text=told, icon="TIME")
+    layout.label(text=told, icon="TIME", translate=False)
     draw_views(layout, now)
+
+
+def job_label(job) -> str:
+    """What a job does, in the interface's language; the number of its step stays."""
+    words, _, step = job.label.rpartition(" ")
+    return f"{iface(words)} {step}" if "/" in step else iface(job.label)
 
 
 def draw_views(layout: bpy.types.UILayout, now: session.Session) -> None:
@@ -225,7 +237,7 @@ def draw_choice(layout: bpy.types.UILayout, context: bpy.types.Context, now: ses
             row.template_icon(icon_value=icons.of_file(file), scale=3.2)
         row = column.row(align=True)
         done = candidate.seed in now.choice.made
-        text, icon = ("Made", "CHECKMARK") if done else ("Make 3D", "OUTLINER_OB_POINTCLOUD")
+        text, icon = (iface("Made"), "CHECKMARK") if done else (iface("Make 3D"), "OUTLINER_OB_POINTCLOUD")
         row.operator("lgm.make_candidate", text=text, icon=icon).seed = str(candidate.seed)
         row.operator("lgm.views_from_candidate", text="", icon="IMAGE_DATA").seed = str(candidate.seed)
 
@@ -262,10 +274,12 @@ def draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context, now: se
     result = outcome.result
     icons = ["OUTLINER_OB_POINTCLOUD"] * bool(getattr(result, "ply", None)) + ["OUTLINER_OB_MESH"]
     for name, icon in zip(outcome.objects, icons, strict=False):
-        layout.label(text=name, icon=icon)
-    facts = [f"{result.faces:,} faces" if result.faces else f"{result.gaussians:,} Gaussians"]
-    facts += [f"seed {result.settings['seed']}"] if "seed" in result.settings else []
-    layout.label(text=", ".join([*facts, f"{outcome.seconds:.0f} s"]))
+        layout.label(text=name, icon=icon, translate=False)
+    faces, gaussians = iface("{:,} faces").format(result.faces), iface("{:,} Gaussians").format(result.gaussians)
+    facts = [faces if result.faces else gaussians]
+    facts += [iface("seed {}").format(result.settings["seed"])] if "seed" in result.settings else []
+    facts += [iface("{} s").format(round(outcome.seconds))]
+    layout.label(text=", ".join(facts), translate=False)
     row = layout.row(align=True)
     row.operator_context = "INVOKE_REGION_WIN"
     row.operator("view3d.view_selected", text="Frame", icon="ZOOM_SELECTED")

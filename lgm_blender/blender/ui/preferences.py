@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from .. import install, session, tasks
 from ..settings import ADDON, DEFAULTS
+from . import translations
 
 
 class LGM_Preferences(bpy.types.AddonPreferences):
@@ -76,14 +76,14 @@ def draw_worker(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     if worker.path is None:
         draw_text(layout, worker.where, context, icon="INFO")
     else:
-        layout.label(text=f"Worker: {worker.path} ({worker.where})", icon="CHECKMARK")
+        text = iface("Worker: {} ({})").format(worker.path, iface(worker.where))
+        layout.label(text=text, icon="CHECKMARK", translate=False)
         if now.engine and now.engine.state == "starting":
             layout.label(text="Starting it ...", icon="TIME")
         elif now.engine and now.engine.info:
             info = now.engine.info
-            layout.label(
-                text=f"Python {info.python}, torch {info.torch}, computes on {info.device_name}", icon="BLANK1"
-            )
+            text = iface("Python {}, torch {}, computes on {}").format(info.python, info.torch, info.device_name)
+            layout.label(text=text, icon="BLANK1", translate=False)
         elif now.engine and now.engine.problem:
             draw_text(layout, now.engine.problem, context, icon="ERROR")
     if worker.path is None:
@@ -105,7 +105,7 @@ def draw_task(layout: bpy.types.UILayout, task: tasks.Task) -> None:
     row.scale_y = 1.4
     row.progress(factor=task.factor, text=task.label)
     row.operator("lgm.cancel", text="", icon="X")
-    layout.label(text=task.message)
+    layout.label(text=task.message, translate=False)
 
 
 def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -120,13 +120,14 @@ def draw_online(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, context: bpy.types.Context, icon: str = "NONE") -> None:
-    """A sentence in as many lines as it needs: labels don't wrap."""
+    """A sentence, translated where it can be, in as many lines as it needs: labels don't wrap."""
     width = context.region.width if context.region else 300
     letters = max(20, int(width / (7.0 * context.preferences.system.ui_scale)) - 12)  # less icon, box and button
     column = layout.column(align=True)
     column.scale_y = 0.85
-    for number, line in enumerate(textwrap.wrap(text, letters, break_on_hyphens=False)):
-        column.label(text=line, icon=icon if number == 0 else "NONE" if icon == "NONE" else "BLANK1")
+    for number, line in enumerate(translations.wrapped(iface(text), letters)):
+        there = icon if number == 0 else "NONE" if icon == "NONE" else "BLANK1"
+        column.label(text=line, icon=there, translate=False)
 
 
 CLASSES = (LGM_Preferences,)

@@ -11,6 +11,7 @@ from ...core.cameras import VIEWS
 from ...core.messages import FACES, MAX_CANDIDATES, TEXTURE_SIZE, PresetInfo
 from .. import session
 from ..scene import results
+from .translations import CONTEXT
 from .view_properties import LGM_Views
 
 # What every worker has; it tells more once it runs.
@@ -85,6 +86,7 @@ class LGM_TrainingSettings(bpy.types.PropertyGroup):
         default=VIEWS,
         min=4,
         max=VIEWS,
+        translation_context=CONTEXT,
     )
     overwrite: bpy.props.BoolProperty(
         name="Overwrite", description="Render objects again whose folders are there; else they are passed over"
@@ -132,6 +134,7 @@ class LGM_Settings(bpy.types.PropertyGroup):
         name="Prompt",
         description="What it is, in a few words. With an image it may stay empty",
         options={"TEXTEDIT_UPDATE"},
+        translation_context=CONTEXT,
     )
     preset: bpy.props.EnumProperty(
         name="Preset", description="Which models", items=preset_items, default=preset_number(BUNDLED)
@@ -180,6 +183,7 @@ class LGM_Settings(bpy.types.PropertyGroup):
             ("mesh", "Mesh", "A mesh with a UV map and a texture, to be lit, edited and exported"),
             ("both", "Both", "The splats, and next to them the mesh"),
         ],
+        translation_context=CONTEXT,
     )
     size: bpy.props.FloatProperty(
         name="Size",

@@ -9,6 +9,7 @@ from ..scene import splats
 from ..scene.nodes.splat_inputs import Input, inputs
 from .operators import Operator
 from .panel import SubPanel
+from .translations import CONTEXT
 
 _items: list[tuple] = []  # Blender keeps no reference to these strings: they must live on
 
@@ -93,15 +94,15 @@ def draw_input(column: bpy.types.UILayout, modifier: bpy.types.NodesModifier, ro
         split = column.split(factor=0.4)
         name = split.row()
         name.alignment = "RIGHT"
-        name.label(text=row.name)
+        name.label(text=row.name, text_ctxt=CONTEXT)
         current = compat.get_modifier_input(modifier, row.name)
         split.operator_menu_enum("lgm.set_splat_menu", "item", text=current).input = row.name
         return
     owner, path = compat.modifier_input_property(modifier, row.name)
     if row.kind == "Object":
-        column.prop_search(owner, path, bpy.data, "objects", text=row.name)
+        column.prop_search(owner, path, bpy.data, "objects", text=row.name, text_ctxt=CONTEXT)
     else:
-        column.prop(owner, path, text=row.name)
+        column.prop(owner, path, text=row.name, text_ctxt=CONTEXT)
 
 
 CLASSES = (LGM_OT_show_splats, LGM_OT_set_splat_menu, LGM_PT_splats)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 import traceback
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from .. import session
-from . import icons
+from . import icons, translations
 
 BUSY, IDLE = 0.1, 1.0  # seconds between two looks at the worker, with and without something going on
 SOON = 0.01  # while a result comes into the scene
@@ -90,8 +90,8 @@ def _announce(sentence: str) -> None:
         return
 
     def draw(menu, context):
-        for line in textwrap.wrap(sentence, 70, break_long_words=False):
-            menu.layout.label(text=line)
+        for line in translations.wrapped(iface(sentence), 70):
+            menu.layout.label(text=line, translate=False)
 
     with bpy.context.temp_override(window=manager.windows[0]):
         manager.popup_menu(draw, title="LGM", icon="ERROR")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core.cameras import VIEWS
 from ...core.errors import LGMError
@@ -127,7 +128,7 @@ class LGM_OT_training_views(Operator, bpy.types.Operator):
 
     def _show(self, context) -> None:
         context.window_manager.progress_update(100 * _maker.factor)
-        context.workspace.status_text_set(f"Rendering training views: {_at(_maker)}   |   Esc: stop")
+        context.workspace.status_text_set(iface("Rendering training views: {}   |   Esc: stop").format(_at(_maker)))
         timer.redraw()
 
     def _end(self, context) -> None:
@@ -172,14 +173,16 @@ def chosen_items(context: bpy.types.Context, source: str, collection: str, libra
 
 
 def _at(maker: ViewMaker) -> str:
-    return f"{maker.current}, view {maker.view} of {maker.views}; {maker.done} of {len(maker.items)} objects"
+    text = iface("{}, view {} of {}; {} of {} objects")
+    return text.format(maker.current, maker.view, maker.views, maker.done, len(maker.items))
 
 
 def _told(maker: ViewMaker) -> str:
     bad = sum(not result["ok"] for result in maker.results)
     there = sum(result["skipped"] for result in maker.results)
-    parts = [f"{len(maker.results) - bad - there} of {len(maker.items)} objects rendered"]
-    parts += [f"{there} were there already"] * (there > 0) + [f"{bad} left out"] * (bad > 0)
+    parts = [iface("{} of {} objects rendered").format(len(maker.results) - bad - there, len(maker.items))]
+    parts += [iface("{} were there already").format(there)] * (there > 0)
+    parts += [iface("{} left out").format(bad)] * (bad > 0)
     return f"{', '.join(parts)}: {maker.output}"
 
 
@@ -209,7 +212,7 @@ class LGM_PT_training(SubPanel, bpy.types.Panel):
         if _running:
             row = layout.row()
             row.scale_y = 1.4
-            row.progress(factor=_maker.factor, text=_at(_maker))
+            row.progress(factor=_maker.factor, text=_at(_maker), translate=False)
             layout.label(text="Esc stops it; whole objects stay", icon="INFO")
             return
         row = layout.row()
@@ -222,7 +225,8 @@ class LGM_PT_training(SubPanel, bpy.types.Panel):
             for result in bad[:3]:
                 preferences.draw_text(box, f"{result['name']}: {result['error']}", context, icon="ERROR")
             if len(bad) > 3:
-                box.label(text=f"and {len(bad) - 3} more; the Info editor has them", icon="BLANK1")
+                text = iface("and {} more; the Info editor has them").format(len(bad) - 3)
+                box.label(text=text, icon="BLANK1", translate=False)
 
 
 CLASSES = (LGM_OT_training_views, LGM_PT_training)

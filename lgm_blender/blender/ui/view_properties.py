@@ -7,6 +7,7 @@ import bpy
 from ...core.messages import VIEW_NAMES
 from .. import session
 from ..scene import splats, view_rig
+from .translations import CONTEXT
 
 TITLES = {"front": "Front", "right": "Right", "back": "Back", "left": "Left"}
 SIDES = {
@@ -77,6 +78,7 @@ class LGM_Views(bpy.types.PropertyGroup):
         description="The empty whose four cameras render the views",
         type=bpy.types.Object,
         poll=lambda self, thing: view_rig.is_rig(thing),
+        translation_context=CONTEXT,
     )
     facts: bpy.props.StringProperty(
         name="Facts", description="How the views were made, as JSON: it goes into the result's settings"

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
 
 from ...core.errors import LGMError
 from ...core.messages import VIEW_NAMES, GenerateResult, SampleResult
@@ -224,7 +225,8 @@ class LGM_PT_views(SubPanel, bpy.types.Panel):
         if found.live:
             column.prop(found, "target")
             if now.live.seconds:
-                layout.label(text=f"Last change: {now.live.seconds:.1f} s", icon="TIME")
+                text = iface("Last change: {:.1f} s").format(now.live.seconds)
+                layout.label(text=text, icon="TIME", translate=False)
         elif missing and any(found.images()):
             preferences.draw_text(layout, missing, context, icon="INFO")
 

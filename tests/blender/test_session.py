@@ -49,7 +49,9 @@ class Window:
 
     def popup_menu(self, draw, title, icon):
         lines = []
-        draw(SimpleNamespace(layout=SimpleNamespace(label=lambda text, translate=True: lines.append(text))), bpy.context)
+        draw(
+            SimpleNamespace(layout=SimpleNamespace(label=lambda text, translate=True: lines.append(text))), bpy.context
+        )
         self.sentences.append(" ".join(lines))
 
 

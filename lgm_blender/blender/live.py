@@ -113,7 +113,7 @@ class Live:
         """Does what can be done without waiting; whether there is anything new to show."""
         scene = self._scene()
         if scene is None:
-            self._scene_uid = 0
+            self.stop()
             return False
         self._shoot(scene)
         self._look(scene)

@@ -20,7 +20,15 @@ import bpy
 
 from ..core.errors import ErrorKind, LGMError
 from ..core.lock import TorchBuild
-from ..core.messages import GenerateResult, MeshResult, Request, Result, SampleRequest, SampleResult
+from ..core.messages import (
+    GenerateResult,
+    MeshResult,
+    ReconstructRequest,
+    Request,
+    Result,
+    SampleRequest,
+    SampleResult,
+)
 from . import history, install, run_times, settings, tasks
 from .cutout import Cutout
 from .engine import Engine, Job, log_folder, worker_command
@@ -471,6 +479,8 @@ class Session:
             placement.place(made, scene)
         if isinstance(result, GenerateResult):
             self.views = result.views
+            if self.choice and isinstance(job.request, ReconstructRequest):
+                self.choice.made.add(job.request.facts.get("seed"))
         if made:
             results.select(made, scene)
             placement.show_first(made, scene)

@@ -164,6 +164,7 @@ def test_cancel_drops_what_waits(worker, window, tmp_path):
     bpy.ops.lgm.cancel()
     finish()
     assert session.current().queued == 0
+    assert session.current().choice.made == set()  # none of them is
     assert not bpy.data.objects
 
 

@@ -52,7 +52,6 @@ class LGM_OT_make_candidate(_OfCandidate, bpy.types.Operator):
         now, seed = session.current(), self.chosen()
         request = candidate_request(context.scene.lgm, now.choice, seed)
         now.queue(partial(now.begin, request, context.scene, size=context.scene.lgm.size))
-        now.choice.made.add(seed)
         if not (self.wait or bpy.app.background):
             return {"FINISHED"}
         now.wait()
